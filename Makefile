@@ -1,0 +1,42 @@
+# `make demo` and `make test` work on a bare machine with Python 3.11 or later, pip, git and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test test-all lint bench clean
+
+demo: .venv/.demo
+	$(BIN)/crossmorph demo
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+test-all: .venv/.test
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: .venv/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.test
+	$(BIN)/python benchmarks/register.py
+
+clean:
+	rm -rf .venv demo
+
+# Each level of installation adds to the one before; a stamp remembers it until the requirements change.
+.venv/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing crossmorph and what it needs into .venv (a few minutes the first time)"
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+.venv/.test: .venv/.demo
+	$(PIP) -e '.[baselines,test]'
+	touch $@
+
+.venv/.lint: .venv/.test
+	$(PIP) -e '.[baselines,test,lint]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Peers the evaluation compares with."""

@@ -1,0 +1,140 @@
+"""ANTs through antspyx, as most people call it: ``ants.registration`` with its default settings.
+
+``affine`` is ``type_of_transform="Affine"``: mutual information (Mattes, 32 bins) on a fifth of the voxels, up to 2100, 1200,
+1200, 10 iterations at 1/6, 1/4, 1/2 and full resolution. ``syn`` is ``"SyN"``: such an affine, then SyN on the same metric with
+up to 40, 20, 0 iterations at 1/4, 1/2 and full resolution, so the default never works at full resolution. Both start from
+the images' centres of mass (Avants et al., NeuroImage 2011, doi:10.1016/j.neuroimage.2010.09.025).
+
+The random seed is fixed, which makes results the same bit for bit on one thread, and only there: ANTs adds up its metric in
+the order in which threads finish. ANTs has one number of threads for the life of a process, read from
+``ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS`` when it first works on an image; where that is not set, it is set to 1 here.
+"""
+
+import os
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+
+from crossmorph.errors import InputError
+from crossmorph.image import Image, lps_to_ras
+from crossmorph.transform import Warp
+
+THREADS_VARIABLE = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+SEED = 1
+
+Kind = Literal["Affine", "SyN"]
+
+
+class Timed(NamedTuple):
+    """A transform on the fixed image's grid, and the wall seconds of ``ants.registration`` alone."""
+
+    warp: Warp
+    seconds: float
+
+
+class Started(NamedTuple):
+    """The antspyx module, and the number of threads that it began with and keeps."""
+
+    module: ModuleType
+    threads: int
+
+
+def affine(moving: Image, fixed: Image) -> Warp:
+    """ANTs' affine registration; see :func:`register`."""
+    return register(moving, fixed, "Affine").warp
+
+
+def syn(moving: Image, fixed: Image) -> Warp:
+    """ANTs' affine registration followed by SyN; see :func:`register`."""
+    return register(moving, fixed, "SyN").warp
+
+
+def register(moving: Image, fixed: Image, kind: Kind) -> Timed:
+    """Register with antspyx's defaults.
+
+    Args:
+        moving: 2-D or 3-D, any intensities.
+        fixed: of the same dimension, on its own grid.
+        kind: antspyx's ``type_of_transform``.
+
+    Returns:
+        One field on the fixed grid, affine included, in float64: applied to the moving image it gives ANTs' own
+        ``warpedmovout``. The seconds hold what ``ants.registration`` does, so also ANTs' two moved images, the inverse, and
+        the transforms written to a temporary file, but not our conversions.
+
+    Raises:
+        InputError: antspyx is not installed.
+        RuntimeError: ANTs gave up.
+    """
+    ants = _start().module
+    ours, theirs = _to_ants(ants, moving), _to_ants(ants, fixed)
+    with tempfile.TemporaryDirectory(prefix="crossmorph-ants-") as folder:
+        began = time.perf_counter()
+        # The composite keeps the grid in double precision, which a NIfTI warp does not.
+        result = ants.registration(
+            theirs, ours, type_of_transform=kind, outprefix=str(Path(folder, "ants")), write_composite_transform=True
+        )
+        seconds = time.perf_counter() - began
+        transform = sitk.ReadTransform(result["fwdtransforms"])
+    return Timed(_to_warp(transform, fixed), seconds)
+
+
+def start(threads: int) -> None:
+    """Import antspyx, and settle its number of threads for the life of the process.
+
+    Raises:
+        InputError: antspyx is not installed, or it was started here with another number of threads before.
+    """
+    os.environ[THREADS_VARIABLE] = str(threads)
+    begun = _start().threads
+    if begun != threads:
+        raise InputError(
+            f"ANTs began in this process with {begun} thread(s) and cannot change; expected the same again, received {threads}"
+        )
+
+
+@cache
+def _start() -> Started:
+    threads = int(os.environ.setdefault(THREADS_VARIABLE, "1"))
+    try:
+        import ants
+    except ImportError as error:
+        raise InputError(f'antspyx is not installed ({error}); install it with: pip install "crossmorph[baselines]"') from None
+    # on=True would refuse both transforms as not reproducible; on one thread the seed alone makes them so.
+    ants.config.set_ants_deterministic(on=False, seed_value=SEED)
+    return Started(ants, threads)
+
+
+class _Geometry(NamedTuple):
+    """ITK's description of a grid, LPS millimetres; directions row by row."""
+
+    origin: list[float]
+    spacing: list[float]
+    direction: list[list[float]]
+
+
+def _geometry(image: Image) -> _Geometry:
+    lps = lps_to_ras(image.affine)
+    direction = lps[:-1, :-1] / np.array(image.spacing)
+    return _Geometry(lps[:-1, -1].tolist(), list(image.spacing), direction.tolist())
+
+
+def _to_ants(ants: ModuleType, image: Image) -> Any:
+    origin, spacing, direction = _geometry(image)
+    return ants.from_numpy(image.data.astype(np.float32), origin, spacing, np.array(direction))
+
+
+def _to_warp(transform: sitk.Transform, fixed: Image) -> Warp:
+    origin, spacing, direction = _geometry(fixed)
+    flat = [value for row in direction for value in row]
+    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, fixed.shape, origin, spacing, flat)
+    # SimpleITK's arrays are indexed from the last axis, with the components at the end.
+    displacement = np.ascontiguousarray(sitk.GetArrayFromImage(field).T)
+    displacement[:2] *= -1
+    return Warp(displacement, fixed.affine)

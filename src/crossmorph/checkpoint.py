@@ -1,0 +1,151 @@
+"""Weights and their card: a ``.safetensors`` file and a ``.json`` beside it. Nothing is ever unpickled."""
+
+import hashlib
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from crossmorph import DEFAULT_MODEL
+from crossmorph.errors import InputError
+from crossmorph.hierarchy import Hierarchy, HierarchySpec
+
+
+class Card(BaseModel):
+    """What a set of weights is, where it came from and what it scored.
+
+    Attributes:
+        name: the name that ``--model`` takes.
+        description: one sentence for people.
+        hierarchy: the networks.
+        shape: voxels of the grid it was trained on.
+        spacing: millimetres of a voxel of that grid.
+        training: the resolved configuration of the run, seed and numbers of steps included.
+        data: what it was trained on.
+        scores: numbers measured on the validation pairs at the end of training, by name.
+        environment: versions and hardware.
+        sha256: of the weights file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    description: str
+    hierarchy: HierarchySpec
+    shape: tuple[int, ...]
+    spacing: float
+    training: dict[str, Any]
+    data: dict[str, Any]
+    scores: dict[str, float]
+    environment: dict[str, str]
+    sha256: str
+
+
+class Model(NamedTuple):
+    """A hierarchy ready to use, in evaluation mode, and its card."""
+
+    hierarchy: Hierarchy
+    card: Card
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the target, then rename, so that a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors and text to a safetensors file, whole or not at all."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(contiguous, metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and text of a safetensors file. Raises InputError where it is missing or not such a file."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot read weights ({error}), expected a safetensors file") from error
+
+
+def save_model(folder: Path, hierarchy: Hierarchy, card: Card) -> Path:
+    """Write ``NAME.safetensors`` and ``NAME.json`` into the folder; the card gets the weights' SHA-256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{card.name}.safetensors"
+    save_tensors(path, hierarchy.state_dict())
+    card = card.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    write_atomically(path.with_suffix(".json"), (card.model_dump_json(indent=2) + "\n").encode())
+    return path
+
+
+def shipped_models() -> dict[str, Path]:
+    """Cards of the weights inside the package, by name."""
+    folder = Path(str(resources.files("crossmorph") / "weights"))
+    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def find_card(name: str) -> Path:
+    """The card of a shipped model's name, of a ``.json`` file, or of a folder that holds exactly one model."""
+    shipped = shipped_models()
+    if name in shipped:
+        return shipped[name]
+    path = Path(name)
+    cards = [card for card in path.glob("*.json") if card.with_suffix(".safetensors").exists()] if path.is_dir() else []
+    if len(cards) == 1:
+        return cards[0]
+    if path.suffix == ".json" and path.is_file():
+        return path
+    known = ", ".join(shipped) or "none"
+    raise InputError(f"{name}: no such model; expected a shipped one ({known}) or a folder with one .safetensors and its .json")
+
+
+def read_card(path: Path) -> Card:
+    """Read and check a card. Raises InputError naming what is wrong."""
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a model card ({reason})") from error
+
+
+def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
+    """The weights of a name or a folder.
+
+    Args:
+        name: a shipped model's name, a folder that ``train`` wrote, or the path of a card.
+        device: where the hierarchy is to live.
+
+    Raises:
+        InputError: no such model, a damaged card, or weights that are not the card's.
+    """
+    path = find_card(name)
+    card = read_card(path)
+    weights = path.with_suffix(".safetensors")
+    tensors, _ = load_tensors(weights)
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != card.sha256:
+        raise InputError(f"{weights}: SHA-256 is not the one on its card; the file is damaged or not this model's")
+    hierarchy = Hierarchy(card.hierarchy)
+    try:
+        hierarchy.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{weights}: tensors do not fit the networks of the card") from error
+    return Model(hierarchy.to(device).eval().requires_grad_(False), card)
+
+
+def digest(document: Any) -> str:
+    """SHA-256 of a JSON-able document, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,134 @@
+"""The configuration of a training run: a YAML file, checked and resolved."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crossmorph.data.augment import AugmentSpec
+from crossmorph.errors import InputError
+from crossmorph.hierarchy import STAGES, HierarchySpec, Stage
+from crossmorph.objective import Weights
+
+
+class Section(BaseModel):
+    """A part of a configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(Section):
+    """Lists of pairs (relative to the working directory) and the grid they are put on."""
+
+    train: Path
+    validation: Path
+    shape: tuple[int, ...] = (128, 128)
+    spacing: float = Field(default=1.5, gt=0)
+    augment: AugmentSpec = AugmentSpec()
+
+
+class StageSpec(Section):
+    """How long a stage trains, and with what step."""
+
+    iterations: int = Field(ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+
+
+class StageSpecs(Section):
+    """One entry a stage, in the order of training."""
+
+    coarse: StageSpec = StageSpec(iterations=150_000)
+    translation: StageSpec = StageSpec(iterations=150_000)
+    fine: StageSpec = StageSpec(iterations=150_000)
+
+    def of(self, stage: Stage) -> StageSpec:
+        """The entry of a stage."""
+        specs: dict[Stage, StageSpec] = {"coarse": self.coarse, "translation": self.translation, "fine": self.fine}
+        return specs[stage]
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of all stages together."""
+        return sum(self.of(stage).iterations for stage in STAGES)
+
+
+class TrainConfig(Section):
+    """Everything a run depends on. The defaults are the paper's recipe; ``batch`` counts pairs over all processes."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    output: Path
+    data: DataSpec
+    hierarchy: HierarchySpec = HierarchySpec()
+    similarity: Literal["mi", "nmi", "ncc", "lg"] = "mi"
+    weights: Weights = Weights()
+    stages: StageSpecs = StageSpecs()
+    batch: int = Field(default=1, ge=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+    seed: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    validate_every: int = Field(default=1000, ge=1)
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    threads: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        processes = self.devices * self.nodes
+        if self.batch % processes:
+            raise ValueError(f"batch {self.batch} cannot be shared evenly by {processes} processes")
+        if len(self.data.shape) != self.hierarchy.dim:
+            raise ValueError(f"data.shape {self.data.shape} is not {self.hierarchy.dim}-D as hierarchy.dim says")
+        return self
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
+    """Read a configuration.
+
+    Args:
+        path: YAML, keys as in :class:`TrainConfig`.
+        overrides: ``key.subkey=value``, the value in YAML, in the place of what the file says.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, or a key is unknown or has a wrong value (the first is named).
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the configuration ({error})") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected a mapping of settings, found {type(document).__name__}")
+    for override in overrides or []:
+        _override(document, override)
+    try:
+        return TrainConfig.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise InputError(f"{path}: {key}: {first['msg']} (received {first['input']!r:.80})") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, found, value = override.partition("=")
+    if not found or not key:
+        raise InputError(f"--set {override}: expected key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        document = document.setdefault(parent, {})
+        if not isinstance(document, dict):
+            raise InputError(f"--set {override}: {parent} is a value, not a section")
+    try:
+        document[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: the value is not YAML") from error
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,1 @@
+"""Training data: simulation, augmentation and lists of pairs."""

@@ -1,0 +1,255 @@
+"""Simulation of scans: the signal of each tissue, bias field and noise, and random deformations whose truth is known.
+
+Every image is one anatomy, as tissue fractions, under a deformation of its own, given the signal of BrainWeb's
+simulator, a bias field and Rician noise:
+
+    image(p) = | bias(p) * sum_k fraction_k(p + u(p)) * signal_k + noise |
+
+Frames: a displacement u has the shape (dim, *space), in voxels of its own grid, component k along array axis k, and
+pulls back: warped(p) = source(p + u(p)).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import numpy as np
+import scipy.linalg
+import scipy.ndimage
+from jaxtyping import Float, UInt8
+
+from crossmorph.errors import InputError
+
+Modality = Literal["t1", "t2", "pd"]
+
+TISSUES = ("csf", "gm", "wm")  # label k + 1 is TISSUES[k]; label 0 is background
+
+
+class Tissue(NamedTuple):
+    """Relaxation times (ms) and relative proton density."""
+
+    t1: float
+    t2: float
+    t2_star: float
+    pd: float
+
+
+# At 1.5 T. Kwan, Evans, Pike (1999), "MRI simulation-based evaluation of image-processing and classification methods",
+# IEEE TMI 18(11):1085-1097, and BrainWeb, https://brainweb.bic.mni.mcgill.ca/tissue_mr_parameters.txt
+RELAXATION = {
+    "csf": Tissue(2569.0, 329.0, 58.0, 1.0),
+    "gm": Tissue(833.0, 83.0, 69.0, 0.86),
+    "wm": Tissue(500.0, 70.0, 61.0, 0.77),
+}
+REFERENCE: dict[Modality, str] = {"t1": "wm", "t2": "csf", "pd": "csf"}  # the tissue BrainWeb's noise level refers to
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How far apart and how noisy simulated images are.
+
+    Attributes:
+        shift: Largest shift along each axis, voxels.
+        rotation: Largest rotation about the centre, degrees.
+        scale: Largest relative change of size along each axis.
+        elastic_sigma: Standard deviation of the Gaussian that smooths the elastic part, voxels.
+        elastic_amplitude: Range of the elastic part's largest displacement, voxels.
+        noise: Standard deviation of the noise, relative to the reference tissue's signal.
+        bias: Range of the bias field over the brain: 0.2 spans 0.90 to 1.10.
+    """
+
+    shift: float = 6.0
+    rotation: float = 10.0
+    scale: float = 0.10
+    elastic_sigma: float = 12.0
+    elastic_amplitude: tuple[float, float] = (3.5, 7.0)
+    noise: float = 0.03
+    bias: float = 0.20
+
+
+SMOOTH = Difficulty()
+ROUGH = Difficulty(12.0, 20.0, 0.15, elastic_sigma=6.0, elastic_amplitude=(3.5, 3.5), noise=0.05)
+MIN_JACOBIAN = 0.3  # a random deformation that comes nearer to folding is drawn again
+
+
+# --- signal ----------------------------------------------------------------------------------------------------------
+
+
+def signal(tissue: Tissue, modality: Modality) -> float:
+    """Noise-free signal of a tissue in the sequences of BrainWeb's normal brain database.
+
+    T1w: spoiled FLASH, TR 18 ms, TE 10 ms, flip angle a = 30 degrees:
+    `PD sin(a) (1 - E1) exp(-TE/T2*) / (1 - E1 cos(a))`, `E1 = exp(-TR/T1)`.
+    T2w and PDw: dual-echo spin echo, TR 3300 ms, TE 120 and 35 ms:
+    `PD exp(-TE/T2) (1 - 2 exp(-(TR - t2)/T1) + 2 exp(-(TR - t1)/T1) - exp(-TR/T1))`, refocused at t1 = TE1/2 and
+    t2 = (TE1 + TE2)/2.
+
+    Source: Kwan, Evans, Pike (1999), IEEE TMI 18(11):1085-1097; https://brainweb.bic.mni.mcgill.ca
+    """
+    if modality == "t1":
+        angle, decay = np.deg2rad(30.0), np.exp(-18.0 / tissue.t1)
+        steady = np.sin(angle) * (1 - decay) / (1 - decay * np.cos(angle))
+        return float(tissue.pd * steady * np.exp(-10.0 / tissue.t2_star))
+    repetition, first, second = 3300.0, 35.0 / 2, (35.0 + 120.0) / 2
+    recovered = (
+        1
+        - 2 * np.exp(-(repetition - second) / tissue.t1)
+        + 2 * np.exp(-(repetition - first) / tissue.t1)
+        - np.exp(-repetition / tissue.t1)
+    )
+    return float(tissue.pd * np.exp(-(120.0 if modality == "t2" else 35.0) / tissue.t2) * recovered)
+
+
+def simulate(
+    fractions: Float[np.ndarray, "tissue *space"],
+    modality: Modality,
+    rng: np.random.Generator,
+    difficulty: Difficulty = SMOOTH,
+) -> Float[np.ndarray, "*space"]:
+    """Acquire an image of an anatomy.
+
+    The brightest tissue's noise-free signal is 1, a constant of the modality: the scale of an image does not depend on
+    its noise, bias field or content. Bias and noise reach beyond 1.
+
+    Args:
+        fractions: The part of each voxel that is CSF, grey and white matter; what is left is air, without signal.
+        modality: `t1`, `t2` or `pd`.
+        rng: Source of the bias field and the noise.
+        difficulty: Its `noise` and `bias` are used.
+
+    Returns:
+        The image, float32, at least 0.
+    """
+    signals = np.array([signal(RELAXATION[tissue], modality) for tissue in TISSUES])
+    reference = signals[TISSUES.index(REFERENCE[modality])] / signals.max()
+    clean = np.tensordot(signals / signals.max(), fractions, axes=1)
+    clean = clean * _bias_field(fractions.sum(0) > 0.5, rng, difficulty.bias)
+    real, imaginary = rng.standard_normal((2, *clean.shape)) * difficulty.noise * reference
+    magnitude: np.ndarray = np.hypot(clean + real, imaginary)
+    return magnitude.astype(np.float32)
+
+
+def _bias_field(brain: np.ndarray, rng: np.random.Generator, bias: float) -> Float[np.ndarray, "*space"]:
+    """A smooth factor that spans exactly 1 - bias/2 to 1 + bias/2 over the brain, and is held at these outside."""
+    sigma = [size / 4 for size in brain.shape]
+    smooth = scipy.ndimage.gaussian_filter(rng.standard_normal(brain.shape), sigma, mode="reflect")
+    low, high = smooth[brain].min(), smooth[brain].max()
+    return np.asarray(1 + bias * (np.clip((smooth - low) / (high - low), 0, 1) - 0.5))
+
+
+# --- anatomy ---------------------------------------------------------------------------------------------------------
+
+
+def warp_fractions(
+    fractions: Float[np.ndarray, "tissue *space"], u: Float[np.ndarray, "dim *space"]
+) -> Float[np.ndarray, "tissue *space"]:
+    """Deform tissue fractions by cubic splines: `warped(p) = fractions(p + u(p))`, background outside."""
+    where = np.indices(u.shape[1:]) + u
+    warped = np.stack([scipy.ndimage.map_coordinates(tissue, where, order=3, cval=0.0) for tissue in fractions])
+    warped = np.clip(warped, 0, 1)  # cubic splines overshoot
+    return np.asarray(warped / np.maximum(warped.sum(0), 1))
+
+
+def tissue_labels(fractions: Float[np.ndarray, "tissue *space"]) -> UInt8[np.ndarray, "*space"]:
+    """The largest part of each voxel: 0 background, 1 CSF, 2 grey matter, 3 white matter."""
+    whole = np.concatenate([1 - fractions.sum(0, keepdims=True), fractions])
+    return np.asarray(whole.argmax(0), dtype=np.uint8)
+
+
+# --- deformation -----------------------------------------------------------------------------------------------------
+
+
+def random_deformation(
+    rng: np.random.Generator, shape: Sequence[int], difficulty: Difficulty = SMOOTH
+) -> Float[np.ndarray, "dim *space"]:
+    """Draw an invertible displacement: a shift, rotation and scaling about the centre, plus an elastic part.
+
+    The elastic part is white noise under a Gaussian filter, scaled to its largest displacement.
+
+    Args:
+        rng: Source of randomness; drawn from again until the Jacobian determinant is above 0.3 everywhere.
+        shape: Shape of the grid, 2-D or 3-D.
+        difficulty: Ranges of the parameters; each is uniform.
+
+    Returns:
+        Displacement in voxels, float64.
+    """
+    dim = len(shape)
+    column = (slice(None), *[None] * dim)
+    centred = np.indices(shape) - (np.array(shape)[column] - 1) / 2
+    while True:
+        matrix, shift = _random_affine(rng, dim, difficulty)
+        noise = rng.standard_normal((dim, *shape))
+        sigma = (0, *[difficulty.elastic_sigma] * dim)
+        elastic = scipy.ndimage.gaussian_filter(noise, sigma, mode="wrap")
+        elastic *= rng.uniform(*difficulty.elastic_amplitude) / np.linalg.norm(elastic, axis=0).max()
+        u: np.ndarray = np.tensordot(matrix - np.eye(dim), centred, axes=1) + shift[column] + elastic
+        if _jacobian_determinant(u).min() > MIN_JACOBIAN:
+            return u
+
+
+def _random_affine(rng: np.random.Generator, dim: int, difficulty: Difficulty) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix, rotation times scaling, and a shift in voxels."""
+    generator = np.zeros((dim, dim))
+    for i, j in combinations(range(dim), 2):
+        angle = np.deg2rad(rng.uniform(-difficulty.rotation, difficulty.rotation))
+        generator[i, j], generator[j, i] = -angle, angle
+    scaling = np.diag(1 + rng.uniform(-difficulty.scale, difficulty.scale, dim))
+    return scipy.linalg.expm(generator) @ scaling, rng.uniform(-difficulty.shift, difficulty.shift, dim)
+
+
+def _jacobian_determinant(u: Float[np.ndarray, "dim *space"]) -> Float[np.ndarray, "*space"]:
+    """det(I + du/dp) by central differences."""
+    gradient = np.stack([np.stack(np.gradient(component)) for component in u])
+    jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(len(u))
+    return np.asarray(np.linalg.det(jacobian))
+
+
+def true_field(
+    u_moving: Float[np.ndarray, "dim *space"],
+    u_fixed: Float[np.ndarray, "dim *space"],
+    tolerance: float = 1e-4,
+) -> Float[np.ndarray, "dim *space"]:
+    """The displacement u that takes one deformed image of an anatomy to another: `moving(p + u(p)) = fixed(p)`.
+
+    With `moving(p) = S(p + u_moving(p))` and `fixed(p) = S(p + u_fixed(p))`, the point q = p + u(p) solves
+    `q + u_moving(q) = p + u_fixed(p)`. With the affine part of u_moving split off, u_moving(q) = A q + b + e(q), the
+    iteration `q <- (I + A)^-1 (p + u_fixed(p) - b - e(q))` converges where e alone does not fold; e between voxels is
+    its cubic spline, and beyond the grid its mirror image.
+
+    Args:
+        u_moving: Displacement of the moving image, voxels.
+        u_fixed: Displacement of the fixed image on a grid of the same shape, voxels.
+        tolerance: Largest error of the equation, voxels.
+
+    Returns:
+        Displacement on the fixed grid, voxels, float64.
+
+    Raises:
+        InputError: If the iteration does not converge, so u_moving is too close to folding.
+    """
+    grid = np.indices(u_fixed.shape[1:])
+    target = grid + u_fixed
+    matrix, offset, elastic = _split_affine(u_moving)
+    splines = [scipy.ndimage.spline_filter(component, 3, mode="mirror") for component in elastic]
+    inverse = np.linalg.inv(np.eye(len(grid)) + matrix)
+    column = (slice(None), *[None] * (grid.ndim - 1))
+    q = np.tensordot(inverse, target - offset[column], axes=1)
+    for _ in range(200):
+        bend = np.stack(
+            [scipy.ndimage.map_coordinates(spline, q, order=3, mode="mirror", prefilter=False) for spline in splines]
+        )
+        residual = target - (q + np.tensordot(matrix, q, axes=1) + offset[column] + bend)
+        if np.linalg.norm(residual, axis=0).max() < tolerance:
+            return q - grid
+        q += np.tensordot(inverse, residual, axes=1)
+    raise InputError("the deformation of the moving image could not be inverted; expected one without folds")
+
+
+def _split_affine(u: Float[np.ndarray, "dim *space"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least squares u(p) = A p + b + e(p): A, b and e on the grid."""
+    grid = np.indices(u.shape[1:]).reshape(len(u), -1)
+    design = np.vstack([grid, np.ones(grid.shape[1])])
+    solution = np.linalg.solve(design @ design.T, design @ u.reshape(len(u), -1).T).T
+    return solution[:, :-1], solution[:, -1], u - (solution @ design).reshape(u.shape)

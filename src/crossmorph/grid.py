@@ -1,0 +1,91 @@
+"""The model's own grid: where an image of any size, spacing and orientation meets networks trained on one of each."""
+
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import ndimage
+
+from crossmorph.errors import InputError
+from crossmorph.image import Image
+from crossmorph.transform import Warp, resample
+
+LARGEST_GRID = 2**23  # voxels: the default model needs about 4 GB for this many
+
+
+class Grid(NamedTuple):
+    """A lattice in the world: voxel index to RAS millimetres ``(dim + 1, dim + 1)``, and voxels along each axis."""
+
+    affine: Float[ndarray, "dim+1 dim+1"]
+    shape: tuple[int, ...]
+
+
+def centred_grid(image: Image, spacing: float, shape: tuple[int, ...]) -> Grid:
+    """An isotropic grid about the image's centre, its axes those of the image that lie nearest to right, anterior, superior.
+
+    Args:
+        image: lends its centre and its directions.
+        spacing: of the grid, millimetres.
+        shape: voxels of the grid along right, anterior (and superior).
+    """
+    dim = image.dim
+    directions = image.affine[:dim, :dim] / np.array(image.spacing)
+    embedded = np.eye(4)
+    embedded[:dim, :dim] = directions
+    order = nibabel.orientations.io_orientation(embedded)[:dim]
+    canonical = np.empty_like(directions)
+    for axis, (world, flip) in enumerate(order):
+        canonical[:, int(world)] = directions[:, axis] * flip
+    affine = np.eye(dim + 1)
+    affine[:dim, :dim] = canonical * spacing
+    affine[:dim, dim] = centre(image) - affine[:dim, :dim] @ ((np.array(shape) - 1) / 2)
+    return Grid(affine, shape)
+
+
+def working_grid(fixed: Image, spacing: float, size: int, divisor: int) -> Grid:
+    """The grid that a registration runs on: it covers the fixed image at the model's spacing.
+
+    An image without millimetres (PNG) is taken to show what the model was trained on, so that its longer side spans
+    ``size`` voxels of the grid.
+
+    Args:
+        fixed: the image to cover.
+        spacing: of the model, millimetres.
+        size: voxels of the longest side that the model was trained on.
+        divisor: every side of the grid is a multiple of this.
+
+    Raises:
+        InputError: the grid would hold more than 2^23 voxels.
+    """
+    if not fixed.physical:
+        spacing = max(fixed.shape) * fixed.spacing[0] / size
+    extent = np.abs(centred_grid(fixed, 1.0, fixed.shape).affine[:-1, :-1].T @ fixed.affine[:-1, :-1]) @ fixed.shape
+    # A hair is forgiven, so that a 192 mm image at 1.5 mm is 128 voxels and not 144.
+    shape = tuple(int(np.ceil(side / spacing / divisor - 1e-3)) * divisor for side in extent)
+    if np.prod(shape, dtype=float) > LARGEST_GRID:
+        sides = " x ".join(f"{side:.0f}" for side in extent)
+        raise InputError(
+            f"the fixed image covers {sides} mm, {' x '.join(map(str, shape))} voxels at the model's {spacing:g} mm; "
+            f"expected at most {LARGEST_GRID} voxels: crop it, or correct its spacing"
+        )
+    return centred_grid(fixed, spacing, shape)
+
+
+def onto_grid(image: Image, grid: Grid) -> Image:
+    """The image resampled (linear, zero outside) on a grid; averaged first where the grid is coarser than the image."""
+    if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-6):
+        return image
+    dim = image.dim
+    ratio = np.linalg.norm(grid.affine[:dim, :dim], axis=0).mean() / np.array(image.spacing)
+    # The width that turns a box of one voxel into about a box of `ratio` voxels.
+    sigma = np.sqrt(np.maximum(ratio**2 - 1, 0) / 12)
+    data = ndimage.gaussian_filter(image.data, sigma, mode="nearest") if (sigma > 0.2).any() else image.data
+    nowhere = Warp(np.zeros((dim, *grid.shape), np.float32), grid.affine)
+    return resample(Image(data, image.affine, image.physical), nowhere)
+
+
+def centre(image: Image) -> Float[ndarray, " dim"]:
+    """The middle of the image's field of view, RAS millimetres."""
+    return image.affine[:-1, :-1] @ ((np.array(image.shape) - 1) / 2) + image.affine[:-1, -1]

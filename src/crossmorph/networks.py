@@ -1,0 +1,219 @@
+"""Networks: a VoxelMorph-style U-Net, and a feature pyramid with local correlation. 2-D or 3-D by one argument.
+
+A network that registers is ``(fixed, moving) -> velocity`` on the grid of half resolution, in that grid's voxels;
+the hierarchy integrates it. Inputs may have several channels.
+"""
+
+from itertools import product
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from crossmorph import spatial
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class UNetSpec(BaseModel):
+    """Widths of a U-Net. The defaults are those of VoxelMorph's second model (VM-2)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["unet"] = "unet"
+    encoder: tuple[int, ...] = (16, 32, 32, 32)
+    decoder: tuple[int, ...] = (32, 32, 32, 32)
+    final: tuple[int, ...] = (32, 16, 16)
+
+
+class PyramidSpec(BaseModel):
+    """Shape of a feature pyramid.
+
+    ``features`` are the channels at 1/2, 1/4, ... of full resolution and ``hidden`` those of the estimator at the
+    same level (0: this level only feeds the coarser ones); ``radius`` is the reach of the correlation in voxels of its
+    level; ``control_spacing`` the distance of the B-spline control points in voxels of full resolution.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["pyramid"] = "pyramid"
+    features: tuple[int, ...] = (24, 32, 48, 48)
+    hidden: tuple[int, ...] = (32, 48, 64, 64)
+    radius: tuple[int, ...] = (2, 2, 3, 3)
+    control_spacing: float = Field(default=8.0, gt=0)
+
+
+def convolution(dim: int, channels_in: int, channels_out: int, stride: int = 1) -> nn.Module:
+    """A 3-kernel convolution with zero padding."""
+    return CONVOLUTIONS[dim](channels_in, channels_out, 3, stride, 1)
+
+
+def activated(dim: int, channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    """A 3-kernel convolution and a leaky rectifier of slope 0.2."""
+    return nn.Sequential(convolution(dim, channels_in, channels_out, stride), nn.LeakyReLU(0.2))
+
+
+def small_output(dim: int, channels_in: int, channels_out: int, spread: float = 1e-5) -> nn.Module:
+    """A last convolution that starts near zero: weights N(0, spread), no bias, so that training starts at the identity."""
+    layer = convolution(dim, channels_in, channels_out)
+    nn.init.normal_(layer.weight, std=spread)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class UNet(nn.Module):
+    """U-Net of Balakrishnan et al. (IEEE TMI 2019, doi:10.1109/TMI.2019.2897538), one strided convolution a
+    level on the way down, one convolution and a nearest-neighbour upsampling on the way up.
+
+    ``(batch, channels_in, *space) -> (batch, channels_out, *space)``; every side of ``space`` a multiple of
+    ``divisor``.
+    """
+
+    def __init__(self, spec: UNetSpec, dim: int, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.divisor = 2 ** len(spec.encoder)
+        skips = [channels_in]
+        self.encoder = nn.ModuleList()
+        for width in spec.encoder:
+            self.encoder.append(activated(dim, skips[-1], width, stride=2))
+            skips.append(width)
+        self.decoder = nn.ModuleList()
+        channels = skips.pop()
+        for width in spec.decoder:
+            self.decoder.append(activated(dim, channels, width))
+            channels = width + skips.pop()
+        self.final = nn.Sequential()
+        for width in spec.final:
+            self.final.append(activated(dim, channels, width))
+            channels = width
+        self.output = small_output(dim, channels, channels_out)
+
+    def forward(self, image: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch out *space"]:
+        """The network's map of the image. Raises ValueError where a side is no multiple of ``divisor``."""
+        check_divisible(image, self.divisor)
+        skips = [image]
+        for block in self.encoder:
+            skips.append(block(skips[-1]))
+        features = skips.pop()
+        for block in self.decoder:
+            skip = skips.pop()
+            features = torch.cat([F.interpolate(block(features), size=skip.shape[2:]), skip], dim=1)
+        return self.output(self.final(features))
+
+
+class UNetVelocity(nn.Module):
+    """A U-Net on the two images side by side, its flow halved: VoxelMorph's diffeomorphic registration network."""
+
+    def __init__(self, spec: UNetSpec, dim: int, channels_fixed: int, channels_moving: int) -> None:
+        super().__init__()
+        self.unet = UNet(spec, dim, channels_fixed + channels_moving, dim)
+
+    def forward(
+        self, fixed: Float[Tensor, "batch cf *space"], moving: Float[Tensor, "batch cm *space"]
+    ) -> Float[Tensor, "batch dim *half"]:
+        """Velocity at half resolution, in voxels of that grid."""
+        flow = self.unet(torch.cat([fixed, moving], dim=1))
+        return spatial.resize(flow, tuple(size // 2 for size in flow.shape[2:]))
+
+
+class Encoder(nn.Module):
+    """Features of one image at 1/2, 1/4, ... of its resolution."""
+
+    def __init__(self, spec: PyramidSpec, dim: int, channels_in: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for width in spec.features:
+            self.levels.append(nn.Sequential(activated(dim, channels_in, width, 2), activated(dim, width, width)))
+            channels_in = width
+
+    def forward(self, image: Float[Tensor, "batch channels *space"]) -> list[Tensor]:
+        """One tensor a level, finest first."""
+        features = []
+        for level in self.levels:
+            image = level(image)
+            features.append(image)
+        return features
+
+
+def local_correlation(
+    fixed: Float[Tensor, "batch channels *space"], moving: Float[Tensor, "batch channels *space"], radius: int
+) -> Float[Tensor, "batch offsets *space"]:
+    """``c_o(p) = <f(p), m(p + o)> / sqrt(channels)`` for every offset ``|o_k| <= radius``; zero outside the image."""
+    dim = fixed.ndim - 2
+    padded = F.pad(moving, [radius] * 2 * dim)
+    scores = []
+    for offset in product(range(2 * radius + 1), repeat=dim):
+        shifted = padded
+        for axis, start in enumerate(offset, start=2):
+            shifted = shifted.narrow(axis, start, fixed.shape[axis])
+        scores.append((fixed * shifted).sum(1))
+    return torch.stack(scores, dim=1) / fixed.shape[1] ** 0.5
+
+
+class Pyramid(nn.Module):
+    """Coarse-to-fine registration by correlating the features of two encoders, one for each image.
+
+    At each level, coarsest first, the moving features are warped by the flow so far and correlated with the fixed
+    ones within ``radius``; a small network reads the correlation and adds to the stationary velocity (as PWC-Net does
+    for optical flow, Sun et al., CVPR 2018, arXiv 1709.02371; here the sum stays one stationary velocity, so that the
+    inverse is the flow of its negative). Velocities pass through a cubic B-spline with ``control_spacing``.
+    """
+
+    def __init__(self, spec: PyramidSpec, dim: int, channels_fixed: int, channels_moving: int) -> None:
+        super().__init__()
+        self.divisor = 2 ** len(spec.features)
+        self.radius = spec.radius
+        self.estimated = [level for level, hidden in enumerate(spec.hidden) if hidden]
+        self.control_spacing = spec.control_spacing
+        self.encode_fixed = Encoder(spec, dim, channels_fixed)
+        self.encode_moving = Encoder(spec, dim, channels_moving)
+        self.estimators = nn.ModuleList()
+        for width, hidden, radius in zip(spec.features, spec.hidden, spec.radius, strict=True):
+            if not hidden:
+                self.estimators.append(nn.Identity())
+                continue
+            channels = (2 * radius + 1) ** dim + 2 * width + dim
+            self.estimators.append(
+                nn.Sequential(
+                    activated(dim, channels, hidden),
+                    activated(dim, hidden, hidden),
+                    small_output(dim, hidden, dim, spread=1e-3),
+                )
+            )
+
+    def forward(
+        self, fixed: Float[Tensor, "batch cf *space"], moving: Float[Tensor, "batch cm *space"]
+    ) -> Float[Tensor, "batch dim *half"]:
+        """Velocity at half resolution, in voxels of that grid. ValueError where a side is no multiple of ``divisor``."""
+        check_divisible(fixed, self.divisor)
+        pyramid = list(zip(self.encode_fixed(fixed), self.encode_moving(moving), strict=True))
+        dim = fixed.ndim - 2
+        velocity = fixed.new_zeros((fixed.shape[0], dim, *[2] * dim))
+        for level in reversed(self.estimated):
+            fixed_features, moving_features = pyramid[level]
+            velocity = spatial.resize(velocity, tuple(fixed_features.shape[2:]))
+            moved = spatial.warp(moving_features, spatial.integrate(velocity))
+            scores = local_correlation(normalise(fixed_features), normalise(moved), self.radius[level])
+            estimate = self.estimators[level](torch.cat([scores, fixed_features, moved, velocity], dim=1))
+            spacing = self.control_spacing / 2 ** (level + 1)
+            velocity = velocity + (spatial.bspline_smooth(estimate, spacing) if spacing > 1 else estimate)
+        return spatial.resize(velocity, tuple(size // 2 for size in fixed.shape[2:]))
+
+
+def normalise(features: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *space"]:
+    """Each channel of each image to mean 0 and variance 1 over space, so that correlations compare across levels."""
+    return F.instance_norm(features, eps=1e-4)
+
+
+def check_divisible(image: Tensor, divisor: int) -> None:
+    """ValueError unless every side of the image is a multiple of ``divisor``."""
+    shape = tuple(image.shape[2:])
+    if any(size % divisor for size in shape):
+        raise ValueError(f"image of {shape} voxels, expected every side to be a multiple of {divisor}")
+
+
+def velocity_network(spec: UNetSpec | PyramidSpec, dim: int, channels_fixed: int, channels_moving: int) -> nn.Module:
+    """The registration network that a specification describes."""
+    build = UNetVelocity if isinstance(spec, UNetSpec) else Pyramid
+    return build(spec, dim, channels_fixed, channels_moving)  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""What a registration says of itself: numbers by name, and flags where one of them is out of bounds."""
+
+from typing import Literal, NamedTuple
+
+import torch
+
+from crossmorph import spatial
+from crossmorph.register import Registered
+from crossmorph.similarity import mi
+
+Level = Literal["ok", "warning", "failed"]
+MOST_FOLDS = 0.0  # percent of cells
+LARGEST_INCONSISTENCY = 1.0  # voxels of the working grid
+SMALL_OVERLAP = 0.6  # of the fixed field of view
+
+
+class Flag(NamedTuple):
+    """A judgement on one number, with one sentence of what it means and what to try."""
+
+    name: str
+    level: Level
+    sentence: str
+
+
+def measure(registered: Registered) -> dict[str, float]:
+    """Numbers of a registration, all on the working grid.
+
+    Returns:
+        ``overlap`` (fraction of the fixed field of view covered at the start); ``mi_before``, ``mi_coarse``, ``mi_final``
+        (mutual information of the images, nats); ``folds_percent`` and ``min_jacobian`` (strict);
+        ``inverse_consistency`` (99th percentile of ``|phi(phi^-1(p)) - p|`` over the image, millimetres, pixels for PNG).
+    """
+    moving, fixed, result = registered.moving, registered.fixed, registered.result
+    coarse, final = (spatial.warp(moving, flow.displacement) for flow in (result.coarse, result.final))
+    corners = spatial.strict_jacobian(result.final.displacement)
+    spacing = float(torch.linalg.vector_norm(torch.from_numpy(registered.grid.affine[:-1, 0])))
+    loop = spatial.compose(result.final.displacement, result.final.inverse)
+    error = torch.linalg.vector_norm(loop, dim=1).flatten()
+    return {
+        "overlap": registered.overlap,
+        "mi_before": float(mi(moving, fixed)),
+        "mi_coarse": float(mi(coarse, fixed)),
+        "mi_final": float(mi(final, fixed)),
+        "folds_percent": 100 * float((corners.amin(1) <= 0).float().mean()),
+        "min_jacobian": float(corners.min()),
+        "inverse_consistency": spacing * float(torch.quantile(error, 0.99)),
+        "working_spacing": spacing,
+    }
+
+
+def judge(quality: dict[str, float]) -> list[Flag]:
+    """Flags of the numbers of :func:`measure`; the thresholds are the constants of this module."""
+    gain = quality["mi_final"] - quality["mi_before"]
+    flags = [
+        Flag(
+            "agreement",
+            "failed" if gain < 0 else "ok",
+            f"Mutual information went from {quality['mi_before']:.3f} to {quality['mi_final']:.3f} nats"
+            + ("; the images agree less than before: check that they show the same anatomy." if gain < 0 else "."),
+        ),
+        Flag(
+            "folding",
+            "warning" if quality["folds_percent"] > MOST_FOLDS else "ok",
+            f"{quality['folds_percent']:.3f}% of the cells fold"
+            + ("; do not trust the field there." if quality["folds_percent"] > MOST_FOLDS else "."),
+        ),
+    ]
+    limit = LARGEST_INCONSISTENCY * quality["working_spacing"]
+    if quality["inverse_consistency"] > limit:
+        sentence = f"Forward and inverse disagree by {quality['inverse_consistency']:.2f} (expected below {limit:.2f})."
+        flags.append(Flag("inverse", "warning", sentence))
+    if quality["overlap"] < SMALL_OVERLAP:
+        sentence = f"The images overlap by {quality['overlap']:.0%} only; if their positions are wrong try --init centers."
+        flags.append(Flag("overlap", "warning", sentence))
+    return flags

@@ -1,0 +1,111 @@
+"""Similarity of two images, one number a pair: mutual information, NCC, gradient orientation, squared error.
+
+Every function takes ``(varying, constant)``, two tensors ``(batch, 1, *space)`` in [0, 1], and returns ``(batch,)``;
+larger means more alike except for :func:`mse`. Gradients flow into ``varying``; ``constant`` is the image of the term that no
+network changes. Nothing here imports anything of ours.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Similarity = Callable[[Tensor, Tensor], Tensor]
+BINS = 32
+
+
+def joint_histogram(
+    varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"], bins: int = BINS
+) -> Float[Tensor, "batch bins_constant bins_varying"]:
+    """Joint probabilities by Parzen windows of order 0 on ``constant`` and cubic B-splines on ``varying``.
+
+    Mattes et al., IEEE TMI 2003, doi:10.1109/TMI.2003.809072. Values outside [0, 1] count as the nearer end (where their
+    gradient is zero). Each voxel touches four bins, and the sum runs in one fixed order, so the
+    bits do not depend on the number of threads (on the CPU).
+    """
+    batch = varying.shape[0]
+    # Cubic splines reach one bin below and two above, hence the margin of 1 and 2 bins.
+    position = 1 + varying.flatten(1).clamp(0, 1) * (bins - 3)
+    first = position.detach().floor().clamp(max=bins - 3)
+    t = position - first
+    weights = torch.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 + t - t**2) * t + 1, t**3]) / 6
+    row = (constant.detach().flatten(1).clamp(0, 1) * bins).long().clamp(max=bins - 1)
+    row = row + bins * torch.arange(batch, device=row.device)[:, None]
+    index = row * bins + first.long() - 1
+    index = torch.stack([index, index + 1, index + 2, index + 3])
+    counts = torch.zeros(batch * bins * bins, dtype=varying.dtype, device=varying.device)
+    counts = counts.index_add(0, index.flatten(), weights.flatten())
+    return counts.view(batch, bins, bins) / t.shape[1]
+
+
+def entropy(probabilities: Float[Tensor, "batch *bins"]) -> Float[Tensor, " batch"]:
+    """``-sum p log p`` in nats. An empty bin counts nothing and passes no gradient."""
+    p = probabilities.flatten(1)
+    return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(1)
+
+
+def mi(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, " batch"]:
+    """Mutual information ``H(a) + H(b) - H(a, b)`` in nats, marginals taken from the joint histogram itself."""
+    joint = joint_histogram(varying, constant)
+    return entropy(joint.sum(1)) + entropy(joint.sum(2)) - entropy(joint)
+
+
+def nmi(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, " batch"]:
+    """Normalised mutual information ``(H(a) + H(b)) / H(a, b)``, from 1 to 2; 1 where both images are constant.
+
+    Studholme et al., Pattern Recognition 1999, doi:10.1016/S0031-3203(98)00091-0.
+    """
+    joint = joint_histogram(varying, constant)
+    floor = 1e-5  # both images in one bin: 0/0, which stands for no shared information
+    return (entropy(joint.sum(1)) + entropy(joint.sum(2)) + floor) / (entropy(joint) + floor)
+
+
+def box_sum(image: Float[Tensor, "batch channel *space"], window: int) -> Float[Tensor, "batch channel *space"]:
+    """Sum over a centred cube of ``window`` (odd) voxels a side; nothing outside the image."""
+    pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
+    total = pool(image, window, stride=1, padding=window // 2, count_include_pad=True)
+    return total * window ** (image.ndim - 2)
+
+
+def ncc(
+    varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"], window: int = 9
+) -> Float[Tensor, " batch"]:
+    """Mean squared local correlation, ``cross^2 / (var_I var_J + 1e-5)`` over cubes of ``window`` voxels.
+
+    As in VoxelMorph (Balakrishnan et al., IEEE TMI 2019, doi:10.1109/TMI.2019.2897538). ``cross`` keeps its sign until
+    it is squared: T1w and T2w correlate negatively, and that counts as alike.
+    """
+    size = window ** (varying.ndim - 2)
+    moments = [varying, constant, varying * varying, constant * constant, varying * constant]
+    i, j, ii, jj, ij = box_sum(torch.cat(moments, dim=1), window).split(1, dim=1)
+    cross = ij - i * j / size
+    # Rounding can leave a variance a hair below zero where the window is constant.
+    variances = (ii - i * i / size).clamp_min(0) * (jj - j * j / size).clamp_min(0)
+    return (cross * cross / (variances + 1e-5)).flatten(1).mean(1)
+
+
+def gradient_directions(image: Float[Tensor, "batch 1 *space"], window: int = 7) -> Float[Tensor, "batch dim *space"]:
+    """Unit vectors of the image gradient summed over a cube of ``window`` voxels; zero where there is no gradient."""
+    axes = tuple(range(2, image.ndim))
+    gradient = torch.cat(torch.gradient(image, dim=axes), dim=1)
+    total = box_sum(gradient, window)
+    return total / (total.square().sum(1, keepdim=True) + 1e-10).sqrt()
+
+
+def lg(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, " batch"]:
+    """Local gradient orientation: the mean over voxels of ``|n(varying) . n(constant)|``, from 0 to 1.
+
+    Deform-GAN, arXiv 2002.11430, with a neighbourhood of 7 voxels.
+    """
+    cosine = (gradient_directions(varying) * gradient_directions(constant)).sum(1)
+    return cosine.abs().flatten(1).mean(1)
+
+
+def mse(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, " batch"]:
+    """Mean squared difference: 0 for equal images, larger for less alike ones."""
+    return (varying - constant).square().flatten(1).mean(1)
+
+
+SIMILARITIES: dict[str, Similarity] = {"mi": mi, "nmi": nmi, "ncc": ncc, "lg": lg}

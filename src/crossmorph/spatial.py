@@ -1,0 +1,234 @@
+"""Displacement fields on voxel grids: the mathematics every other module stands on.
+
+One frame throughout. A field is a tensor ``(batch, dim, *space)`` in voxels of its own grid, component ``k`` along
+array axis ``k``; voxel centres sit at integer coordinates. A transform is a pull-back on the fixed grid,
+``phi(p) = p + u(p)``, so that ``warped(p) = moving(p + u(p))``. Two dimensions or three follow from the shape.
+This is the only module that calls ``grid_sample``. Nothing here imports anything of ours.
+"""
+
+from itertools import product
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Interpolation = Literal["linear", "nearest"]
+Outside = Literal["edge", "zero"]
+
+
+class Inverse(NamedTuple):
+    """A numerical inverse and how far from one it is.
+
+    Attributes:
+        displacement: ``v`` with ``(id + u) o (id + v) = id``, ``(batch, dim, *space)``, voxels.
+        residual: the largest ``|v(p) + u(p + v(p))|`` of each batch element, ``(batch,)``, voxels.
+    """
+
+    displacement: Float[Tensor, "batch dim *space"]
+    residual: Float[Tensor, " batch"]
+
+
+def identity_grid(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Float[Tensor, "1 dim *space"]:
+    """Coordinates of the voxel centres of a grid: ``grid[0, :, i, j] = (i, j)``."""
+    axes = [torch.arange(size, dtype=dtype, device=device) for size in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def sample(
+    image: Float[Tensor, "batch channel *space"],
+    coordinates: Float[Tensor, "batch dim *out"],
+    mode: Interpolation = "linear",
+    outside: Outside = "edge",
+) -> Float[Tensor, "batch channel *out"]:
+    """The image's values at voxel coordinates.
+
+    Args:
+        image: what to sample, 2-D or 3-D.
+        coordinates: where, in voxels of ``image``, component ``k`` along its array axis ``k``.
+        mode: (bi-, tri-)linear, or the nearest voxel (half-way cases round to even).
+        outside: ``edge`` holds the border value for ever; ``zero`` holds it to half a voxel beyond the outermost
+            centre, where the image ends, and is 0 from there (the rule of ITK's resampling).
+
+    Returns:
+        The sampled image, in the dtype of ``image``.
+
+    Raises:
+        ValueError: where the number of components is not the number of the image's axes.
+    """
+    dim = image.ndim - 2
+    if coordinates.shape[1] != dim:
+        raise ValueError(f"coordinates have {coordinates.shape[1]} components, expected {dim} for a {dim}-D image")
+    size = torch.tensor(image.shape[2:], dtype=coordinates.dtype, device=coordinates.device)
+    # With align_corners=False a centre p lies at (2p + 1)/n - 1, which is defined for axes of one voxel too.
+    # grid_sample counts components from the last axis.
+    last = coordinates.movedim(1, -1)
+    normalised = ((2 * last + 1) / size - 1).flip(-1)
+    sampled = F.grid_sample(
+        image,
+        normalised.to(image.dtype),
+        mode="bilinear" if mode == "linear" else "nearest",
+        padding_mode="border",
+        align_corners=False,
+    )
+    if outside == "zero":
+        inside = ((last >= -0.5) & (last < size - 0.5)).all(-1)
+        sampled = sampled * inside[:, None]
+    return sampled
+
+
+def warp(
+    image: Float[Tensor, "batch channel *space"],
+    displacement: Float[Tensor, "batch dim *out"],
+    mode: Interpolation = "linear",
+    outside: Outside = "edge",
+) -> Float[Tensor, "batch channel *out"]:
+    """``warped(p) = image(p + u(p))``; see :func:`sample` for the arguments and errors."""
+    grid = identity_grid(tuple(displacement.shape[2:]), displacement.dtype, displacement.device)
+    return sample(image, grid + displacement, mode, outside)
+
+
+def compose(
+    outer: Float[Tensor, "batch dim *space"], inner: Float[Tensor, "batch dim *space"]
+) -> Float[Tensor, "batch dim *space"]:
+    """``(outer o inner)(p) = p + u_inner(p) + u_outer(p + u_inner(p))``, on one grid, in voxels."""
+    return inner + warp(outer, inner)
+
+
+def integrate(velocity: Float[Tensor, "batch dim *space"], steps: int = 7) -> Float[Tensor, "batch dim *space"]:
+    """Displacement of the flow of a stationary velocity field at time 1, by scaling and squaring.
+
+    ``u_0 = v / 2^steps``, ``u_{k+1} = u_k o u_k`` (Arsigny et al., MICCAI 2006, doi:10.1007/11866565_113). The inverse
+    is the flow of ``-v``.
+
+    Args:
+        velocity: voxels per unit of time.
+        steps: number of squarings.
+    """
+    displacement = velocity / 2**steps
+    for _ in range(steps):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def invert(displacement: Float[Tensor, "batch dim *space"], iterations: int = 50, tolerance: float = 1e-3) -> Inverse:
+    """The inverse of any field by the fixed point ``v <- -u(p + v)`` (Chen et al., Med. Phys. 2008, doi:10.1118/1.2816107).
+
+    Converges where ``u`` is a contraction; the residual says how well it did, so that a caller need not trust it.
+    Differentiable by unrolling.
+
+    Args:
+        displacement: the field to invert, voxels.
+        iterations: the most steps taken.
+        tolerance: a largest residual in voxels below which it stops early.
+    """
+    inverse = -displacement
+    for _ in range(iterations):
+        update = -warp(displacement, inverse)
+        change = (update - inverse).detach().abs().max()
+        inverse = update
+        if change < tolerance / 4:
+            break
+    error = torch.linalg.vector_norm(compose(displacement, inverse), dim=1)
+    return Inverse(inverse, error.flatten(1).amax(1))
+
+
+def resize_image(image: Float[Tensor, "batch channel *space"], shape: tuple[int, ...]) -> Float[Tensor, "..."]:
+    """Linear resampling onto a grid of another shape that covers the same extent (voxel edges aligned)."""
+    if tuple(image.shape[2:]) == tuple(shape):
+        return image
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    return F.interpolate(image, size=shape, mode=mode, align_corners=False)
+
+
+def resize(displacement: Float[Tensor, "batch dim *space"], shape: tuple[int, ...]) -> Float[Tensor, "..."]:
+    """A field on a grid of another shape that covers the same extent: resampled, and its voxels rescaled."""
+    if tuple(displacement.shape[2:]) == tuple(shape):
+        return displacement
+    ratio = [new / old for new, old in zip(shape, displacement.shape[2:], strict=True)]
+    scale = torch.tensor(ratio, dtype=displacement.dtype, device=displacement.device)
+    return resize_image(displacement, shape) * scale.view(1, -1, *[1] * len(shape))
+
+
+def bspline_basis(
+    size: int, spacing: float, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Float[Tensor, "size controls"]:
+    """Values of the cubic B-splines of a control grid at the voxel centres of one axis; each row sums to 1.
+
+    ``B[p, c] = beta3((p - x_c) / spacing)`` with controls ``spacing`` voxels apart, placed symmetrically about the
+    axis' centre and reaching one beyond either end, as a free-form deformation needs (Rueckert et al., IEEE TMI 1999,
+    doi:10.1109/42.796284).
+    """
+    centre = (size - 1) / 2
+    half = int((centre / spacing) + 1) + 1
+    position = torch.arange(size, dtype=dtype, device=device)[:, None]
+    control = centre + spacing * torch.arange(-half, half + 1, dtype=dtype, device=device)
+    distance = ((position - control) / spacing).abs()
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = (2 - distance).clamp_min(0) ** 3 / 6
+    basis = torch.where(distance < 1, near, far)
+    return basis[:, basis.sum(0) > 0]
+
+
+def bspline_smooth(field: Float[Tensor, "batch channel *space"], spacing: float) -> Float[Tensor, "batch channel *space"]:
+    """The field as cubic B-splines whose coefficients are its own B-spline-weighted local means.
+
+    ``c = (B' f) / (B' 1)``, ``f_smooth = B c`` along each axis: a quasi-interpolant that keeps constants and has
+    ``spacing`` voxels between control points, so that nothing finer than them is left.
+    """
+    for axis in range(2, field.ndim):
+        basis = bspline_basis(field.shape[axis], spacing, field.dtype, field.device)
+        operator = basis @ (basis / basis.sum(0)).T
+        field = (field.movedim(axis, -1) @ operator.T).movedim(-1, axis)
+    return field
+
+
+def spatial_gradient(field: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel dim *space"]:
+    """Derivatives along each axis, per voxel: central differences inside, one-sided at the ends."""
+    axes = tuple(range(2, field.ndim))
+    return torch.stack(torch.gradient(field, dim=axes), dim=2)
+
+
+def jacobian_determinant(displacement: Float[Tensor, "batch dim *space"]) -> Float[Tensor, "batch *space"]:
+    """``det(d phi / d p)`` of ``phi = id + u`` at every voxel, by central differences (one-sided at the ends)."""
+    dim = displacement.shape[1]
+    jacobian = spatial_gradient(displacement).flatten(3).permute(0, 3, 1, 2)
+    jacobian = jacobian + torch.eye(dim, dtype=displacement.dtype, device=displacement.device)
+    return torch.linalg.det(jacobian).unflatten(1, displacement.shape[2:])
+
+
+def strict_jacobian(displacement: Float[Tensor, "batch dim *space"]) -> Float[Tensor, "batch corners *cells"]:
+    """Determinants at all ``2^dim`` corners of every grid cell, each from the cell's own edges that meet there.
+
+    A cell whose corners are all positive does not fold under (bi-, tri-)linear interpolation in 2-D, and central
+    differences miss folds that alternate from voxel to voxel (Liu et al., IJCV 2024, doi:10.1007/s11263-024-02047-1).
+
+    Returns:
+        One channel a corner, on ``shape - 1`` cells.
+    """
+    dim = displacement.shape[1]
+    shape = displacement.shape[2:]
+    points = identity_grid(tuple(shape), displacement.dtype, displacement.device) + displacement
+    edges = [points.diff(dim=axis + 2) for axis in range(dim)]
+    determinants = []
+    for corner in product((0, 1), repeat=dim):
+        columns = []
+        for axis in range(dim):
+            edge = edges[axis]
+            for other in range(dim):
+                if other != axis:
+                    edge = edge.narrow(other + 2, corner[other], shape[other] - 1)
+            columns.append(edge)
+        matrix = torch.stack(columns, dim=2).flatten(3).permute(0, 3, 1, 2)
+        determinants.append(torch.linalg.det(matrix).unflatten(1, [size - 1 for size in shape]))
+    return torch.stack(determinants, dim=1)
+
+
+def endpoint_error(
+    displacement: Float[Tensor, "batch dim *space"], truth: Float[Tensor, "batch dim *space"]
+) -> Float[Tensor, "batch *space"]:
+    """``|u(p) - u_true(p)|`` at every voxel, in the units of the fields."""
+    return torch.linalg.vector_norm(displacement - truth, dim=1)

@@ -1,0 +1,229 @@
+import copy
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, command
+
+from crossmorph.checkpoint import load_model, load_tensors
+from crossmorph.config import TrainConfig, load_config
+from crossmorph.data.dataset import batch, load_dataset
+from crossmorph.errors import InputError
+from crossmorph.hierarchy import STAGES
+from crossmorph.metrics import mean_dice
+from crossmorph.training import TrainingDiverged, train
+
+
+def configure(smoke: dict, output: Path, iterations: int = 4, **changes) -> TrainConfig:
+    """The smoke configuration with a few iterations a stage."""
+    document = copy.deepcopy(smoke) | {"output": str(output)} | changes
+    document["stages"] = {stage: {"iterations": iterations, "learning_rate": 1e-3} for stage in STAGES}
+    return TrainConfig.model_validate(document)
+
+
+def write_config(config: TrainConfig, path: Path) -> Path:
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return path
+
+
+def numbers(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_training_for_seconds_raises_dice(smoke, tmp_path):
+    document = copy.deepcopy(smoke) | {"output": str(tmp_path / "run"), "log_every": 5}
+    document["stages"] = {
+        "coarse": {"iterations": 160, "learning_rate": 2e-3},
+        "translation": {"iterations": 70, "learning_rate": 4e-3},
+        "fine": {"iterations": 20, "learning_rate": 1e-3},
+    }
+    config = TrainConfig.model_validate(document)
+    data = load_dataset(config.data.validation, config.data.spacing, config.data.shape)
+    before = [mean_dice(data.moving_labels[m, 0].numpy(), data.fixed_labels[f, 0].numpy()) for m, f in data.pairs]
+    weights = train(config)
+    model = load_model(str(weights.parent))
+    assert model.card.scores["dice_final"] > sum(before) / len(before) + 0.04
+    errors = [float(row["value"]) for row in numbers(config.output) if (row["stage"], row["name"]) == ("translation", "error")]
+    assert sum(errors[-3:]) < 0.6 * sum(errors[:3])
+
+
+def test_run_folder_says_what_was_run(smoke, tmp_path):
+    config = configure(smoke, tmp_path / "run", validate_every=2, log_every=1)
+    train(config)
+    assert load_config(config.output / "config.yaml") == config
+    assert json.loads((config.output / "environment.json").read_text())["torch"] == torch.__version__
+    rows = numbers(config.output)
+    assert {row["stage"] for row in rows} == set(STAGES)
+    assert {"smoothness", "forward", "backward", "total", "dice_coarse", "dice_final", "mask"} <= {row["name"] for row in rows}
+    assert [row["iteration"] for row in rows if row["name"] == "total"] == [str(i) for i in range(1, 13)]
+    assert list((config.output / "tensorboard").glob("events*"))
+    card = load_model(str(config.output)).card
+    assert card.training["seed"] == config.seed
+    assert card.data["name"] == "phantom"
+    assert card.spacing == 3.0
+
+
+def test_each_stage_trains_its_own_network_only(smoke, tmp_path):
+    config = configure(smoke, tmp_path / "run", iterations=1, checkpoint_every=1)
+    torch.manual_seed(config.seed)
+    from crossmorph.hierarchy import Hierarchy
+
+    start = Hierarchy(config.hierarchy).state_dict()
+    after = load_model(str(train(config).parent)).hierarchy.state_dict()
+    # One iteration of one stage moves a weight by about the learning rate, so every network moved, and only once.
+    for stage in STAGES:
+        moves = [(after[name] - start[name]).abs().max() for name in start if name.startswith(stage)]
+        assert 0.5e-3 < max(moves) < 1.5e-3
+
+
+def test_killed_run_resumes_to_the_same_weights(smoke, tmp_path):
+    whole = configure(smoke, tmp_path / "whole", iterations=12, checkpoint_every=5)
+    broken = configure(smoke, tmp_path / "broken", iterations=12, checkpoint_every=5)
+    expected = train(whole).read_bytes()
+    path = write_config(broken, tmp_path / "broken.yaml")
+    words = [sys.executable, "-m", "crossmorph", "train", str(path), "--resume"]
+    for stage in ("coarse", "fine"):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _wait_for(broken.output / "checkpoint.safetensors", STAGES.index(stage), process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (broken.output / "smoke-2d.safetensors").exists()
+    finished = command("train", path, "--resume")
+    assert finished.returncode == 0, finished.stderr
+    assert (broken.output / "smoke-2d.safetensors").read_bytes() == expected
+    totals = [[row for row in numbers(run.output) if row["name"] == "total"] for run in (whole, broken)]
+    assert totals[0] == totals[1]
+
+
+def _wait_for(checkpoint: Path, stage: int, process: subprocess.Popen) -> None:
+    """Until the checkpoint is inside a stage."""
+    for _ in range(3000):
+        if checkpoint.exists():
+            position = load_tensors(checkpoint)[1]
+            if int(position["stage"]) == stage and int(position["step"]) > 0:
+                return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    raise AssertionError("no checkpoint in time")
+
+
+GRADIENT = """
+import sys
+import torch
+from pathlib import Path
+from safetensors.torch import save_file
+from crossmorph.config import load_config
+from crossmorph.data.dataset import load_dataset
+from crossmorph.hierarchy import Hierarchy
+from crossmorph.similarity import mi
+from crossmorph.training import Run, StageLoss, _launch, _share
+
+config = load_config(Path(sys.argv[1]))
+fabric = _launch(config)
+torch.manual_seed(0)
+hierarchy = Hierarchy(config.hierarchy).requires_grad_(False)
+hierarchy.coarse.requires_grad_(True)
+data = load_dataset(config.data.train, config.data.spacing, config.data.shape)
+run = Run(fabric, config, hierarchy, data, data, None, print)
+module, _ = fabric.setup(StageLoss(hierarchy, "coarse", mi, config.weights), torch.optim.Adam(hierarchy.coarse.parameters()))
+fabric.backward(torch.stack(module(*_share(run, 0, 0))).sum())
+if fabric.is_global_zero:
+    save_file({name: p.grad for name, p in hierarchy.coarse.named_parameters()}, sys.argv[2])
+"""
+
+
+def test_two_processes_give_the_gradient_of_one_on_the_joint_batch(smoke, tmp_path):
+    script = tmp_path / "gradient.py"
+    script.write_text(GRADIENT)
+    gradients = []
+    for devices in (1, 2):
+        config = configure(smoke, tmp_path / "run", devices=devices, accelerator="cpu")
+        path = write_config(config, tmp_path / f"{devices}.yaml")
+        target = tmp_path / f"{devices}.safetensors"
+        done = subprocess.run([sys.executable, script, path, target], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        gradients.append(load_tensors(target)[0])
+    for name, single in gradients[0].items():
+        scale = single.abs().max()
+        assert scale > 0
+        torch.testing.assert_close(gradients[1][name], single, rtol=0, atol=float(1e-4 * scale))
+
+
+def test_two_processes_train_to_the_end(smoke, tmp_path):
+    config = configure(smoke, tmp_path / "run", iterations=2, devices=2, accelerator="cpu")
+    done = command("train", write_config(config, tmp_path / "two.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert load_model(str(config.output)).card.training["devices"] == 2
+    assert done.stdout.count("wrote") == 1
+
+
+def test_divergence_stops_with_a_reason(smoke, tmp_path):
+    config = configure(smoke, tmp_path / "run", iterations=30, log_every=1)
+    config = config.model_copy(
+        update={"stages": config.stages.model_copy(update={"coarse": config.stages.coarse.model_copy(update={"learning_rate": 1e30})})}
+    )
+    with pytest.raises(TrainingDiverged, match=r"stage coarse diverged after \d+ iterations .*smoothness"):
+        train(config)
+    assert not (config.output / "smoke-2d.safetensors").exists()
+
+
+def test_divergence_is_exit_code_3(smoke, tmp_path):
+    config = configure(smoke, tmp_path / "run", iterations=30, log_every=1)
+    done = command("train", write_config(config, tmp_path / "c.yaml"), "--set", "stages.coarse.learning_rate=1.0e+30")
+    assert done.returncode == 3
+    assert re.fullmatch(r"crossmorph: stage coarse diverged.*\n", done.stderr)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(smoke, tmp_path):
+    config = configure(smoke, tmp_path / "run", iterations=1)
+    before = train(config).read_bytes()
+    with pytest.raises(InputError, match="holds a run already"):
+        train(config)
+    with pytest.raises(InputError, match="differs from the settings"):
+        train(config.model_copy(update={"seed": 5}), resume=True)
+    assert train(config, resume=True).read_bytes() == before
+
+
+def test_batches_depend_on_seed_and_number_alone(smoke, phantom):
+    config = TrainConfig.model_validate(smoke)
+    data = load_dataset(config.data.train, 3.0, (64, 64))
+    spec = config.data.augment
+    whole = batch(data, spec, 1, 0, 0, 120)
+    parts = [batch(data, spec, 1, 0, first, 40) for first in (0, 40, 80)]
+    for k in range(2):
+        assert torch.equal(whole[k], torch.cat([part[k] for part in parts]))
+    assert not torch.equal(whole[0], batch(data, spec, 2, 0, 0, 120)[0])
+    assert not torch.equal(whole[0], batch(data, spec, 1, 1, 0, 120)[0])
+
+
+def test_dataset_is_on_the_grid_asked_for(phantom):
+    fine = load_dataset(phantom / "validation" / "pairs.csv", 1.5, (128, 128))
+    coarse = load_dataset(phantom / "validation" / "pairs.csv", 3.0, (64, 64))
+    assert fine.moving.shape == (3, 1, 128, 128)
+    pooled = torch.nn.functional.avg_pool2d(fine.fixed, 2)
+    assert (pooled - coarse.fixed).abs().mean() < 0.02
+    assert set(fine.moving_labels.unique().tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_every_shipped_config_takes_one_step(name, phantom, tmp_path):
+    config = load_config(
+        ROOT / "configs" / name,
+        [
+            f"output={tmp_path / 'run'}",
+            f"data.train={phantom / 'train' / 'pairs.csv'}",
+            f"data.validation={phantom / 'validation' / 'pairs.csv'}",
+            *(f"stages.{stage}.iterations=1" for stage in STAGES),
+        ],
+    )
+    assert load_model(str(train(config).parent)).card.name == config.name

@@ -48,9 +48,8 @@ def parzen_joint(varying: np.ndarray, constant: np.ndarray, bins: int = 32) -> n
     element = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False)
     position = 1 + np.clip(varying.ravel(), 0, 1) * (bins - 3)
     windows = np.nan_to_num(element(position[:, None] - np.arange(bins)))
-    rows, _ = np.histogram(np.arange(bins), bins=bins)  # ones
-    held = np.minimum(np.floor(np.clip(constant.ravel(), 0, 1) * bins), bins - 1)[:, None] == np.arange(bins) * rows
-    return np.asarray(held.T.astype(float) @ windows / len(position))
+    row = np.minimum(np.floor(np.clip(constant.ravel(), 0, 1) * bins), bins - 1)
+    return np.asarray((row == np.arange(bins)[:, None]).astype(float) @ windows / len(position))
 
 
 def shannon(p: np.ndarray) -> float:
@@ -69,7 +68,7 @@ def test_histogram_is_numpys(shape: tuple[int, ...]) -> None:
 
 
 def test_histogram_by_hand() -> None:
-    """Six bins: x = 0, 1/3, 1/2 and 1 lie at 1, 2, 2.5 and 4; windows (1, 4, 1)/6 on a bin, (1, 23, 23, 1)/48 between."""
+    """Six bins: x = 0, 1/3, 1/2, 1 lie at 1, 2, 2.5, 4; windows are (1, 4, 1)/6 on a bin, (1, 23, 23, 1)/48 between."""
     varying = torch.tensor([0.0, 1 / 3, 0.5, 1.0], dtype=torch.float64).view(1, 1, 2, 2)
     constant = torch.tensor([0.0, 0.99, 0.1, 1.0], dtype=torch.float64).view(1, 1, 2, 2)
     expected = np.zeros((6, 6))
@@ -115,7 +114,7 @@ def test_mutual_information_is_numpys(shape: tuple[int, ...]) -> None:
 
 @dimensions
 def test_mutual_information_is_monais(shape: tuple[int, ...]) -> None:
-    """MONAI pads its bins otherwise (2 at either end), which leaves a few percent between them."""
+    """Within 3%: of its 32 bins MONAI spreads [0, 1] over 28, we over 29 (varying) and 32 (constant)."""
     shape = tuple(4 * size for size in shape) if len(shape) == 2 else tuple(2 * size for size in shape)
     varying, constant = images(shape, batch=1)
     low, high = varying.min(), varying.max()
@@ -124,7 +123,7 @@ def test_mutual_information_is_monais(shape: tuple[int, ...]) -> None:
     monai = -GlobalMutualInformationLoss(kernel_type="b-spline", num_bins=32)(varying, constant)
     ours = similarity.mi(varying, constant)
     assert ours.item() > 0.3
-    assert ours.item() == pytest.approx(monai.item(), rel=0.05)
+    assert ours.item() == pytest.approx(monai.item(), rel=0.03)
 
 
 @dimensions
@@ -171,6 +170,7 @@ def test_local_correlation_is_scipys(shape: tuple[int, ...], window: int) -> Non
         var_i, var_j = (box(x * x, window) - box(x, window) ** 2 / size for x in (i, j))
         expected.append((cross**2 / (var_i * var_j + 1e-5)).mean())
     near(similarity.ncc(varying, constant, window), expected)
+    assert window != 9 or torch.equal(similarity.ncc(varying, constant), similarity.ncc(varying, constant, window))
     assert 0.2 < min(expected) < max(expected) < 1
 
 
@@ -202,7 +202,7 @@ def test_gradient_directions_are_numpys(shape: tuple[int, ...]) -> None:
 
 
 def test_gradient_orientation_by_hand() -> None:
-    """Ramps point one way everywhere: 3-4-5 against the first axis is 0.6, against the second 0.8, and signs are lost."""
+    """Ramps point one way everywhere: 3-4-5 against the first axis is 0.6, against the second 0.8; signs are lost."""
     i, j = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
     ramps = torch.stack([3 * i + 4 * j, 3 * i + 4 * j, 3 * i + 4 * j])[:, None] / 100
     others = torch.stack([i, -j, 3 * i + 4 * j])[:, None] / 50
@@ -309,11 +309,12 @@ def test_intensities_beyond_the_bins_have_no_gradient(name: str) -> None:
     assert gradient[:, :, :4].abs().max() == gradient[:, :, -4:].abs().max() == 0
 
 
-@pytest.mark.parametrize("shape", [(6, 7), (4, 5, 4)], ids=["2d", "3d"])
+@pytest.mark.parametrize("shape", [(6, 7), (9, 10, 9)], ids=["2d", "3d"])
 @every
 def test_gradients_are_the_slopes(name: str, shape: tuple[int, ...]) -> None:
     """By finite differences; the constant image has a slope too in all but the information, which says it has none."""
     varying, constant = images(shape)
-    assert torch.autograd.gradcheck(EVERY[name], (varying.requires_grad_(), constant))
+    large = len(shape) == 3  # one random direction instead of every voxel's
+    assert torch.autograd.gradcheck(EVERY[name], (varying.requires_grad_(), constant), fast_mode=large)
     if name not in ("mi", "nmi"):
-        assert torch.autograd.gradcheck(EVERY[name], (varying.detach(), constant.requires_grad_()))
+        assert torch.autograd.gradcheck(EVERY[name], (varying.detach(), constant.requires_grad_()), fast_mode=large)

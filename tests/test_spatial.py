@@ -428,7 +428,7 @@ def test_a_fold_that_alternates_escapes_central_differences_only(shape: tuple[in
 
 def test_endpoint_error_is_a_length() -> None:
     a, b = torch.zeros(2, 2, 3, 3), torch.zeros(2, 2, 3, 3)
-    a[1, 0, 2, 1], b[1, 1, 2, 1] = 3, -4
+    a[1, :, 2, 1], b[1, :, 2, 1] = torch.tensor([4.0, -1.0]), torch.tensor([1.0, 3.0])
     error = spatial.endpoint_error(a, b)
     assert (error[1, 2, 1].item(), error.sum().item()) == (5, 5)
 

@@ -1,8 +1,6 @@
 """Weights and their card: a ``.safetensors`` file and a ``.json`` beside it. Nothing is ever unpickled."""
 
 import hashlib
-import json
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from crossmorph import DEFAULT_MODEL
 from crossmorph.errors import InputError
+from crossmorph.files import readable, write_whole
 from crossmorph.hierarchy import Hierarchy, HierarchySpec
 
 
@@ -54,23 +53,10 @@ class Model(NamedTuple):
     card: Card
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, then rename, so that a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors and text to a safetensors file, whole or not at all."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(contiguous, metadata))
+    write_whole(path, save(contiguous, metadata))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -88,7 +74,7 @@ def save_model(folder: Path, hierarchy: Hierarchy, card: Card) -> Path:
     path = folder / f"{card.name}.safetensors"
     save_tensors(path, hierarchy.state_dict())
     card = card.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
-    write_atomically(path.with_suffix(".json"), (card.model_dump_json(indent=2) + "\n").encode())
+    write_whole(path.with_suffix(".json"), (card.model_dump_json(indent=2) + "\n").encode())
     return path
 
 
@@ -110,16 +96,21 @@ def find_card(name: str) -> Path:
     if path.suffix == ".json" and path.is_file():
         return path
     known = ", ".join(shipped) or "none"
-    raise InputError(f"{name}: no such model; expected a shipped one ({known}) or a folder with one .safetensors and its .json")
+    raise InputError(
+        f"{name}: no such model; expected a shipped one ({known}) or a folder with one .safetensors and its .json"
+    )
 
 
 def read_card(path: Path) -> Card:
     """Read and check a card. Raises InputError naming what is wrong."""
+    with readable(path):
+        content = path.read_bytes()
     try:
-        return Card.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a model card ({reason})") from error
+        return Card.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise InputError(f"{path}: not a model card ({where}{first['msg']})") from error
 
 
 def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
@@ -144,8 +135,3 @@ def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") ->
     except RuntimeError as error:
         raise InputError(f"{weights}: tensors do not fit the networks of the card") from error
     return Model(hierarchy.to(device).eval().requires_grad_(False), card)
-
-
-def digest(document: Any) -> str:
-    """SHA-256 of a JSON-able document, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

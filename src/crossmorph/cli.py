@@ -129,17 +129,20 @@ def train(
 def evaluate(
     pairs: Annotated[Path, typer.Argument(help="pairs.csv of a dataset.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV, a row per pair and method.")],
-    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "none,affine,syn,coarse,crossmorph,oracle",
+    methods: Annotated[str, typer.Option(help="Comma-separated; also syn-tuned.")] = "none,affine,syn,coarse,crossmorph,oracle",
     model: Annotated[str, typer.Option(help="Name of a shipped model, or a folder that train wrote.")] = DEFAULT_MODEL,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every method.")] = 1,
 ) -> None:
     """Score registration methods side by side on a list of pairs."""
     from crossmorph.evaluation import evaluate as run
-    from crossmorph.evaluation import markdown_table, summarise
+    from crossmorph.results import caption, markdown_table, summarise
 
     rows = run(pairs, methods.split(","), output, model=model, threads=threads)
-    print(markdown_table(summarise(rows)))
+    print(markdown_table(summarise(rows), caption(pairs, rows, model, threads)))
     print(f"wrote {output}")
+    failed = sum(bool(row.error) for row in rows)
+    if failed:
+        _fail(f"{failed} of {len(rows)} registrations failed; the column 'error' of {output} says why", FAILED)
 
 
 @models_app.command("list")

@@ -11,7 +11,8 @@ import torch
 from crossmorph import DEFAULT_MODEL
 from crossmorph.checkpoint import load_model
 from crossmorph.errors import InputError
-from crossmorph.image import Image, atomic_output, read_image, write_image
+from crossmorph.files import atomic_output
+from crossmorph.image import Image, read_image, write_image
 from crossmorph.quality import Flag, judge, measure
 from crossmorph.register import Registered, Start, register_images
 from crossmorph.report import write_picture

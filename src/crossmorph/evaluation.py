@@ -2,9 +2,9 @@
 
 The rows are the result; :mod:`crossmorph.results` computes means and intervals from them.
 
-How time is taken: wall seconds of one registration of images that are already in memory, after one call on the first pair
-that is not timed (it pays for imports, allocation and caches). Reading files, loading weights and scoring do not count. For
-ANTs only ``ants.registration`` counts. ``none`` and ``oracle`` register nothing and have no seconds.
+How time is taken: wall seconds of one registration of images that are already in memory, after one call on the first
+pair that is not timed (it pays for imports, allocation and caches). Reading files, loading weights and scoring do not
+count. For ANTs only ``ants.registration`` counts. ``none`` and ``oracle`` register nothing and have no seconds.
 """
 
 import contextlib
@@ -25,7 +25,8 @@ from crossmorph.baselines import ants
 from crossmorph.checkpoint import Model, load_model
 from crossmorph.data.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
-from crossmorph.image import Image, atomic_output, read_image, scale_intensity
+from crossmorph.files import atomic_output
+from crossmorph.image import Image, read_image, scale_intensity
 from crossmorph.register import register_coarse, register_images
 from crossmorph.results import Row, write_rows
 from crossmorph.runlog import progress_bar
@@ -33,7 +34,7 @@ from crossmorph.transform import Warp, read_transform, resample, resample_warp, 
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("none", "affine", "syn", "coarse", "crossmorph", "oracle")
+METHODS = ("none", "affine", "syn", "syn-tuned", "coarse", "crossmorph", "oracle")
 
 
 class Case(NamedTuple):
@@ -70,17 +71,18 @@ def evaluate(
     The CSV has the columns ``pair, method, dice, dice_<label>.., hd95_mm, mse_percent, ncc, epe_mm, folds_percent,
     min_jacobian, psnr, ssim, seconds, error``; a cell is empty where the pair or the method does not tell:
 
-    - ``dice`` (0 to 1), ``hd95_mm``: of the moving labels, moved by nearest voxel, and the fixed labels; means over the labels
-      of the fixed map;
-    - ``mse_percent``, ``ncc``: of ``moving_same``, moved, and the fixed image, each scaled to [0, 1] on its own beforehand; the
-      correlation inside the moving image's field of view;
+    - ``dice`` (0 to 1), ``hd95_mm``: of the moving labels, moved by nearest voxel, and the fixed labels; means over the
+      labels of the fixed map;
+    - ``mse_percent``, ``ncc``: of ``moving_same``, moved, and the fixed image, each scaled to [0, 1] on its own
+      beforehand; the correlation inside the moving image's field of view;
     - ``epe_mm``: against the true field, over the fixed labels, or everywhere where these are not known;
     - ``folds_percent``, ``min_jacobian``: strict, of the field on the fixed grid;
-    - ``psnr``, ``ssim``: of the translation and the scaled ``moving_same``, on the moving grid; only ``crossmorph`` translates;
+    - ``psnr``, ``ssim``: of the translation and the scaled ``moving_same``, on the moving grid; only ``crossmorph``
+      translates;
     - ``seconds``: see the module.
 
-    A pair that a method fails on becomes a row with ``error`` and no scores, and the rest goes on: whoever calls this must
-    look for such rows. What is wrong before the first registration (an unknown method, a missing package) raises.
+    A pair that a method fails on becomes a row with ``error`` and no scores, and the rest goes on: whoever calls this
+    must look for such rows. What is wrong before the first registration (an unknown method, a missing package) raises.
 
     Args:
         pairs_csv: the list, see :mod:`crossmorph.data.pairs`; 2-D or 3-D, every pair on its own grids.
@@ -97,6 +99,8 @@ def evaluate(
     """
     if threads < 1:
         raise InputError(f"received {threads} threads; expected at least 1")
+    if Path(output).resolve() == Path(pairs_csv).resolve():
+        raise InputError(f"{output}: is the list of pairs; expected another file for the results")
     pairs = read_pairs(pairs_csv)
     _check_methods(methods, pairs, pairs_csv)
     # The output is claimed first: one that cannot be written must show before hours of work, not after.
@@ -140,9 +144,9 @@ def _limited(threads: int) -> Iterator[None]:
 def _method(name: str, model: Callable[[], Model], threads: int) -> Method:
     """The method of a name, with everything loaded that it needs."""
     match name:
-        case "affine" | "syn":
+        case "affine" | "syn" | "syn-tuned":
             ants.start(threads)
-            return partial(_ants, "Affine" if name == "affine" else "SyN")
+            return partial(_ants, name)
         case "coarse":
             return partial(_coarse, model())
         case "crossmorph":
@@ -194,7 +198,7 @@ def _run(pairs: list[Pair], methods: dict[str, Method]) -> list[Row]:
                     if pair is pairs[0]:
                         method(case)
                     rows.append(Row(pair.name, name, _scores(case, method(case))))
-                except Exception as error:  # noqa: BLE001  a method may fail in any way
+                except Exception as error:
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     logger.warning("%s failed on %s (%s)", name, pair.name, reason)
                     rows.append(Row(pair.name, name, {}, reason))
@@ -238,7 +242,7 @@ def _beside(path: Path | None, image: Image, labels: bool) -> Image | None:
 
 
 def _same_grid(one: Image | Warp, other: Image) -> bool:
-    return one.shape == other.shape and np.allclose(one.affine, other.affine, rtol=1e-4, atol=1e-3)
+    return one.shape == other.shape and bool(np.allclose(one.affine, other.affine, rtol=1e-4, atol=1e-3))
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

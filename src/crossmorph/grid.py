@@ -23,10 +23,10 @@ class Grid(NamedTuple):
 
 
 def centred_grid(image: Image, spacing: float, shape: tuple[int, ...]) -> Grid:
-    """An isotropic grid about the image's centre, its axes those of the image that lie nearest to right, anterior, superior.
+    """An isotropic grid about the image's centre, with the image's axes in the order right, anterior, superior.
 
     Args:
-        image: lends its centre and its directions.
+        image: lends its centre and its directions, each in the place of the world axis that lies nearest.
         spacing: of the grid, millimetres.
         shape: voxels of the grid along right, anterior (and superior).
     """
@@ -78,7 +78,8 @@ def onto_grid(image: Image, grid: Grid) -> Image:
     if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-6):
         return image
     dim = image.dim
-    ratio = np.linalg.norm(grid.affine[:dim, :dim], axis=0).mean() / np.array(image.spacing)
+    # Voxels of the image, along each of its axes, between neighbours on the grid.
+    ratio = np.linalg.norm(np.linalg.solve(image.affine[:dim, :dim], grid.affine[:dim, :dim]), axis=1)
     # The width that turns a box of one voxel into about a box of `ratio` voxels.
     sigma = np.sqrt(np.maximum(ratio**2 - 1, 0) / 12)
     data = ndimage.gaussian_filter(image.data, sigma, mode="nearest") if (sigma > 0.2).any() else image.data
@@ -88,4 +89,5 @@ def onto_grid(image: Image, grid: Grid) -> Image:
 
 def centre(image: Image) -> Float[ndarray, " dim"]:
     """The middle of the image's field of view, RAS millimetres."""
-    return image.affine[:-1, :-1] @ ((np.array(image.shape) - 1) / 2) + image.affine[:-1, -1]
+    middle: ndarray = image.affine[:-1, :-1] @ ((np.array(image.shape) - 1) / 2) + image.affine[:-1, -1]
+    return middle

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from crossmorph.spatial import strict_jacobian
 
-# Wang et al., IEEE TIP 2004, doi:10.1109/TIP.2003.819861: the window's sigma and radius in voxels, and the two constants.
+# The window's sigma and radius in voxels, and the two constants, of Wang et al. (see :func:`ssim`).
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
@@ -45,8 +45,8 @@ def hd95_mm(
         spacing: millimetres of a voxel along each axis, which are taken as orthogonal.
 
     Returns:
-        Millimetres. A label that the moved map lacks gets the diagonal of the field of view, farther than any two voxels
-        are, so that losing a structure never pays (the rule of the BraTS challenges, there 373.13 mm).
+        Millimetres. A label that the moved map lacks gets the diagonal of the field of view, farther than any two
+        voxels are, so that losing a structure never pays (the rule of the BraTS challenges, there 373.13 mm).
     """
     diagonal = float(np.linalg.norm(np.multiply(fixed.shape, spacing)))
     scores = {}
@@ -54,8 +54,8 @@ def hd95_mm(
         ours, theirs = moved == label, fixed == label
         # Distances between surfaces do not change where both are cut out together.
         box = ndimage.find_objects((ours | theirs).astype(np.uint8))[0]
-        edges = [mask & ~ndimage.binary_erosion(mask) for mask in (ours[box], theirs[box])]
-        scores[label] = max(_p95_mm(*edges, spacing), _p95_mm(*edges[::-1], spacing)) if ours.any() else diagonal
+        a, b = (mask & ~ndimage.binary_erosion(mask) for mask in (ours[box], theirs[box]))
+        scores[label] = max(_p95_mm(a, b, spacing), _p95_mm(b, a, spacing)) if ours.any() else diagonal
     return scores
 
 
@@ -65,7 +65,7 @@ def mse_percent(image: Float[ndarray, "*space"], reference: Float[ndarray, "*spa
 
 
 def psnr(image: Float[ndarray, "*space"], reference: Float[ndarray, "*space"]) -> float:
-    """Peak signal-to-noise ratio ``-10 log10 mean((a - b)^2)`` in dB, for a peak of 1; infinite where the two are equal."""
+    """Peak signal-to-noise ratio ``-10 log10 mean((a - b)^2)``, dB, for a peak of 1; infinite where both are equal."""
     error = mse_percent(image, reference) / 100
     return -10 * float(np.log10(error)) if error > 0 else float("inf")
 
@@ -73,9 +73,9 @@ def psnr(image: Float[ndarray, "*space"], reference: Float[ndarray, "*space"]) -
 def ssim(image: Float[ndarray, "*space"], reference: Float[ndarray, "*space"]) -> float:
     """Mean structural similarity for an intensity range of 1 (Wang et al., IEEE TIP 2004, doi:10.1109/TIP.2003.819861).
 
-    ``(2 mx my + c1)(2 sxy + c2) / ((mx^2 + my^2 + c1)(sx^2 + sy^2 + c2))`` with ``c1 = 0.01^2``, ``c2 = 0.03^2`` and moments
-    under a Gaussian window of 11 voxels a side, sigma 1.5, averaged over the windows that lie inside the grid. As MONAI's
-    ``SSIMMetric``.
+    ``(2 mx my + c1)(2 sxy + c2) / ((mx^2 + my^2 + c1)(sx^2 + sy^2 + c2))`` with ``c1 = 0.01^2``, ``c2 = 0.03^2`` and
+    moments under a Gaussian window of 11 voxels a side, sigma 1.5, averaged over the windows that lie inside the grid.
+    As MONAI's ``SSIMMetric``.
 
     Returns:
         At most 1; NaN where an axis is shorter than the window.
@@ -91,10 +91,8 @@ def ssim(image: Float[ndarray, "*space"], reference: Float[ndarray, "*space"]) -
     return float(np.mean(luminance * structure))
 
 
-def ncc(
-    image: Float[ndarray, "*space"], reference: Float[ndarray, "*space"], inside: Bool[ndarray, "*space"]
-) -> float:
-    """Pearson's correlation of the intensities of all voxels ``inside``, from -1 to 1; NaN where one of them is constant."""
+def ncc(image: Float[ndarray, "*space"], reference: Float[ndarray, "*space"], inside: Bool[ndarray, "*space"]) -> float:
+    """Pearson's correlation of the intensities of all voxels ``inside``, from -1 to 1; NaN where one is constant."""
     x, y = (values[inside].astype(np.float64) for values in (image, reference))
     if x.size == 0 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
@@ -102,7 +100,9 @@ def ncc(
 
 
 def folds_percent(displacement: Float[ndarray, "dim *space"]) -> float:
-    """Percentage of the grid's cells that fold: any corner's determinant not positive; see :func:`spatial.strict_jacobian`.
+    """Percentage of the grid's cells that fold: some corner's determinant is not positive.
+
+    See :func:`crossmorph.spatial.strict_jacobian`.
 
     Args:
         displacement: voxels, component ``k`` along array axis ``k``.
@@ -115,7 +115,7 @@ def folds_percent(displacement: Float[ndarray, "dim *space"]) -> float:
 
 
 def min_jacobian(displacement: Float[ndarray, "dim *space"]) -> float:
-    """The smallest determinant at any corner of any cell, 1 for no change of volume; arguments as :func:`folds_percent`."""
+    """The smallest determinant at any corner of any cell, 1 for no change; arguments as :func:`folds_percent`."""
     corners = strict_jacobian(_tensor(displacement))
     return float(corners.min()) if corners.numel() else float("nan")
 
@@ -140,7 +140,7 @@ def _p95_mm(surface: ndarray, other: ndarray, spacing: tuple[float, ...]) -> flo
 def _windowed(image: ndarray) -> ndarray:
     """Means under the Gaussian window, at the voxels where it lies inside the image."""
     inner = (slice(SSIM_RADIUS, -SSIM_RADIUS),) * image.ndim
-    return ndimage.gaussian_filter(image, SSIM_SIGMA, radius=SSIM_RADIUS)[inner]
+    return np.asarray(ndimage.gaussian_filter(image, SSIM_SIGMA, radius=SSIM_RADIUS)[inner])
 
 
 def _tensor(displacement: ndarray) -> torch.Tensor:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.image import atomic_output
+from crossmorph.files import atomic_output
 from crossmorph.grid import Grid, onto_grid
 from crossmorph.image import Image, scale_intensity
 from crossmorph.transform import Warp, resample, voxel_displacement

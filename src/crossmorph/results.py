@@ -41,16 +41,16 @@ class Statistic(NamedTuple):
     """One score of one method over the pairs where it is known.
 
     Attributes:
-        count: number of these pairs.
+        pairs: number of these pairs, n.
         mean: their mean.
-        sd: their standard deviation (n - 1); NaN for one pair, as is the interval.
-        low: lower end of the 95% confidence interval of the mean, ``mean - t sd / sqrt(n)``, Student's t with n - 1 degrees of
-            freedom, which takes the pairs as independent.
+        sd: their standard deviation (over n - 1); NaN for one pair, as is the interval.
+        low: lower end of the 95% confidence interval of the mean, ``mean - t sd / sqrt(n)`` with Student's t of n - 1
+            degrees of freedom, which takes the pairs as independent.
         high: its upper end.
         median: the median.
     """
 
-    count: int
+    pairs: int
     mean: float
     sd: float
     low: float
@@ -121,8 +121,9 @@ def _statistic(values: np.ndarray) -> Statistic:
     return Statistic(count, mean, sd, mean - half, mean + half, median)
 
 
-def _score_columns(rows: Sequence[Row]) -> list[str]:
-    labels = {name for row in rows for name in row.scores if name.startswith(LABEL)}
+def _score_columns(results: Sequence[Row] | Sequence[Summary]) -> list[str]:
+    """All columns of scores in the order of the file: the Dice of each label of any result stands behind the mean."""
+    labels = {name for result in results for name in result.scores if name.startswith(LABEL)}
     first, *others = SCORES
     return [first, *sorted(labels, key=lambda name: int(name.removeprefix(LABEL))), *others]
 
@@ -131,9 +132,9 @@ def caption(pairs_csv: str | Path, rows: Sequence[Row], model: str, threads: int
     """The line below a table: data, pairs, threads, model, hardware, and what its numbers are."""
     pairs = len({row.pair for row in rows})
     return (
-        f"Data: {pairs_csv}, {pairs} {'pair' if pairs == 1 else 'pairs'}. Model: {model}. {threads} CPU "
-        f"{'thread' if threads == 1 else 'threads'}, {processor()}. Mean ± standard deviation over pairs, [95% t interval "
-        "of the mean]; folds: mean (median); seconds: median of one registration."
+        f"Data: {pairs_csv}, {pairs} pair{'s'[: pairs != 1]}. Model: {model}. Hardware: {processor()}, {threads} "
+        f"thread{'s'[: threads != 1]}. Mean ± standard deviation over pairs, [95% t interval of the mean]; folds: mean "
+        "(median); seconds: median of one registration."
     )
 
 
@@ -154,11 +155,11 @@ def markdown_table(summaries: Sequence[Summary], caption: str = "") -> str:
         summaries: from :func:`summarise`.
         caption: a line to put below, from :func:`caption`.
     """
-    names = dict.fromkeys(name for summary in summaries for name in summary.scores)
+    names = [name for name in _score_columns(summaries) if any(name in summary.scores for summary in summaries)]
     failures = any(summary.failed for summary in summaries)
     table = [["method", *(["failed"] if failures else []), *(_heading(name) for name in names)]]
     for summary in summaries:
-        cells = [_cell(name, summary.scores[name]) if name in summary.scores else "–" for name in names]
+        cells = [_cell(name, summary.scores[name]) if name in summary.scores else "-" for name in names]
         table.append([summary.method, *([f"{summary.failed} of {summary.pairs}"] if failures else []), *cells])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

@@ -13,10 +13,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from crossmorph import spatial
-from crossmorph.checkpoint import Card, load_tensors, save_model, save_tensors, write_atomically
+from crossmorph.checkpoint import Card, load_tensors, save_model, save_tensors
 from crossmorph.config import TrainConfig, dump_config
 from crossmorph.data.dataset import Dataset, batch, load_dataset
 from crossmorph.errors import InputError
+from crossmorph.files import write_whole
 from crossmorph.hierarchy import STAGES, Hierarchy, Stage, chain
 from crossmorph.metrics import mean_dice
 from crossmorph.objective import Terms, Weights, coarse_terms, fine_terms, translation_terms
@@ -143,8 +144,8 @@ def _claim_folder(config: TrainConfig, resume: bool) -> str:
     if path.exists() and path.read_text() != resolved:
         return f"{path}: differs from the settings now given; a run is resumed with the settings it began with"
     config.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, resolved.encode())
-    write_atomically(config.output / "environment.json", json.dumps(environment(), indent=2).encode())
+    write_whole(path, resolved.encode())
+    write_whole(config.output / "environment.json", json.dumps(environment(), indent=2).encode())
     return ""
 
 

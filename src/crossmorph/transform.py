@@ -21,17 +21,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.image import (
-    Image,
-    atomic_output,
-    embed_affine,
-    itk_affine,
-    itk_reason,
-    lps_to_ras,
-    read_affine,
-    read_nifti,
-    readable,
-)
+from crossmorph.files import atomic_output, readable, suffix_of
+from crossmorph.image import Image
+from crossmorph.nifti import embed_affine, itk_affine, itk_reason, lps_to_ras, read_affine, read_nifti
 from crossmorph.spatial import Interpolation, Outside, sample
 
 TRANSFORM_SUFFIXES = (".h5", ".nii.gz", ".nii")
@@ -146,7 +138,7 @@ def write_transform(path: str | Path, warp: Warp) -> None:
             grid, which NIfTI cannot hold for ITK.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = suffix_of(path, TRANSFORM_SUFFIXES, "transform")
     if not np.isfinite(warp.displacement).all():
         raise InputError(f"{path}: the transform to write holds NaN or infinite displacements")
     lps = np.array(warp.displacement, np.float64)
@@ -169,16 +161,9 @@ def read_transform(path: str | Path) -> Warp:
         InputError: the file is missing, damaged, or not a transform with a displacement field.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = suffix_of(path, TRANSFORM_SUFFIXES, "transform")
     with readable(path):
         return _read_composite(path) if suffix == ".h5" else _read_nifti_warp(path)
-
-
-def _suffix(path: Path) -> str:
-    for suffix in TRANSFORM_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return suffix
-    raise InputError(f"{path}: unknown transform format, expected a name ending in {', '.join(TRANSFORM_SUFFIXES)}")
 
 
 def _matrix(affine: ndarray) -> ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from crossmorph.errors import InputError
+from crossmorph.files import atomic_output
 
 REQUIRED = ("moving", "fixed")
 OPTIONAL = ("moving_labels", "fixed_labels", "moving_same", "field")
@@ -76,15 +77,8 @@ def write_pairs(path: str | Path, pairs: Sequence[Pair]) -> None:
         [pair.name, *(_relative(path, number, column, getattr(pair, column)) for column in COLUMNS[1:])]
         for number, pair in enumerate(pairs, start=1)
     ]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; expected a file that can be written") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_output(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
 
 def _read_rows(path: Path) -> list[list[str]]:

@@ -271,7 +271,7 @@ def _write_field(path: Path, u: np.ndarray, affine: np.ndarray) -> None:
 
 
 def _write_nifti(path: Path, data: np.ndarray, affine: np.ndarray, slope: float = 1.0, intent: str = "none") -> None:
-    """Write stored values; `nib.save` would put the time of day into the gzip header."""
+    """Write stored values as they are, and no time of day into the gzip header: the same values, the same bytes."""
     header = nib.Nifti1Header()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)

@@ -1,0 +1,132 @@
+"""Files of any kind: whole or not at all, no temporary file left, errors that name the file."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from crossmorph.errors import InputError
+from crossmorph.files import atomic_output, readable, suffix_of, write_whole
+
+
+def test_what_is_written_replaces_the_old_file_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with path.open() as reader:  # replaced, not overwritten: who reads the old file goes on reading it
+        with atomic_output(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, InputError])
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error, match="stop"), atomic_output(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error("stop")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_systems_errors_in_writing_name_the_wanted_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"a\.txt: cannot be written \(No space left on device\)"),
+        atomic_output(tmp_path / "a.txt"),
+    ):
+        raise OSError(28, "No space left on device")
+    with (
+        pytest.raises(InputError, match=r"a\.txt: cannot be written \(No such file or directory\)"),
+        atomic_output(tmp_path / "a.txt") as temporary,
+    ):
+        temporary.unlink()
+    assert not list(tmp_path.iterdir())
+
+
+def test_impossible_targets_are_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "missing" / "a.txt", "missing does not exist"),
+        (tmp_path / "file" / "a.txt", "file does not exist"),
+        (tmp_path, "is a folder, expected a file name"),
+    ):
+        with pytest.raises(InputError, match=reason) as caught, atomic_output(path):
+            pytest.fail("the block was entered")
+        assert str(caught.value).startswith(str(path))
+
+    def deny(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", deny)
+    with pytest.raises(InputError, match=r"cannot be written \(Permission denied\)"), atomic_output(tmp_path / "a.txt"):
+        pytest.fail("the block was entered")
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "sub-01.T2w.png", "a.b.c.h5", ".hidden.csv", "bare"])
+def test_the_temporary_file_is_a_sibling_with_the_same_suffix(tmp_path: Path, name: str) -> None:
+    with atomic_output(tmp_path / name) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name != name
+        assert temporary.name.startswith(".")
+        assert temporary.suffix == Path(name).suffix
+        assert temporary.name.endswith(".nii.gz") == name.endswith(".nii.gz")
+
+
+def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with atomic_output(path) as first, atomic_output(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    with atomic_output(path) as outer, atomic_output(outer) as inner:
+        inner.write_text("inner")
+    assert path.read_text() == "inner"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append(("fsync", os.fstat(number).st_size)), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append(("replace", 0)), replace(*paths)))
+    write_whole(tmp_path / "a.txt", b"12345")
+    assert done == [("fsync", 5), ("replace", 0)]
+
+
+def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    write_whole(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_write_whole_keeps_every_byte(tmp_path: Path) -> None:
+    content = bytes(range(256)) + b"\r\n\n"
+    write_whole(tmp_path / "a.bin", content)
+    assert (tmp_path / "a.bin").read_bytes() == content
+    write_whole(tmp_path / "a.bin", b"")
+    assert (tmp_path / "a.bin").read_bytes() == b""
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "full").write_text("content")
+    for name, reason in (("missing", "cannot be read .No such file"), ("empty", "0 bytes"), ("", "is a folder")):
+        with pytest.raises(InputError, match=reason) as caught, readable(tmp_path / name):
+            pytest.fail("the block was entered")
+        assert str(caught.value).startswith(str(tmp_path / name))
+    with pytest.raises(InputError, match=r"full: cannot be read \(Input/output error\)"), readable(tmp_path / "full"):
+        raise OSError(5, "Input/output error")
+    with pytest.raises(KeyError), readable(tmp_path / "full"):
+        raise KeyError
+
+
+def test_suffixes() -> None:
+    suffixes = (".nii.gz", ".nii", ".png")
+    assert suffix_of(Path("a.nii.gz"), suffixes, "image") == ".nii.gz"
+    assert suffix_of(Path("a.b.NII"), suffixes, "image") == ".nii"
+    for name in ("a.gz", "nii", "a.png.txt", "png/a"):
+        with pytest.raises(InputError, match=r"unknown image format, expected .* \.nii\.gz, \.nii, \.png"):
+            suffix_of(Path(name), suffixes, "image")

@@ -165,7 +165,7 @@ def test_local_correlation_is_scipys(shape: tuple[int, ...], window: int) -> Non
     varying, constant = images(shape)
     expected = []
     for i, j in zip(varying.numpy()[:, 0], constant.numpy()[:, 0], strict=True):
-        size = window**i.ndim
+        size = box(np.ones_like(i), window)
         cross = box(i * j, window) - box(i, window) * box(j, window) / size
         var_i, var_j = (box(x * x, window) - box(x, window) ** 2 / size for x in (i, j))
         expected.append((cross**2 / (var_i * var_j + 1e-5)).mean())
@@ -175,11 +175,14 @@ def test_local_correlation_is_scipys(shape: tuple[int, ...], window: int) -> Non
 
 
 def test_local_correlation_by_hand() -> None:
-    """One voxel of 2 and one of 3, side by side: in each of their six windows, cross = -2 * 3 / 9 and so on."""
+    """One voxel of 2 and one of 3, side by side, seen by windows of n voxels: cross = -2 * 3 / n and so on.
+
+    Of the six windows that see both, the two in the middle row hold 9 voxels and the other four 6.
+    """
     varying, constant = torch.zeros(1, 1, 3, 4, dtype=torch.float64), torch.zeros(1, 1, 3, 4, dtype=torch.float64)
     varying[0, 0, 1, 1], constant[0, 0, 1, 2] = 2, 3
-    cross, var_i, var_j = -6 / 9, 4 - 4 / 9, 9 - 9 / 9
-    near(similarity.ncc(varying, constant, 3), [6 / 12 * cross**2 / (var_i * var_j + 1e-5)])
+    of = {n: (6 / n) ** 2 / ((4 - 4 / n) * (9 - 9 / n) + 1e-5) for n in (6, 9)}
+    near(similarity.ncc(varying, constant, 3), [(2 * of[9] + 4 * of[6]) / 12])
 
 
 @dimensions

@@ -44,7 +44,7 @@ def test_training_for_seconds_raises_dice(smoke, tmp_path):
     document = copy.deepcopy(smoke) | {"output": str(tmp_path / "run"), "log_every": 5}
     document["stages"] = {
         "coarse": {"iterations": 160, "learning_rate": 2e-3},
-        "translation": {"iterations": 70, "learning_rate": 4e-3},
+        "translation": {"iterations": 150, "learning_rate": 4e-3},
         "fine": {"iterations": 20, "learning_rate": 1e-3},
     }
     config = TrainConfig.model_validate(document)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crossmorph.command import LabelFiles
 
 BAD_INPUT, FAILED = 2, 3
+METHODS = "none,affine,syn,coarse,crossmorph,oracle"
 
 app = typer.Typer(
     help="Register medical images of different modality: coarse registration, translation, fine registration.",
@@ -129,7 +130,7 @@ def train(
 def evaluate(
     pairs: Annotated[Path, typer.Argument(help="pairs.csv of a dataset.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV, a row per pair and method.")],
-    methods: Annotated[str, typer.Option(help="Comma-separated; also syn-tuned.")] = "none,affine,syn,coarse,crossmorph,oracle",
+    methods: Annotated[str, typer.Option(help="Comma-separated; also syn-tuned.")] = METHODS,
     model: Annotated[str, typer.Option(help="Name of a shipped model, or a folder that train wrote.")] = DEFAULT_MODEL,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every method.")] = 1,
 ) -> None:
@@ -164,7 +165,7 @@ def show_model(name: Annotated[str, typer.Argument(help="Shipped name, or folder
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pictures and transforms.")] = Path("demo"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for all files.")] = Path("demo"),
 ) -> None:
     """Register a real T1w slice and a simulated T2w partner; print the numbers, draw the picture."""
     from crossmorph.demo import run_demo

@@ -1,5 +1,6 @@
 """`register` from files to files: nothing is written until everything is computed, and then all of it appears."""
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,14 +10,23 @@ from typing import Any, NamedTuple
 import torch
 
 from crossmorph import DEFAULT_MODEL
-from crossmorph.checkpoint import load_model
+from crossmorph.checkpoint import Model, load_model
 from crossmorph.errors import InputError
-from crossmorph.files import atomic_output
-from crossmorph.image import Image, read_image, write_image
+from crossmorph.files import atomic_output, suffix_of
+from crossmorph.image import IMAGE_SUFFIXES, Image, read_image, write_image
 from crossmorph.quality import Flag, judge, measure
 from crossmorph.register import Registered, Start, register_images
-from crossmorph.report import write_picture
-from crossmorph.transform import resample, write_transform
+from crossmorph.report import PICTURE_SUFFIXES, write_picture
+from crossmorph.transform import TRANSFORM_SUFFIXES, resample, write_transform
+
+SUFFIXES = {
+    "moved": ("image", IMAGE_SUFFIXES),
+    "transform": ("transform", TRANSFORM_SUFFIXES),
+    "inverse": ("transform", TRANSFORM_SUFFIXES),
+    "translated": ("image", IMAGE_SUFFIXES),
+    "labels": ("image", IMAGE_SUFFIXES),
+    "report": ("picture", PICTURE_SUFFIXES),
+}
 
 
 class LabelFiles(NamedTuple):
@@ -47,7 +57,11 @@ class Outputs(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What `register` did."""
+    """What `register` did.
+
+    ``unit`` is that of the lengths in ``quality``; ``ants`` the `antsApplyTransforms` call that makes the same moved
+    image, None without a transform; ``ants_caution`` what is to be known before using it.
+    """
 
     moving: Path
     fixed: Path
@@ -55,8 +69,10 @@ class Done(NamedTuple):
     outputs: Outputs
     seconds: float
     quality: dict[str, float]
+    unit: str
     flags: list[Flag]
     ants: str | None
+    ants_caution: str | None
 
     @property
     def failed(self) -> bool:
@@ -70,8 +86,10 @@ class Done(NamedTuple):
             "outputs": [{"kind": kind, "path": str(path)} for kind, path in self.outputs.files()],
             "seconds": self.seconds,
             "quality": self.quality,
+            "unit": self.unit,
             "flags": [flag._asdict() for flag in self.flags],
             "ants": self.ants,
+            "ants_caution": self.ants_caution,
         }
 
     def as_text(self) -> str:
@@ -81,6 +99,8 @@ class Done(NamedTuple):
         lines += [f"  wrote   {path} ({kind})" for kind, path in self.outputs.files()]
         if self.ants:
             lines.append(f"  the same with ANTs: {self.ants}")
+        if self.ants_caution:
+            lines.append(f"  caution: {self.ants_caution}")
         return "\n".join(lines)
 
 
@@ -102,60 +122,89 @@ def register_files(
         model: a shipped model's name, or a folder that `train` wrote.
         start: see :func:`crossmorph.register.register_images`.
         device: a torch device, or ``auto``: CUDA where there is one, else the CPU.
-        threads: of the CPU; None leaves torch's choice.
+        threads: of the CPU, for the whole process; None leaves them as they are.
 
     Raises:
         InputError: an input that cannot be used, or an output that cannot be written. No output file is left then.
     """
-    _check_targets([moving, fixed, *(files.source for files in outputs.labels)], outputs)
+    images = {path: read_image(path) for path in (moving, fixed)}
+    labels = {path: read_image(path, labels=True) for path in dict.fromkeys(files.source for files in outputs.labels)}
+    for path, image in labels.items():
+        if image.dim != images[moving].dim:
+            raise InputError(f"{path}: labels are {image.dim}-D, shape {image.shape}; the moving image is not")
+    _check_targets([moving, fixed, *labels], outputs)
+    loaded = load_model(model, _device(device))
     if threads:
         torch.set_num_threads(threads)
-    images = {path: read_image(path) for path in (moving, fixed)}
-    labels = [(files, read_image(files.source, labels=True)) for files in outputs.labels]
-    loaded = load_model(model, _device(device))
     with ExitStack() as stack:
-        # Claimed before the work and renamed at its end: an unwritable target costs no time, and a failure leaves none.
+        # Claimed before the work and renamed at its end: an unwritable target costs no time, a failure leaves none.
         targets = {path: stack.enter_context(atomic_output(path)) for _, path in outputs.files()}
         began = time.perf_counter()
-        done = register_images(images[moving], images[fixed], loaded, start)
+        done = _register(moving, fixed, images, loaded, start)
         seconds = time.perf_counter() - began
-        staged = outputs._replace(
-            **{name: targets[path] for name, path in outputs.files() if name != "labels"},
-            labels=tuple(LabelFiles(files.source, targets[files.target]) for files in outputs.labels),
-        )
-        _write(staged, images[moving], images[fixed], done, [image for _, image in labels], f"{moving.name} to {fixed.name}")
-    quality = measure(done)
-    return Done(
-        moving, fixed, loaded.card.name, outputs, seconds, quality, judge(quality), _ants_line(moving, fixed, outputs)
-    )
+        quality = measure(done)
+        _write(outputs, targets, images[moving], images[fixed], done, labels)
+        if outputs.report:
+            title = f"{moving.name} to {fixed.name}"
+            write_picture(targets[outputs.report], images[moving], images[fixed], done.warp, done.translated, title)
+    unit = "mm" if images[fixed].physical else "pixels"
+    ants, caution = _ants(moving, fixed, outputs, images)
+    return Done(moving, fixed, loaded.card.name, outputs, seconds, quality, unit, judge(quality, unit), ants, caution)
+
+
+def _register(moving: Path, fixed: Path, images: dict[Path, Image], model: Model, start: Start) -> Registered:
+    try:
+        return register_images(images[moving], images[fixed], model, start)
+    except InputError as error:
+        raise InputError(f"{moving} to {fixed}: {error}") from error
 
 
 def _write(
-    staged: Outputs, moving: Image, fixed: Image, done: Registered, labels: list[Image], title: str
+    outputs: Outputs,
+    targets: dict[Path, Path],
+    moving: Image,
+    fixed: Image,
+    done: Registered,
+    labels: dict[Path, Image],
 ) -> None:
-    header = fixed.header
-    moved = resample(moving, done.warp)
-    write_image(staged.moved, Image(moved.data, fixed.affine, fixed.physical, header))
-    if staged.transform:
-        write_transform(staged.transform, done.warp)
-    if staged.inverse:
-        write_transform(staged.inverse, done.inverse)
-    if staged.translated:
-        write_image(staged.translated, done.translated)
-    for files, image in zip(staged.labels, labels, strict=True):
-        moved_labels = resample(image, done.warp, "nearest")
-        write_image(files.target, Image(moved_labels.data, fixed.affine, fixed.physical, header))
-    if staged.report:
-        write_picture(staged.report, moving, fixed, done.warp, done.translated, title)
+    """Write images and transforms to the claimed files, under whose wanted names errors speak."""
+
+    def on_fixed(image: Image) -> Image:
+        return Image(image.data, fixed.affine, fixed.physical, fixed.header)
+
+    try:
+        write_image(targets[outputs.moved], on_fixed(resample(moving, done.warp)))
+        if outputs.transform:
+            write_transform(targets[outputs.transform], done.warp)
+        if outputs.inverse:
+            write_transform(targets[outputs.inverse], done.inverse)
+        if outputs.translated:
+            write_image(targets[outputs.translated], _storable(done.translated, outputs.translated))
+        for files in outputs.labels:
+            write_image(targets[files.target], on_fixed(resample(labels[files.source], done.warp, "nearest")))
+    except InputError as error:
+        message = str(error)
+        for wanted, temporary in targets.items():
+            message = message.replace(str(temporary), str(wanted))
+        raise InputError(message) from error
+
+
+def _storable(translated: Image, path: Path) -> Image:
+    """The translation, which strays a little beyond [0, 1], as PNG can hold it."""
+    if path.suffix.lower() != ".png":
+        return translated
+    return Image(translated.data.clip(0, 1), translated.affine, translated.physical)
 
 
 def _check_targets(inputs: list[Path], outputs: Outputs) -> None:
-    """No output may be an input or another output."""
+    """No output may be an input or another output, and every name must end in a format."""
     seen = {path.resolve(): f"the input {path}" for path in inputs}
     for kind, path in outputs.files():
+        what, suffixes = SUFFIXES[kind]
+        suffix_of(path, suffixes, what)
         if path.resolve() in seen:
             raise InputError(f"{path}: wanted as {kind}, but is also {seen[path.resolve()]}; expected another name")
-        seen[path.resolve()] = kind
+        seen[path.resolve()] = f"wanted as {kind}"
 
 
 def _device(name: str) -> torch.device:
@@ -163,14 +212,21 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
     return device
 
 
-def _ants_line(moving: Path, fixed: Path, outputs: Outputs) -> str | None:
-    """The `antsApplyTransforms` call that makes the same moved image from the written transform."""
+def _ants(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Image]) -> tuple[str | None, str | None]:
+    """The `antsApplyTransforms` call that makes the same moved image from the written transform, and a caution."""
     if outputs.transform is None:
-        return None
-    return f"antsApplyTransforms -d 2 -i {moving} -r {fixed} -o {outputs.moved} -t {outputs.transform} -n Linear"
+        return None, None
+    files = {"-i": moving, "-r": fixed, "-o": outputs.moved, "-t": outputs.transform}
+    words = ["antsApplyTransforms", "-d", "2", *(str(word) for pair in files.items() for word in pair), "-n", "Linear"]
+    # ITK's own 2-D reader, see crossmorph.nifti.
+    slices = [str(path) for path, image in images.items() if image.header and len(image.header.get_data_shape()) > 2]
+    caution = (
+        f"-d 2 ignores the axis directions of files stored (X, Y, 1), here {', '.join(slices)}" if slices else None
+    )
+    return shlex.join(words), caution

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from crossmorph.command import Done, LabelFiles, Outputs, register_files
 from crossmorph.data import phantom, simulation
-from crossmorph.grid import Grid, onto_grid
-from crossmorph.image import Image, read_image, write_image
+from crossmorph.errors import InputError
+from crossmorph.image import Image, write_image
 from crossmorph.metrics import dice, endpoint_error_mm, folds_percent, hd95_mm
 from crossmorph.transform import (
     Warp,
@@ -54,14 +54,14 @@ def demo_pair() -> DemoPair:
     fractions = phantom.tissue_slice(LEVEL)
     affine = _in_plane(phantom.slice_affine(LEVEL))
     deformation = simulation.random_deformation(rng, fractions.shape[1:])
-    deformed = phantom.warp_fractions(fractions, deformation)
+    deformed = simulation.warp_fractions(fractions, deformation)
     truth = from_voxel_displacement(simulation.true_field(deformation, np.zeros_like(deformation)), affine)
-    labels = Image(phantom.tissue_labels(fractions).astype(np.int32), affine)
+    labels = Image(simulation.tissue_labels(fractions).astype(np.int32), affine)
     still = resample_warp(Warp(np.zeros_like(deformation), affine), fixed.affine, fixed.shape)
     return DemoPair(
         moving=Image(simulation.simulate(deformed, "t2", rng), affine),
         fixed=fixed,
-        moving_labels=Image(phantom.tissue_labels(deformed).astype(np.int32), affine),
+        moving_labels=Image(simulation.tissue_labels(deformed).astype(np.int32), affine),
         fixed_labels=Image(resample(labels, still, "nearest").data, fixed.affine),
         truth=resample_warp(truth, fixed.affine, fixed.shape),
     )
@@ -72,8 +72,14 @@ def run_demo(output: Path) -> Done:
 
     Args:
         output: folder for all files; made if missing.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: the folder cannot be made ({error.strerror})") from error
     pair = demo_pair()
     files = {name: output / f"{name}.nii.gz" for name in ("moving", "fixed", "moving_labels", "fixed_labels")}
     for name, path in files.items():
@@ -93,7 +99,9 @@ def run_demo(output: Path) -> Done:
 
 def _in_plane(affine: np.ndarray) -> np.ndarray:
     """The x and y part of an axial volume's affine."""
-    return np.asarray(affine, np.float64)[np.ix_([0, 1, 3], [0, 1, 3])]
+    rows = [0, 1, 3]
+    plane: np.ndarray = np.asarray(affine, np.float64)[np.ix_(rows, rows)]
+    return plane
 
 
 class _Scores(NamedTuple):
@@ -130,8 +138,8 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
     table.add_row("seconds (first call)", "", f"{done.seconds:.2f}", "")
     console = Console()
     console.print(
-        "Fixed: a real T1w slice (ICBM152 2009a, the average of 152 people). Moving: a T2w slice of the same level that the\n"
-        "simulator made from the template's tissue maps and deformed by a known field, so that the error can be measured.",
+        "Fixed: a real T1w slice (ICBM152 2009a, the average of 152 people). Moving: a T2w slice of the same level,\n"
+        "simulated from the template's tissue maps and deformed by a known field, so that the error can be measured.",
         soft_wrap=True,
     )
     console.print(table)

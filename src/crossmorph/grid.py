@@ -54,7 +54,7 @@ def working_grid(fixed: Image, spacing: float, size: int, divisor: int) -> Grid:
         fixed: the image to cover.
         spacing: of the model, millimetres.
         size: voxels of the longest side that the model was trained on.
-        divisor: every side of the grid is a multiple of this.
+        divisor: every side of the grid is a multiple of this, and at least twice it.
 
     Raises:
         InputError: the grid would hold more than 2^23 voxels.
@@ -63,7 +63,7 @@ def working_grid(fixed: Image, spacing: float, size: int, divisor: int) -> Grid:
         spacing = max(fixed.shape) * fixed.spacing[0] / size
     extent = np.abs(centred_grid(fixed, 1.0, fixed.shape).affine[:-1, :-1].T @ fixed.affine[:-1, :-1]) @ fixed.shape
     # A hair is forgiven, so that a 192 mm image at 1.5 mm is 128 voxels and not 144.
-    shape = tuple(int(np.ceil(side / spacing / divisor - 1e-3)) * divisor for side in extent)
+    shape = tuple(max(2, int(np.ceil(side / spacing / divisor - 1e-3))) * divisor for side in extent)
     if np.prod(shape, dtype=float) > LARGEST_GRID:
         sides = " x ".join(f"{side:.0f}" for side in extent)
         raise InputError(

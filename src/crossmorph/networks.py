@@ -4,13 +4,14 @@ A network that registers is ``(fixed, moving) -> velocity`` on the grid of half 
 the hierarchy integrates it. Inputs may have several channels.
 """
 
+import math
 from itertools import product
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from crossmorph import spatial
@@ -23,9 +24,15 @@ class UNetSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["unet"] = "unet"
-    encoder: tuple[int, ...] = (16, 32, 32, 32)
-    decoder: tuple[int, ...] = (32, 32, 32, 32)
-    final: tuple[int, ...] = (32, 16, 16)
+    encoder: tuple[PositiveInt, ...] = Field(default=(16, 32, 32, 32), min_length=1)
+    decoder: tuple[PositiveInt, ...] = (32, 32, 32, 32)
+    final: tuple[PositiveInt, ...] = (32, 16, 16)
+
+    @model_validator(mode="after")
+    def _as_many_up_as_down(self) -> "UNetSpec":
+        if len(self.decoder) != len(self.encoder):
+            raise ValueError(f"{len(self.decoder)} decoder widths for {len(self.encoder)} encoder widths, expected as many")
+        return self
 
 
 class PyramidSpec(BaseModel):
@@ -38,10 +45,20 @@ class PyramidSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["pyramid"] = "pyramid"
-    features: tuple[int, ...] = (24, 32, 48, 48)
-    hidden: tuple[int, ...] = (32, 48, 64, 64)
-    radius: tuple[int, ...] = (2, 2, 3, 3)
+    features: tuple[PositiveInt, ...] = Field(default=(24, 32, 48, 48), min_length=1)
+    hidden: tuple[NonNegativeInt, ...] = (32, 48, 64, 64)
+    radius: tuple[PositiveInt, ...] = (2, 2, 3, 3)
     control_spacing: float = Field(default=8.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_entry_a_level(self) -> "PyramidSpec":
+        lengths = [len(widths) for widths in (self.features, self.hidden, self.radius)]
+        if len(set(lengths)) > 1 or not self.hidden[-1]:
+            raise ValueError(
+                f"features, hidden and radius have {lengths} entries and hidden ends in {self.hidden[-1:]}; "
+                "expected one entry a level in each, and an estimator at the coarsest"
+            )
+        return self
 
 
 def convolution(dim: int, channels_in: int, channels_out: int, stride: int = 1) -> nn.Module:
@@ -187,6 +204,8 @@ class Pyramid(nn.Module):
     ) -> Float[Tensor, "batch dim *half"]:
         """Velocity at half resolution, in voxels of that grid. ValueError where a side is no multiple of ``divisor``."""
         check_divisible(fixed, self.divisor)
+        if math.prod(fixed.shape[2:]) == self.divisor ** (fixed.ndim - 2):
+            raise ValueError(f"image of {tuple(fixed.shape[2:])} voxels, expected more: its coarsest level is a single one")
         pyramid = list(zip(self.encode_fixed(fixed), self.encode_moving(moving), strict=True))
         dim = fixed.ndim - 2
         velocity = fixed.new_zeros((fixed.shape[0], dim, *[2] * dim))
@@ -202,8 +221,11 @@ class Pyramid(nn.Module):
 
 
 def normalise(features: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *space"]:
-    """Each channel of each image to mean 0 and variance 1 over space, so that correlations compare across levels."""
-    return F.instance_norm(features, eps=1e-4)
+    """Each channel of each image to mean 0 and variance 1 over space, so that correlations compare across levels.
+
+    Contiguous, whatever the layout of the features: correlating shifted copies is several times faster so.
+    """
+    return F.instance_norm(features, eps=1e-4).contiguous()
 
 
 def check_divisible(image: Tensor, divisor: int) -> None:

@@ -26,9 +26,10 @@ def measure(registered: Registered) -> dict[str, float]:
     """Numbers of a registration, all on the working grid.
 
     Returns:
-        ``overlap`` (fraction of the fixed field of view covered at the start); ``mi_before``, ``mi_coarse``, ``mi_final``
-        (mutual information of the images, nats); ``folds_percent`` and ``min_jacobian`` (strict);
-        ``inverse_consistency`` (99th percentile of ``|phi(phi^-1(p)) - p|`` over the image, millimetres, pixels for PNG).
+        ``overlap`` (fraction of the fixed field of view covered at the start); ``mi_before``, ``mi_coarse``,
+        ``mi_final`` (mutual information of the images, nats); ``folds_percent`` and ``min_jacobian`` (strict);
+        ``inverse_consistency`` (99th percentile of ``|phi(phi^-1(p)) - p|`` over the grid) and ``working_spacing`` of
+        that grid, both in the fixed image's unit: millimetres, or pixels where it has none (PNG).
     """
     moving, fixed, result = registered.moving, registered.fixed, registered.result
     coarse, final = (spatial.warp(moving, flow.displacement) for flow in (result.coarse, result.final))
@@ -48,15 +49,21 @@ def measure(registered: Registered) -> dict[str, float]:
     }
 
 
-def judge(quality: dict[str, float]) -> list[Flag]:
-    """Flags of the numbers of :func:`measure`; the thresholds are the constants of this module."""
-    gain = quality["mi_final"] - quality["mi_before"]
+def judge(quality: dict[str, float], unit: str = "mm") -> list[Flag]:
+    """Flags of the numbers of :func:`measure`; the thresholds are the constants of this module.
+
+    Args:
+        quality: the numbers.
+        unit: of lengths, for the sentences.
+    """
+    # Written so that NaN fails.
+    worse = not quality["mi_final"] >= quality["mi_before"]
     flags = [
         Flag(
             "agreement",
-            "failed" if gain < 0 else "ok",
+            "failed" if worse else "ok",
             f"Mutual information went from {quality['mi_before']:.3f} to {quality['mi_final']:.3f} nats"
-            + ("; the images agree less than before: check that they show the same anatomy." if gain < 0 else "."),
+            + ("; the images agree less than before: check that they show the same anatomy." if worse else "."),
         ),
         Flag(
             "folding",
@@ -67,9 +74,11 @@ def judge(quality: dict[str, float]) -> list[Flag]:
     ]
     limit = LARGEST_INCONSISTENCY * quality["working_spacing"]
     if quality["inverse_consistency"] > limit:
-        sentence = f"Forward and inverse disagree by {quality['inverse_consistency']:.2f} (expected below {limit:.2f})."
+        error = f"{quality['inverse_consistency']:.2f} {unit}"
+        sentence = f"Forward and inverse disagree by {error} (expected below {limit:.2f})."
         flags.append(Flag("inverse", "warning", sentence))
     if quality["overlap"] < SMALL_OVERLAP:
-        sentence = f"The images overlap by {quality['overlap']:.0%} only; if their positions are wrong try --init centers."
+        covered = f"{quality['overlap']:.0%}"
+        sentence = f"The images overlap by {covered} only; if their positions are wrong try --init centers."
         flags.append(Flag("overlap", "warning", sentence))
     return flags

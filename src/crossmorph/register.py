@@ -26,7 +26,8 @@ class Registered(NamedTuple):
         warp: final field on the fixed image's grid: ``moved(x) = moving(x + d(x))``.
         inverse: its inverse on the moving image's grid.
         coarse: the first stage's field alone, on the fixed image's grid.
-        translated: the moving image in the fixed image's modality, on its own grid, in units of ``scale_intensity(fixed)``.
+        translated: the moving image in the fixed image's modality, on its own grid, in units of
+            ``scale_intensity(fixed)``.
         overlap: fraction of the fixed field of view that the moving image covered at the start.
         moving: the moving image as the networks saw it, ``(1, 1, *working)``, in [0, 1].
         fixed: the fixed image as the networks saw it.
@@ -103,7 +104,9 @@ def prepare(moving: Image, fixed: Image, model: Model, start: Start = "none") ->
     dim = card.hierarchy.dim
     for role, image in (("moving", moving), ("fixed", fixed)):
         if image.dim != dim:
-            raise InputError(f"the {role} image is {image.dim}-D, shape {image.shape}; model {card.name} registers {dim}-D images")
+            raise InputError(
+                f"the {role} image is {image.dim}-D, shape {image.shape}; model {card.name} registers {dim}-D images"
+            )
     offset = centre(moving) - centre(fixed) if start == "centers" else np.zeros(dim)
     affine = moving.affine.copy()
     affine[:dim, dim] -= offset
@@ -134,10 +137,8 @@ def _on_fixed(displacement: Tensor, prepared: Prepared, fixed: Image) -> Warp:
 
 def _translated(mask: Tensor, prepared: Prepared, moving: Image) -> Image:
     """``T = M + Mask`` at the moving image's own resolution: only the mask comes from the working grid."""
-    on_moving = onto_grid(
-        Image(mask[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical), Grid(prepared.placed.affine, moving.shape)
-    )
-    data = scale_intensity(moving.data).data + on_moving.data
+    added = Image(mask[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical)
+    data = scale_intensity(moving.data).data + onto_grid(added, Grid(prepared.placed.affine, moving.shape)).data
     return Image(data, moving.affine, moving.physical, moving.header)
 
 

@@ -3,24 +3,28 @@
 from pathlib import Path
 
 import matplotlib
+import nibabel
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from crossmorph.errors import InputError
-from crossmorph.files import atomic_output
+from crossmorph.files import atomic_output, suffix_of
 from crossmorph.grid import Grid, onto_grid
 from crossmorph.image import Image, scale_intensity
 from crossmorph.transform import Warp, resample, voxel_displacement
 
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+UNDATED = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}  # the same picture is the same bytes
 TILES = 8  # fields of a checkerboard along the longer side
 GRID_LINES = 24
 
 
 def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translated: Image, title: str) -> None:
     """Draw a 2-D registration: the images, checkerboards before and after, the warped grid and the displacement.
+
+    All panels show the fixed image's grid, hung as a radiograph: the patient's left on the right, anterior up.
 
     Args:
         path: ``.png``, ``.pdf`` or ``.svg``; appears whole.
@@ -33,8 +37,11 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
     Raises:
         InputError: another suffix, or a folder that cannot be written.
     """
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise InputError(f"{path}: unknown picture format, expected a name ending in .png, .pdf or .svg")
+    suffix = suffix_of(path, PICTURE_SUFFIXES, "picture")
+    turn, affine = _hang(fixed)
+    fixed = Image(nibabel.apply_orientation(fixed.data, turn), affine, fixed.physical)
+    by_voxel = nibabel.apply_orientation(np.moveaxis(warp.displacement, 0, -1), turn)
+    warp = Warp(np.moveaxis(by_voxel, -1, 0), affine)
     before = onto_grid(moving, Grid(fixed.affine, fixed.shape))
     moved, moved_translation = resample(moving, warp), resample(translated, warp)
     reference = scale_intensity(fixed.data).data
@@ -53,9 +60,10 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
     for axis, (name, panel) in zip(axes, panels.items(), strict=False):
         _show(axis, panel, fixed, name)
     _draw_grid(axes[-1], warp, fixed)
-    figure.suptitle(title)
+    # A file name is not mathematics, whatever dollar signs it holds.
+    figure.suptitle(title, parse_math=False)
     with atomic_output(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "crossmorph"}):
-        figure.savefig(temporary, dpi=100)
+        figure.savefig(temporary, dpi=100, metadata=UNDATED.get(suffix))
 
 
 def _unit(image: Image) -> ndarray:
@@ -71,22 +79,19 @@ def _checkerboard(first: ndarray, second: ndarray) -> ndarray:
     return np.where(odd, second, first)
 
 
+def _hang(image: Image) -> tuple[ndarray, ndarray]:
+    """How to turn an image's axes (nibabel's orientation) to run left and posterior, and the affine they then have."""
+    embedded = np.eye(4)
+    embedded[:2, :2] = image.affine[:2, :2]
+    codes = nibabel.orientations.axcodes2ornt(("L", "P", "S"))
+    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(embedded), codes)[:2]
+    return turn, image.affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape)
+
+
 def _show(axis: Axes, panel: ndarray, like: Image, name: str) -> None:
-    """An array (x, y) as a radiograph hangs: anterior up, the world's axes where the affine puts them."""
     axis.imshow(panel.T, cmap="gray", vmin=0, vmax=1, aspect=like.spacing[1] / like.spacing[0])
-    _orient(axis, like)
     axis.set_title(name)
     axis.set_axis_off()
-
-
-def _orient(axis: Axes, like: Image) -> None:
-    """Image axes so that, on the page, right is the patient's left and up is anterior."""
-    right, up = (int(np.argmax(np.abs(like.affine[world, :2]))) for world in (0, 1))
-    width, height = like.shape[0] - 0.5, like.shape[1] - 0.5
-    if right == 0 and up == 1:
-        grows_left = like.affine[0, 0] < 0
-        axis.set_xlim((-0.5, width) if grows_left else (width, -0.5))
-        axis.set_ylim((-0.5, height) if like.affine[1, 1] > 0 else (height, -0.5))
 
 
 def _draw_grid(axis: Axes, warp: Warp, fixed: Image) -> None:
@@ -100,7 +105,9 @@ def _draw_grid(axis: Axes, warp: Warp, fixed: Image) -> None:
         axis.plot(*points[:, i, :], color="white", linewidth=0.6)
     for j in range(0, warp.shape[1], step):
         axis.plot(*points[:, :, j], color="white", linewidth=0.6)
-    _orient(axis, fixed)
+    # Lines that look beyond the image must not shrink it.
+    axis.set_xlim(-0.5, warp.shape[0] - 0.5)
+    axis.set_ylim(warp.shape[1] - 0.5, -0.5)
     axis.set_axis_off()
     axis.set_title(f"warped grid, displacement in {'mm' if fixed.physical else 'pixels'}")
     axis.figure.colorbar(picture, ax=axis, shrink=0.8)

@@ -15,7 +15,7 @@ PACKAGES = ("crossmorph", "torch", "numpy", "lightning-fabric", "nibabel", "Simp
 
 
 class RunLog:
-    """Numbers of one run, a row each, in ``metrics.csv`` and in TensorBoard's files; rows after a restart replace old ones."""
+    """Numbers of one run, in ``metrics.csv`` (a row each) and for TensorBoard; a restart replaces rows."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
         """Continue the folder's log at an iteration counted over all stages, dropping what was logged beyond it."""
@@ -24,7 +24,8 @@ class RunLog:
         if path.exists():
             with path.open(newline="") as stream:
                 # A killed run can leave a torn last line.
-                kept = [row for row in csv.reader(stream) if len(row) == 4 and row[0].isdigit() and int(row[0]) <= iteration]
+                whole = [row for row in csv.reader(stream) if len(row) == len(COLUMNS) and row[0].isdigit()]
+                kept = [row for row in whole if int(row[0]) <= iteration]
         self._stream = path.open("w", newline="")
         self._rows = csv.writer(self._stream)
         self._rows.writerows([COLUMNS, *kept])
@@ -48,9 +49,16 @@ class RunLog:
 
 def progress_bar(visible: bool) -> Progress:
     """A bar with time left on standard error; silent where that is not a terminal or not this process' task."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
     console = Console(stderr=True)
-    return Progress(*columns, console=console, disable=not (visible and console.is_terminal))
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (visible and console.is_terminal),
+    )
 
 
 def environment() -> dict[str, str]:

@@ -23,7 +23,8 @@ def joint_histogram(
 
     Mattes et al., IEEE TMI 2003, doi:10.1109/TMI.2003.809072. Values outside [0, 1] count as the nearer end (where their
     gradient is zero). Each voxel touches four bins, and the sum runs in one fixed order, so the
-    bits do not depend on the number of threads (on the CPU).
+    bits do not depend on the number of threads (on the CPU). It runs in float64: a bin that holds most of a volume is
+    too large for float32 to add single voxels to.
     """
     batch = varying.shape[0]
     # Cubic splines reach one bin below and two above, hence the margin of 1 and 2 bins.
@@ -35,13 +36,13 @@ def joint_histogram(
     row = row + bins * torch.arange(batch, device=row.device)[:, None]
     index = row * bins + first.long() - 1
     index = torch.stack([index, index + 1, index + 2, index + 3])
-    counts = torch.zeros(batch * bins * bins, dtype=varying.dtype, device=varying.device)
-    counts = counts.index_add(0, index.flatten(), weights.flatten())
-    return counts.view(batch, bins, bins) / t.shape[1]
+    counts = torch.zeros(batch * bins * bins, dtype=torch.float64, device=varying.device)
+    counts = counts.index_add(0, index.flatten(), weights.flatten().double())
+    return (counts / t.shape[1]).to(varying.dtype).view(batch, bins, bins)
 
 
 def entropy(probabilities: Float[Tensor, "batch *bins"]) -> Float[Tensor, " batch"]:
-    """``-sum p log p`` in nats. An empty bin counts nothing and passes no gradient."""
+    """``-sum p log p`` in nats; an empty bin counts nothing."""
     p = probabilities.flatten(1)
     return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(1)
 
@@ -58,15 +59,18 @@ def nmi(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch
     Studholme et al., Pattern Recognition 1999, doi:10.1016/S0031-3203(98)00091-0.
     """
     joint = joint_histogram(varying, constant)
-    floor = 1e-5  # both images in one bin: 0/0, which stands for no shared information
-    return (entropy(joint.sum(1)) + entropy(joint.sum(2)) + floor) / (entropy(joint) + floor)
+    # The cubic windows spread even a constant image over three bins, so the joint entropy is never 0.
+    return (entropy(joint.sum(1)) + entropy(joint.sum(2))) / entropy(joint)
 
 
 def box_sum(image: Float[Tensor, "batch channel *space"], window: int) -> Float[Tensor, "batch channel *space"]:
-    """Sum over a centred cube of ``window`` (odd) voxels a side; nothing outside the image."""
-    pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
-    total = pool(image, window, stride=1, padding=window // 2, count_include_pad=True)
-    return total * window ** (image.ndim - 2)
+    """Sum over a centred cube of ``window`` (odd) voxels a side; nothing outside the image. One axis after the other."""
+    for axis in range(2, image.ndim):
+        size = image.shape[axis]
+        padding = [0, 0] * (image.ndim - 1 - axis) + [window // 2] * 2
+        padded = F.pad(image, padding)
+        image = torch.stack([padded.narrow(axis, offset, size) for offset in range(window)]).sum(0)
+    return image
 
 
 def ncc(
@@ -75,9 +79,10 @@ def ncc(
     """Mean squared local correlation, ``cross^2 / (var_I var_J + 1e-5)`` over cubes of ``window`` voxels.
 
     As in VoxelMorph (Balakrishnan et al., IEEE TMI 2019, doi:10.1109/TMI.2019.2897538). ``cross`` keeps its sign until
-    it is squared: T1w and T2w correlate negatively, and that counts as alike.
+    it is squared: T1w and T2w correlate negatively, and that counts as alike. At the border a cube ends with the image
+    (VoxelMorph counts zeros outside, which makes the borders of two flat images look alike).
     """
-    size = window ** (varying.ndim - 2)
+    size = box_sum(torch.ones_like(varying[:1]), window)
     moments = [varying, constant, varying * varying, constant * constant, varying * constant]
     i, j, ii, jj, ij = box_sum(torch.cat(moments, dim=1), window).split(1, dim=1)
     cross = ij - i * j / size

@@ -6,12 +6,15 @@ array axis ``k``; voxel centres sit at integer coordinates. A transform is a pul
 This is the only module that calls ``grid_sample``. Nothing here imports anything of ours.
 """
 
+from functools import cache
 from itertools import product
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float64
+from numpy import ndarray
 from torch import Tensor
 
 Interpolation = Literal["linear", "nearest"]
@@ -66,7 +69,7 @@ def sample(
     # With align_corners=False a centre p lies at (2p + 1)/n - 1, which is defined for axes of one voxel too.
     # grid_sample counts components from the last axis.
     last = coordinates.movedim(1, -1)
-    normalised = ((2 * last + 1) / size - 1).flip(-1)
+    normalised = torch.addcmul(1 / size - 1, last, 2 / size).flip(-1)
     sampled = F.grid_sample(
         image,
         normalised.to(image.dtype),
@@ -108,9 +111,11 @@ def integrate(velocity: Float[Tensor, "batch dim *space"], steps: int = 7) -> Fl
         velocity: voxels per unit of time.
         steps: number of squarings.
     """
+    grid = identity_grid(tuple(velocity.shape[2:]), velocity.dtype, velocity.device)
     displacement = velocity / 2**steps
     for _ in range(steps):
-        displacement = compose(displacement, displacement)
+        # compose(displacement, displacement), with one grid for all steps
+        displacement = displacement + sample(displacement, grid + displacement)
     return displacement
 
 
@@ -126,11 +131,13 @@ def invert(displacement: Float[Tensor, "batch dim *space"], iterations: int = 50
         tolerance: a largest residual in voxels below which it stops early.
     """
     inverse = -displacement
+    active = torch.ones(len(displacement), dtype=torch.bool, device=displacement.device)
     for _ in range(iterations):
         update = -warp(displacement, inverse)
-        change = (update - inverse).detach().abs().max()
-        inverse = update
-        if change < tolerance / 4:
+        change = (update - inverse).detach().abs().flatten(1).amax(1)
+        inverse = torch.where(active.view(-1, *[1] * (displacement.ndim - 1)), update, inverse)
+        active = active & (change >= tolerance / 4)
+        if not active.any():
             break
     error = torch.linalg.vector_norm(compose(displacement, inverse), dim=1)
     return Inverse(inverse, error.flatten(1).amax(1))
@@ -153,9 +160,7 @@ def resize(displacement: Float[Tensor, "batch dim *space"], shape: tuple[int, ..
     return resize_image(displacement, shape) * scale.view(1, -1, *[1] * len(shape))
 
 
-def bspline_basis(
-    size: int, spacing: float, dtype: torch.dtype = torch.float32, device: torch.device | None = None
-) -> Float[Tensor, "size controls"]:
+def bspline_basis(size: int, spacing: float) -> Float64[ndarray, "size controls"]:
     """Values of the cubic B-splines of a control grid at the voxel centres of one axis; each row sums to 1.
 
     ``B[p, c] = beta3((p - x_c) / spacing)`` with controls ``spacing`` voxels apart, placed symmetrically about the
@@ -163,14 +168,21 @@ def bspline_basis(
     doi:10.1109/42.796284).
     """
     centre = (size - 1) / 2
-    half = int((centre / spacing) + 1) + 1
-    position = torch.arange(size, dtype=dtype, device=device)[:, None]
-    control = centre + spacing * torch.arange(-half, half + 1, dtype=dtype, device=device)
-    distance = ((position - control) / spacing).abs()
+    half = int(centre / spacing + 1) + 1
+    position = np.arange(size)[:, None]
+    control = centre + spacing * np.arange(-half, half + 1)
+    distance = np.abs(position - control) / spacing
     near = 2 / 3 - distance**2 + distance**3 / 2
-    far = (2 - distance).clamp_min(0) ** 3 / 6
-    basis = torch.where(distance < 1, near, far)
+    far = np.maximum(2 - distance, 0) ** 3 / 6
+    basis = np.where(distance < 1, near, far)
     return basis[:, basis.sum(0) > 0]
+
+
+@cache
+def _bspline_smoother(size: int, spacing: float) -> Float64[ndarray, "size size"]:
+    """The matrix of :func:`bspline_smooth` along one axis. In NumPy, since a tensor made while inferring cannot learn."""
+    basis = bspline_basis(size, spacing)
+    return np.ascontiguousarray(basis @ (basis / basis.sum(0)).T)
 
 
 def bspline_smooth(field: Float[Tensor, "batch channel *space"], spacing: float) -> Float[Tensor, "batch channel *space"]:
@@ -180,9 +192,8 @@ def bspline_smooth(field: Float[Tensor, "batch channel *space"], spacing: float)
     ``spacing`` voxels between control points, so that nothing finer than them is left.
     """
     for axis in range(2, field.ndim):
-        basis = bspline_basis(field.shape[axis], spacing, field.dtype, field.device)
-        operator = basis @ (basis / basis.sum(0)).T
-        field = (field.movedim(axis, -1) @ operator.T).movedim(-1, axis)
+        smoother = torch.as_tensor(_bspline_smoother(field.shape[axis], spacing)).to(field)
+        field = (field.movedim(axis, -1) @ smoother.T).movedim(-1, axis)
     return field
 
 

@@ -169,7 +169,7 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
         terms = loss_of(*_share(run, position.stage, step))
         total = torch.stack(terms).sum()
         # At every iteration and before the gradient: sampling at coordinates that are not numbers can end the process.
-        if not math.isfinite(float(fabric.all_reduce(total.detach()))):
+        if not torch.isfinite(torch.as_tensor(fabric.all_reduce(total.detach()))):
             raise _divergence(stage, offset + step, terms)
         optimizer.zero_grad()
         fabric.backward(total)
@@ -211,7 +211,7 @@ def _divergence(stage: Stage, iteration: int, terms: Terms) -> TrainingDiverged:
 
 def _record(run: Run, iteration: int, stage: Stage, terms: Terms, rate: float) -> None:
     """Log the terms, averaged over processes."""
-    values = {name: float(run.fabric.all_reduce(value.detach())) for name, value in terms._asdict().items()}
+    values = {name: float(torch.as_tensor(run.fabric.all_reduce(value.detach()))) for name, value in terms._asdict().items()}
     _log(run, iteration, stage, {**values, "total": sum(values.values()), "learning_rate": rate})
 
 

@@ -115,6 +115,8 @@ def resample_warp(warp: Warp, affine: Float[ndarray, "n n"], shape: tuple[int, .
         affine: voxel index to RAS millimetres of the new grid.
         shape: shape of the new grid.
     """
+    if warp.shape == tuple(shape) and np.array_equal(warp.affine, affine):
+        return warp
     coordinates = _indices(warp.affine, _grid_points(affine, shape))
     return Warp(_sample(warp.displacement, coordinates, "linear", "edge"), np.asarray(affine, np.float64))
 

@@ -58,7 +58,12 @@ def test_bad_settings_are_named(override, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "not YAML"), (b"- 1", "expected a mapping"), (b"\xff\xfe\x00", "cannot read|not YAML"), (b"", "expected a mapping")],
+    [
+        (b"a: [", "not YAML"),
+        (b"- 1", "expected a mapping"),
+        (b"\xff\xfe\x00", "cannot read|not YAML"),
+        (b"", "expected a mapping"),
+    ],
 )
 def test_bad_files_are_named(tmp_path, content, message):
     path = tmp_path / "bad.yaml"

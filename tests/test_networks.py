@@ -275,7 +275,9 @@ def test_specifications_refuse_what_they_do_not_know(model: type[BaseModel], giv
         model(**given)
 
 
-@pytest.mark.parametrize("given", [{"hidden": (4,)}, {"radius": (1, 1, 1)}, {"features": ()}, {"hidden": (4, 0)}, {"radius": (1, 0)}])
+@pytest.mark.parametrize(
+    "given", [{"hidden": (4,)}, {"radius": (1, 1, 1)}, {"features": ()}, {"hidden": (4, 0)}, {"radius": (1, 0)}]
+)
 def test_levels_must_agree(given: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(ValidationError, match=next(iter(given))):
         PyramidSpec(**{"features": (4, 4), "hidden": (4, 4), "radius": (1, 1)} | given)

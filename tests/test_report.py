@@ -68,7 +68,9 @@ def pixels(path: Path, drawing: Drawing) -> ndarray:
         return np.asarray(picture.convert("L")).astype(int)
 
 
-@pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml"), ("PNG", b"\x89PNG")])
+@pytest.mark.parametrize(
+    ("suffix", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml"), ("PNG", b"\x89PNG")]
+)
 def test_a_picture_is_written_whole(tmp_path, drawing, suffix, begins):
     path = tmp_path / f"look.{suffix}"
     write_picture(path, *drawing, "cost $5 to $9_x.nii")
@@ -97,7 +99,7 @@ def test_storage_does_not_show(tmp_path, drawing, flips, swap):
 
 def capture(monkeypatch: pytest.MonkeyPatch, path: Path, drawing: Drawing) -> Figure:
     seen = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: seen.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: seen.append(self))
     write_picture(path, *drawing, "a pair")
     return seen[0]
 
@@ -156,5 +158,5 @@ def test_other_formats_are_refused(tmp_path, drawing, name):
 
 
 def test_a_missing_folder_is_named(tmp_path, drawing):
-    with pytest.raises(InputError, match="the folder .*nowhere does not exist"):
+    with pytest.raises(InputError, match=r"the folder .*nowhere does not exist"):
         write_picture(tmp_path / "nowhere" / "look.png", *drawing, "a pair")

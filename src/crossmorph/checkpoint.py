@@ -137,5 +137,5 @@ def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") ->
     hierarchy = hierarchy.to(device)
     if card.hierarchy.dim == 2:
         # The layout that CPU convolutions work in: a tenth off the time of a pair. Not measured in 3-D.
-        hierarchy = hierarchy.to(memory_format=torch.channels_last)
+        hierarchy = hierarchy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(hierarchy.eval().requires_grad_(False), card)

@@ -116,13 +116,13 @@ def train(
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from crossmorph.config import load_config
-    from crossmorph.training import TrainingDiverged
+    from crossmorph.training import TrainingDivergedError
     from crossmorph.training import train as run
 
     try:
         weights = run(load_config(config, set_), resume)
         rank_zero_only(print)(f"wrote {weights}")
-    except TrainingDiverged as error:
+    except TrainingDivergedError as error:
         _fail(str(error), FAILED)
 
 

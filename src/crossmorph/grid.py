@@ -30,18 +30,7 @@ def centred_grid(image: Image, spacing: float, shape: tuple[int, ...]) -> Grid:
         spacing: of the grid, millimetres.
         shape: voxels of the grid along right, anterior (and superior).
     """
-    dim = image.dim
-    directions = image.affine[:dim, :dim] / np.array(image.spacing)
-    embedded = np.eye(4)
-    embedded[:dim, :dim] = directions
-    order = nibabel.orientations.io_orientation(embedded)[:dim]
-    canonical = np.empty_like(directions)
-    for axis, (world, flip) in enumerate(order):
-        canonical[:, int(world)] = directions[:, axis] * flip
-    affine = np.eye(dim + 1)
-    affine[:dim, :dim] = canonical * spacing
-    affine[:dim, dim] = centre(image) - affine[:dim, :dim] @ ((np.array(shape) - 1) / 2)
-    return Grid(affine, shape)
+    return _grid_about(centre(image), _canonical_directions(image), spacing, shape)
 
 
 def working_grid(fixed: Image, spacing: float, size: int, divisor: int) -> Grid:
@@ -61,7 +50,8 @@ def working_grid(fixed: Image, spacing: float, size: int, divisor: int) -> Grid:
     """
     if not fixed.physical:
         spacing = max(fixed.shape) * fixed.spacing[0] / size
-    extent = np.abs(centred_grid(fixed, 1.0, fixed.shape).affine[:-1, :-1].T @ fixed.affine[:-1, :-1]) @ fixed.shape
+    directions = _canonical_directions(fixed)
+    extent = np.abs(directions.T @ fixed.affine[:-1, :-1]) @ fixed.shape
     # A hair is forgiven, so that a 192 mm image at 1.5 mm is 128 voxels and not 144.
     shape = tuple(max(2, int(np.ceil(side / spacing / divisor - 1e-3))) * divisor for side in extent)
     if np.prod(shape, dtype=float) > LARGEST_GRID:
@@ -70,7 +60,7 @@ def working_grid(fixed: Image, spacing: float, size: int, divisor: int) -> Grid:
             f"the fixed image covers {sides} mm, {' x '.join(map(str, shape))} voxels at the model's {spacing:g} mm; "
             f"expected at most {LARGEST_GRID} voxels: crop it, or correct its spacing"
         )
-    return centred_grid(fixed, spacing, shape)
+    return _grid_about(centre(fixed), directions, spacing, shape)
 
 
 def onto_grid(image: Image, grid: Grid) -> Image:
@@ -91,3 +81,23 @@ def centre(image: Image) -> Float[ndarray, " dim"]:
     """The middle of the image's field of view, RAS millimetres."""
     middle: ndarray = image.affine[:-1, :-1] @ ((np.array(image.shape) - 1) / 2) + image.affine[:-1, -1]
     return middle
+
+
+def _canonical_directions(image: Image) -> ndarray:
+    """Unit vectors of the image's axes as columns, reordered and turned to lie nearest to right, anterior, superior."""
+    dim = image.dim
+    directions = image.affine[:dim, :dim] / np.array(image.spacing)
+    embedded = np.eye(4)
+    embedded[:dim, :dim] = directions
+    canonical = np.empty_like(directions)
+    for axis, (world, flip) in enumerate(nibabel.orientations.io_orientation(embedded)[:dim]):
+        canonical[:, int(world)] = directions[:, axis] * flip
+    return canonical
+
+
+def _grid_about(middle: ndarray, directions: ndarray, spacing: float, shape: tuple[int, ...]) -> Grid:
+    dim = len(shape)
+    affine = np.eye(dim + 1)
+    affine[:dim, :dim] = directions * spacing
+    affine[:dim, dim] = middle - affine[:dim, :dim] @ ((np.array(shape) - 1) / 2)
+    return Grid(affine, shape)

@@ -100,7 +100,7 @@ class Hierarchy(nn.Module):
         return self.flow(self.fine(fixed, both), moving)
 
     def flow(self, velocity: Tensor, like: Tensor) -> Flow:
-        """The flow of a stationary velocity field at the resolution of ``like``, and its inverse, the flow of ``-v``."""
+        """The flow of a stationary velocity at the resolution of ``like``, and its inverse, the flow of ``-v``."""
         both = torch.cat([velocity, -velocity])
         displacement = spatial.resize(spatial.integrate(both, self.spec.integration_steps), tuple(like.shape[2:]))
         return Flow(*displacement.chunk(2))
@@ -108,6 +108,4 @@ class Hierarchy(nn.Module):
 
 def chain(coarse: Flow, fine: Flow) -> Flow:
     """``phi0 o phi1`` with its inverse ``phi1^-1 o phi0^-1``."""
-    return Flow(
-        spatial.compose(coarse.displacement, fine.displacement), spatial.compose(fine.inverse, coarse.inverse)
-    )
+    return Flow(spatial.compose(coarse.displacement, fine.displacement), spatial.compose(fine.inverse, coarse.inverse))

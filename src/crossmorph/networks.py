@@ -31,7 +31,9 @@ class UNetSpec(BaseModel):
     @model_validator(mode="after")
     def _as_many_up_as_down(self) -> "UNetSpec":
         if len(self.decoder) != len(self.encoder):
-            raise ValueError(f"{len(self.decoder)} decoder widths for {len(self.encoder)} encoder widths, expected as many")
+            raise ValueError(
+                f"{len(self.decoder)} decoder widths for {len(self.encoder)} encoder widths, expected as many"
+            )
         return self
 
 
@@ -72,7 +74,7 @@ def activated(dim: int, channels_in: int, channels_out: int, stride: int = 1) ->
 
 
 def small_output(dim: int, channels_in: int, channels_out: int, spread: float = 1e-5) -> nn.Module:
-    """A last convolution that starts near zero: weights N(0, spread), no bias, so that training starts at the identity."""
+    """A last convolution with weights N(0, spread) and no bias, so that training starts near the identity."""
     layer = convolution(dim, channels_in, channels_out)
     nn.init.normal_(layer.weight, std=spread)  # type: ignore[arg-type]
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -80,9 +82,9 @@ def small_output(dim: int, channels_in: int, channels_out: int, spread: float = 
 
 
 class UNet(nn.Module):
-    """U-Net of Balakrishnan et al. (IEEE TMI 2019, doi:10.1109/TMI.2019.2897538), one strided convolution a
-    level on the way down, one convolution and a nearest-neighbour upsampling on the way up.
+    """U-Net of Balakrishnan et al. (IEEE TMI 2019, doi:10.1109/TMI.2019.2897538).
 
+    One strided convolution a level on the way down, one convolution and a nearest-neighbour upsampling on the way up.
     ``(batch, channels_in, *space) -> (batch, channels_out, *space)``; every side of ``space`` a multiple of
     ``divisor``.
     """
@@ -202,10 +204,12 @@ class Pyramid(nn.Module):
     def forward(
         self, fixed: Float[Tensor, "batch cf *space"], moving: Float[Tensor, "batch cm *space"]
     ) -> Float[Tensor, "batch dim *half"]:
-        """Velocity at half resolution, in voxels of that grid. ValueError where a side is no multiple of ``divisor``."""
+        """Velocity at half resolution, in its voxels. ValueError where a side is no multiple of ``divisor``."""
         check_divisible(fixed, self.divisor)
         if math.prod(fixed.shape[2:]) == self.divisor ** (fixed.ndim - 2):
-            raise ValueError(f"image of {tuple(fixed.shape[2:])} voxels, expected more: its coarsest level is a single one")
+            raise ValueError(
+                f"image of {tuple(fixed.shape[2:])} voxels, expected more: its coarsest level is a single one"
+            )
         pyramid = list(zip(self.encode_fixed(fixed), self.encode_moving(moving), strict=True))
         dim = fixed.ndim - 2
         velocity = fixed.new_zeros((fixed.shape[0], dim, *[2] * dim))

@@ -72,9 +72,7 @@ def stretch(image: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, "batch 1 *s
     return (image - low) / (high - low).clamp_min(1e-6)
 
 
-def coarse_terms(
-    moving: Tensor, fixed: Tensor, coarse: Flow, similarity: Similarity, weights: Weights
-) -> CoarseTerms:
+def coarse_terms(moving: Tensor, fixed: Tensor, coarse: Flow, similarity: Similarity, weights: Weights) -> CoarseTerms:
     """``a1 smooth(phi0) - b1 sim(M o phi0, F) - b1 sim(F o phi0^-1, M)``."""
     forward = similarity(spatial.warp(moving, coarse.displacement), fixed).mean()
     backward = similarity(spatial.warp(fixed, coarse.inverse), moving).mean()

@@ -1,8 +1,8 @@
 """Similarity of two images, one number a pair: mutual information, NCC, gradient orientation, squared error.
 
 Every function takes ``(varying, constant)``, two tensors ``(batch, 1, *space)`` in [0, 1], and returns ``(batch,)``;
-larger means more alike except for :func:`mse`. Gradients flow into ``varying``; ``constant`` is the image of the term that no
-network changes. Nothing here imports anything of ours.
+larger means more alike except for :func:`mse`. Gradients flow into ``varying``; ``constant`` is the image of the term
+that no network changes. Nothing here imports anything of ours.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def joint_histogram(
 ) -> Float[Tensor, "batch bins_constant bins_varying"]:
     """Joint probabilities by Parzen windows of order 0 on ``constant`` and cubic B-splines on ``varying``.
 
-    Mattes et al., IEEE TMI 2003, doi:10.1109/TMI.2003.809072. Values outside [0, 1] count as the nearer end (where their
-    gradient is zero). Each voxel touches four bins, and the sum runs in one fixed order, so the
+    Mattes et al., IEEE TMI 2003, doi:10.1109/TMI.2003.809072. Values outside [0, 1] count as the nearer end (where
+    their gradient is zero). Each voxel touches four bins, and the sum runs in one fixed order, so the
     bits do not depend on the number of threads (on the CPU). It runs in float64: a bin that holds most of a volume is
     too large for float32 to add single voxels to.
     """
@@ -64,7 +64,7 @@ def nmi(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch
 
 
 def box_sum(image: Float[Tensor, "batch channel *space"], window: int) -> Float[Tensor, "batch channel *space"]:
-    """Sum over a centred cube of ``window`` (odd) voxels a side; nothing outside the image. One axis after the other."""
+    """Sum over a centred cube of ``window`` (odd) voxels a side, nothing outside the image; axis by axis."""
     for axis in range(2, image.ndim):
         size = image.shape[axis]
         padding = [0, 0] * (image.ndim - 1 - axis) + [window // 2] * 2

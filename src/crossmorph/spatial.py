@@ -120,10 +120,10 @@ def integrate(velocity: Float[Tensor, "batch dim *space"], steps: int = 7) -> Fl
 
 
 def invert(displacement: Float[Tensor, "batch dim *space"], iterations: int = 50, tolerance: float = 1e-3) -> Inverse:
-    """The inverse of any field by the fixed point ``v <- -u(p + v)`` (Chen et al., Med. Phys. 2008, doi:10.1118/1.2816107).
+    """The inverse of any field by the fixed point ``v <- -u(p + v)``.
 
-    Converges where ``u`` is a contraction; the residual says how well it did, so that a caller need not trust it.
-    Differentiable by unrolling.
+    Chen et al., Med. Phys. 2008, doi:10.1118/1.2816107. Converges where ``u`` is a contraction; the residual says how
+    well it did, so that a caller need not trust it. Differentiable by unrolling.
 
     Args:
         displacement: the field to invert, voxels.
@@ -180,12 +180,14 @@ def bspline_basis(size: int, spacing: float) -> Float64[ndarray, "size controls"
 
 @cache
 def _bspline_smoother(size: int, spacing: float) -> Float64[ndarray, "size size"]:
-    """The matrix of :func:`bspline_smooth` along one axis. In NumPy, since a tensor made while inferring cannot learn."""
+    """Matrix of :func:`bspline_smooth` along one axis. In NumPy: a tensor made while inferring cannot learn."""
     basis = bspline_basis(size, spacing)
     return np.ascontiguousarray(basis @ (basis / basis.sum(0)).T)
 
 
-def bspline_smooth(field: Float[Tensor, "batch channel *space"], spacing: float) -> Float[Tensor, "batch channel *space"]:
+def bspline_smooth(
+    field: Float[Tensor, "batch channel *space"], spacing: float
+) -> Float[Tensor, "batch channel *space"]:
     """The field as cubic B-splines whose coefficients are its own B-spline-weighted local means.
 
     ``c = (B' f) / (B' 1)``, ``f_smooth = B c`` along each axis: a quasi-interpolant that keeps constants and has

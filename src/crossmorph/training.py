@@ -27,7 +27,7 @@ from crossmorph.similarity import SIMILARITIES, Similarity, mse
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """The loss is no longer a number; the message says where and which terms."""
 
 
@@ -77,8 +77,9 @@ class Run:
 def train(config: TrainConfig, resume: bool = False) -> Path:
     """Train a hierarchy and write its weights and card into ``config.output``.
 
-    The same configuration gives the same weights, whether or not the run was interrupted (on a CPU, with the same number
-    of threads): batches depend on the seed and the iteration alone, and a checkpoint holds weights, optimiser and position.
+    The same configuration gives the same weights, whether or not the run was interrupted (on a CPU, with the same
+    number of threads): batches depend on the seed and the iteration alone, and a checkpoint holds weights, optimiser
+    and position.
 
     Args:
         config: what to train, on what, for how long.
@@ -89,7 +90,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
 
     Raises:
         InputError: the data cannot be used, or the folder holds a run and ``resume`` is false or the settings differ.
-        TrainingDiverged: the loss became NaN or infinite.
+        TrainingDivergedError: the loss became NaN or infinite.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -100,7 +101,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     torch.manual_seed(config.seed)
     hierarchy = Hierarchy(config.hierarchy)
     data, validation = (
-        load_dataset(path, config.data.spacing, config.data.shape) for path in (config.data.train, config.data.validation)
+        load_dataset(path, config.data.spacing, config.data.shape)
+        for path in (config.data.train, config.data.validation)
     )
     start, moments = _restore(config.output / CHECKPOINT, hierarchy)
     hierarchy.to(fabric.device)
@@ -201,9 +203,9 @@ def _decay(config: TrainConfig, progress: float) -> float:
     return (1 + math.cos(math.pi * progress)) / 2 if config.schedule == "cosine" else 1.0
 
 
-def _divergence(stage: Stage, iteration: int, terms: Terms) -> TrainingDiverged:
+def _divergence(stage: Stage, iteration: int, terms: Terms) -> TrainingDivergedError:
     named = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms._asdict().items())
-    return TrainingDiverged(
+    return TrainingDivergedError(
         f"stage {stage} diverged after {iteration} iterations of the run ({named}); the last checkpoint is sound: "
         "lower the learning rate or raise the smoothness weight and begin again"
     )
@@ -211,7 +213,9 @@ def _divergence(stage: Stage, iteration: int, terms: Terms) -> TrainingDiverged:
 
 def _record(run: Run, iteration: int, stage: Stage, terms: Terms, rate: float) -> None:
     """Log the terms, averaged over processes."""
-    values = {name: float(torch.as_tensor(run.fabric.all_reduce(value.detach()))) for name, value in terms._asdict().items()}
+    values = {
+        name: float(torch.as_tensor(run.fabric.all_reduce(value.detach()))) for name, value in terms._asdict().items()
+    }
     _log(run, iteration, stage, {**values, "total": sum(values.values()), "learning_rate": rate})
 
 
@@ -225,8 +229,8 @@ def validate(run: Run, stage: Stage) -> dict[str, float]:
     """Scores on the validation pairs at the end of a stage: mean Dice of the field, PSNR-like error of the translation.
 
     Returns:
-        ``dice_coarse`` and, from the fine stage on, ``dice_final`` (0-1, where the pairs have labels); from the translation
-        stage on ``translation_mse``, the squared difference of the moved translation and the fixed image.
+        ``dice_coarse`` and, from the fine stage on, ``dice_final`` (0-1, where the pairs have labels); from the
+        translation stage on ``translation_mse``, the squared difference of the moved translation and the fixed image.
     """
     hierarchy, data = run.hierarchy.eval(), run.validation
     scores: dict[str, list[float]] = {}

@@ -37,8 +37,8 @@ class Dataset(NamedTuple):
 def load_dataset(path: Path, spacing: float, shape: tuple[int, ...]) -> Dataset:
     """Read a list of pairs onto grids of one shape and spacing, each about its fixed image's centre.
 
-    Pairs that share a moving image share its grid only where their fixed images lie in one place; where they do not, the
-    moving image is held once for each.
+    Pairs that share a moving image share its tensor only where their fixed images lie in one place; where they do not,
+    the moving image is held once for each.
 
     Raises:
         InputError: a file of the list cannot be used, or has another number of axes than the grid.
@@ -50,7 +50,9 @@ def load_dataset(path: Path, spacing: float, shape: tuple[int, ...]) -> Dataset:
         if pair.fixed not in fixed:
             image = read_image(pair.fixed)
             if image.dim != len(shape):
-                raise InputError(f"{pair.fixed}: {image.dim}-D image, expected {len(shape)}-D for a grid of {shape} voxels")
+                raise InputError(
+                    f"{pair.fixed}: {image.dim}-D image, expected {len(shape)}-D for a grid of {shape} voxels"
+                )
             fixed[pair.fixed] = (len(fixed), centred_grid(image, spacing, shape), pair)
         grid = fixed[pair.fixed][1]
         key = (pair.moving, np.round(grid.affine, 6).tobytes())
@@ -89,8 +91,8 @@ def batch(
 ) -> tuple[Float[Tensor, "batch 1 *space"], Float[Tensor, "batch 1 *space"]]:
     """Samples ``first`` to ``first + count - 1`` of the endless, shuffled, augmented stream of one stage.
 
-    A sample depends on ``(seed, stage, its number)`` alone: not on the batch it falls in, nor on which process draws it,
-    nor on whether the run was interrupted before it.
+    A sample depends on ``(seed, stage, its number)`` alone: not on the batch it falls in, nor on which process draws
+    it, nor on whether the run was interrupted before it.
     """
     length = len(data.pairs)
     samples = []

@@ -1,0 +1,306 @@
+"""The command line: what the user can mend is one line and code 2, and nothing is left behind or touched."""
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import command
+
+from crossmorph import cli
+from crossmorph.data.pairs import Pair, read_pairs
+from crossmorph.hierarchy import Flow, Hierarchy
+from crossmorph.image import Image, read_image, write_image
+
+
+@pytest.fixture(scope="module")
+def pair(phantom) -> Pair:
+    return read_pairs(phantom / "test" / "pairs.csv")[0]
+
+
+class Result:
+    """What a call of the command line printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def crossmorph(monkeypatch, capsys) -> Callable[..., Result]:
+    """The command line, in this process."""
+
+    def call(*words: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["crossmorph", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def nifti(path: Path, data: np.ndarray) -> None:
+    nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), np.diag([1.5, 1.5, 1.5, 1.0])), path)
+
+
+def spoilt(value: float) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        data = np.random.default_rng(0).random((32, 32))
+        data[3, 4] = value
+        nifti(path, data)
+
+    return write
+
+
+def truncated(path: Path) -> None:
+    nifti(path, np.random.default_rng(0).random((64, 64)))
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def elsewhere(path: Path) -> None:
+    affine = np.diag([1.5, 1.5, 1.0])
+    affine[:2, 2] = 80, 60
+    write_image(path, Image(np.random.default_rng(0).random((100, 100), np.float32), affine))
+
+
+BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing.nii.gz": (lambda _: None, "cannot be read (No such file"),
+    "text.nii.gz": (lambda path: path.write_text("not an image"), "is not gzip-compressed"),
+    "text.nii": (lambda path: path.write_text("not an image"), "is not a NIfTI file"),
+    "text.png": (lambda path: path.write_text("not an image"), "is not a PNG file"),
+    "gzipped-text.nii.gz": (lambda path: path.write_bytes(gzip.compress(b"text")), "is not a NIfTI file"),
+    "truncated.nii.gz": (truncated, "is truncated"),
+    "nan.nii.gz": (spoilt(np.nan), "1 of 1024 voxels are NaN or infinite"),
+    "inf.nii.gz": (spoilt(np.inf), "1 of 1024 voxels are NaN or infinite"),
+    "constant.nii.gz": (lambda path: nifti(path, np.full((32, 32), 4.0)), "every voxel is 4"),
+    "empty.nii.gz": (lambda path: path.touch(), "is empty"),
+    "folder.nii.gz": (lambda path: path.mkdir(), "is a folder"),
+    "volume.nii.gz": (lambda path: nifti(path, np.random.rand(9, 8, 7)), "image is 3-D, shape (9, 8, 7)"),
+    "series.nii.gz": (lambda path: nifti(path, np.random.rand(9, 8, 7, 2)), "has shape (9, 8, 7, 2)"),
+    "colour.png": (lambda path: PIL.Image.new("RGB", (32, 32), "red").save(path), "holds colour"),
+    "image.jpg": (lambda path: path.write_bytes(b"1"), "unknown image format"),
+    "elsewhere.nii.gz": (elsewhere, "--init centers"),
+}
+
+
+@pytest.mark.parametrize("role", ["moving", "fixed"])
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images_are_one_line_and_leave_nothing(tmp_path, pair, crossmorph, role, name):
+    write, reason = BAD_IMAGES[name]
+    write(tmp_path / name)
+    good = tmp_path / "good.nii.gz"
+    good.write_bytes(pair.moving.read_bytes())
+    before = contents(tmp_path)
+    images = [tmp_path / name, good] if role == "moving" else [good, tmp_path / name]
+    result = crossmorph("register", *images, "-o", tmp_path / "moved.nii.gz", "-t", tmp_path / "t.h5", "--json")
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("crossmorph: ")
+    assert result.err.count("\n") == 1
+    assert result.err.endswith("\n")
+    assert str(tmp_path / name) in result.err
+    assert reason in result.err
+    assert contents(tmp_path) == before
+
+
+BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
+    "missing folder": (["-o", "nowhere/moved.nii.gz"], "nowhere/moved.nii.gz: the folder nowhere does not exist"),
+    "suffix": (["-o", "moved.mha"], "moved.mha: unknown image format, expected a name ending in"),
+    "transform suffix": (["-o", "moved.nii", "-t", "t.mat"], "t.mat: unknown transform format"),
+    "report suffix": (["-o", "moved.nii", "--report", "r.html"], "r.html: unknown picture format"),
+    "output is input": (["-o", "moving.nii.gz"], "moving.nii.gz: wanted as moved, but is also the input"),
+    "twice": (["-o", "m.nii.gz", "--translated", "m.nii.gz"], "m.nii.gz: wanted as translated, but is also"),
+    "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (t2t1-2d)"),
+    "device": (["-o", "moved.nii", "--device", "abacus"], "--device abacus: not available here"),
+    "labels": (["-o", "moved.nii", "--labels", "moving.nii.gz", "l.nii"], "moving.nii.gz: 16"),
+    "missing labels": (["-o", "moved.nii", "--labels", "none.nii", "l.nii"], "none.nii: cannot be read"),
+}
+
+
+@pytest.fixture
+def here(tmp_path, pair, monkeypatch) -> Path:
+    """A folder to work in, with a pair and its labels."""
+    for name in ("moving", "fixed", "moving_labels"):
+        (tmp_path / f"{name}.nii.gz").write_bytes(getattr(pair, name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+REGISTER = ("register", "moving.nii.gz", "fixed.nii.gz")
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_bad_options_are_one_line_and_leave_nothing(here, crossmorph, name):
+    words, reason = BAD_OPTIONS[name]
+    before = contents(here)
+    result = crossmorph(*REGISTER, *words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"crossmorph: {reason}")
+    assert result.err.count("\n") == 1
+    assert contents(here) == before
+
+
+def test_a_folder_that_cannot_be_written(here, crossmorph, monkeypatch):
+    def deny(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "touch", deny)
+    result = crossmorph(*REGISTER, "-o", "moved.nii.gz")
+    assert (result.code, result.err) == (2, "crossmorph: moved.nii.gz: cannot be written (Permission denied)\n")
+
+
+@pytest.mark.parametrize("words", [["register"], ["nonsense"], [*REGISTER, "-o", "m.nii", "--init", "affine"]])
+def test_wrong_usage_is_code_two(here, crossmorph, words):
+    result = crossmorph(*words)
+    assert (result.code, result.out) == (2, "")
+    assert "Usage" in result.err
+    assert not (here / "m.nii").exists()
+
+
+def test_json_is_one_object(here, crossmorph):
+    result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "-t", "t.h5", "--inverse", "inverse.nii.gz", "--json")
+    assert (result.code, result.err) == (0, "")
+    told = json.loads(result.out)
+    assert told["inputs"] == {"moving": "moving.nii.gz", "fixed": "fixed.nii.gz", "model": "t2t1-2d"}
+    assert told["outputs"] == [
+        {"kind": "moved", "path": "moved.nii.gz"},
+        {"kind": "transform", "path": "t.h5"},
+        {"kind": "inverse", "path": "inverse.nii.gz"},
+    ]
+    assert all(Path(output["path"]).stat().st_size for output in told["outputs"])
+    assert told["seconds"] > 0
+    assert all(isinstance(value, float) for value in told["quality"].values())
+    assert {flag["name"]: flag["level"] for flag in told["flags"]} == {"agreement": "ok", "folding": "ok"}
+
+
+def test_labels_can_be_given_more_than_once(here, crossmorph):
+    result = crossmorph(
+        *REGISTER,
+        "-o",
+        "moved.nii.gz",
+        "--labels",
+        "moving_labels.nii.gz",
+        "a.nii.gz",
+        "--labels",
+        *["moving_labels.nii.gz", "b.nii"],
+    )
+    assert (result.code, result.err) == (0, "")
+    for path in ("moved.nii.gz", "a.nii.gz", "b.nii"):
+        assert f"wrote   {path}" in result.out
+    a, b = (read_image(path, labels=True).data for path in ("a.nii.gz", "b.nii"))
+    assert np.array_equal(a, b)
+    assert set(np.unique(a)) == {0, 1, 2, 3}
+
+
+def scatter(self: Hierarchy, velocity: torch.Tensor, like: torch.Tensor) -> Flow:
+    """A field that is noise of 20 voxels."""
+    noise = 20 * torch.randn(1, 2, *like.shape[2:], generator=torch.Generator().manual_seed(0))
+    return Flow(noise, -noise)
+
+
+def test_a_registration_that_fails_its_own_checks_is_code_three(here, crossmorph, monkeypatch):
+    monkeypatch.setattr(Hierarchy, "flow", scatter)
+    result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "--json")
+    assert result.code == 3
+    levels = {flag["name"]: flag["level"] for flag in json.loads(result.out)["flags"]}
+    assert levels == {"agreement": "failed", "folding": "warning", "inverse": "warning"}
+    assert (here / "moved.nii.gz").exists()
+
+
+def test_a_process_of_its_own(here):
+    """The way a shell sees it: output on stdout, one line on stderr, the exit code."""
+    good = command(*REGISTER, "-o", "moved.nii.gz", "--threads", 1, cwd=here)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "wrote   moved.nii.gz (moved)" in good.stdout
+    bad = command("register", "moving.nii.gz", "absent.nii.gz", "-o", "other.nii.gz", cwd=here)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == "crossmorph: absent.nii.gz: cannot be read (No such file or directory)\n"
+
+
+HELP = """
+import sys
+from crossmorph.cli import main
+sys.argv = ["crossmorph", *{words}]
+try:
+    main()
+finally:
+    heavy = {{"torch", "numpy", "nibabel", "SimpleITK", "matplotlib"}} & set(sys.modules)
+    print("heavy:", sorted(heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["register", "--help"]])
+def test_help_imports_nothing_heavy(words):
+    script = HELP.format(words=words)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "heavy: []\n")
+    assert "register" in result.stdout
+
+
+def test_models_are_listed_and_shown(crossmorph):
+    listed = crossmorph("models", "list")
+    assert listed.code == 0
+    assert listed.out.startswith("t2t1-2d  T2w to T1w brain slices")
+    shown = crossmorph("models", "show", "t2t1-2d")
+    assert json.loads(shown.out)["name"] == "t2t1-2d"
+    assert crossmorph("models", "show").out == shown.out
+    missing = crossmorph("models", "show", "t9")
+    assert (missing.code, missing.out) == (2, "")
+    assert missing.err.startswith("crossmorph: t9: no such model")
+
+
+def test_prepare_makes_a_folder_once(tmp_path, crossmorph):
+    words = ["prepare", "phantom", "-o", tmp_path / "data", "--train", 2, "--test", 1, "--validation", 1, "--seed", 5]
+    made = crossmorph(*words)
+    assert (made.code, made.err) == (0, "")
+    assert {line.split("/")[-2] for line in made.out.splitlines()} == {"train", "validation", "test"}
+    before = contents(tmp_path)
+    again = crossmorph(*words)
+    assert (again.code, again.out) == (2, "")
+    assert again.err.startswith(f"crossmorph: {tmp_path / 'data'} exists and is not an empty folder")
+    assert contents(tmp_path) == before
+
+
+def test_evaluate_prints_a_table_and_writes_every_row(tmp_path, phantom, crossmorph):
+    output = tmp_path / "scores.csv"
+    methods = ["none", "coarse", "crossmorph", "oracle"]
+    result = crossmorph("evaluate", phantom / "test" / "pairs.csv", "-o", output, "--methods", ",".join(methods))
+    assert (result.code, result.err) == (0, "")
+    with output.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["method"] for row in rows] == methods * 3
+    dice = {name: np.mean([float(row["dice"]) for row in rows if row["method"] == name]) for name in methods}
+    assert dice["none"] < dice["coarse"] <= dice["crossmorph"] < dice["oracle"]
+    lines = [line for line in result.out.splitlines() if line.startswith("|")]
+    assert [any(line.startswith(f"| {name}") for line in lines) for name in methods] == [True] * 4
+    assert result.out.endswith(f"wrote {output}\n")
+
+
+def test_evaluate_says_what_is_wrong(tmp_path, phantom, crossmorph):
+    before = contents(phantom)
+    result = crossmorph("evaluate", phantom / "test" / "pairs.csv", "-o", tmp_path / "s.csv", "--methods", "magic")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "magic" in result.err
+    assert not contents(tmp_path)
+    assert contents(phantom) == before
+
+
+def test_train_refuses_a_bad_configuration(tmp_path, crossmorph):
+    result = crossmorph("train", tmp_path / "absent.yaml")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "absent.yaml" in result.err

@@ -1,5 +1,6 @@
 """`crossmorph demo`: one pair, before and after, in numbers and as a picture."""
 
+import sys
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -137,6 +138,8 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
     table.add_row("folded cells (%)", *(f"{column.folds_percent:.3f}" for column in columns))
     table.add_row("seconds (first call)", "", f"{done.seconds:.2f}", "")
     console = Console()
+    # As it was called, so that the next command works where this one did.
+    program = sys.argv[0] if Path(sys.argv[0]).name == "crossmorph" else "crossmorph"
     console.print(
         "Fixed: a real T1w slice (ICBM152 2009a, the average of 152 people). Moving: a T2w slice of the same level,\n"
         "simulated from the template's tissue maps and deformed by a known field, so that the error can be measured.",
@@ -146,8 +149,9 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
     console.print(
         f"Look at   {output / 'report.png'}\n"
         f"Files     {output}/moved.nii.gz, translated.nii.gz, moved_labels.nii.gz, transform.h5, inverse.h5\n"
-        "Try next  crossmorph register T2.nii.gz T1.nii.gz -o moved.nii.gz -t transform.h5 --report report.png\n"
-        "          crossmorph register --help, crossmorph models show, crossmorph prepare phantom -o data/phantom",
+        f"Try next  {program} register YOUR_T2.nii.gz YOUR_T1.nii.gz -o moved.nii.gz -t transform.h5 --report r.png\n"
+        f"          {program} register --help     {program} models show\n"
+        "          docs/tutorial.md, and docs/train.md for weights of your own scans",
         soft_wrap=True,
         highlight=False,
     )

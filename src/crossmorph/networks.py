@@ -212,11 +212,13 @@ class Pyramid(nn.Module):
             )
         pyramid = list(zip(self.encode_fixed(fixed), self.encode_moving(moving), strict=True))
         dim = fixed.ndim - 2
-        velocity = fixed.new_zeros((fixed.shape[0], dim, *[2] * dim))
+        coarsest = self.estimated[-1]
+        velocity = fixed.new_zeros((fixed.shape[0], dim, *pyramid[coarsest][0].shape[2:]))
         for level in reversed(self.estimated):
-            fixed_features, moving_features = pyramid[level]
-            velocity = spatial.resize(velocity, tuple(fixed_features.shape[2:]))
-            moved = spatial.warp(moving_features, spatial.integrate(velocity))
+            fixed_features, moved = pyramid[level]
+            if level != coarsest:
+                velocity = spatial.resize(velocity, tuple(fixed_features.shape[2:]))
+                moved = spatial.warp(moved, spatial.integrate(velocity))
             scores = local_correlation(normalise(fixed_features), normalise(moved), self.radius[level])
             estimate = self.estimators[level](torch.cat([scores, fixed_features, moved, velocity], dim=1))
             spacing = self.control_spacing / 2 ** (level + 1)

@@ -49,7 +49,8 @@ class Registered(NamedTuple):
 class Prepared(NamedTuple):
     """Two images on the model's grid, and what was done to get them there.
 
-    ``placed`` is the moving image where the start put it, ``offset`` what takes a point there to its own place (mm).
+    ``placed`` is the moving image in [0, 1] where the start put it, ``offset`` (mm) what takes a point there to its own
+    place.
     """
 
     moving: Float[Tensor, "1 1 *space"]
@@ -110,7 +111,7 @@ def prepare(moving: Image, fixed: Image, model: Model, start: Start = "none") ->
     offset = centre(moving) - centre(fixed) if start == "centers" else np.zeros(dim)
     affine = moving.affine.copy()
     affine[:dim, dim] -= offset
-    placed = Image(moving.data, affine, moving.physical)
+    placed = Image(scale_intensity(moving.data).data, affine, moving.physical)
     overlap = fields_overlap(placed, fixed)
     if overlap < LEAST_OVERLAP:
         raise InputError(
@@ -119,10 +120,8 @@ def prepare(moving: Image, fixed: Image, model: Model, start: Start = "none") ->
         )
     grid = working_grid(fixed, card.spacing, max(card.shape), hierarchy.divisor)
     device = next(hierarchy.parameters()).device
-    tensors = []
-    for image in (placed, fixed):
-        scaled = Image(scale_intensity(image.data).data, image.affine, image.physical)
-        tensors.append(torch.from_numpy(onto_grid(scaled, grid).data)[None, None].to(device))
+    target = Image(scale_intensity(fixed.data).data, fixed.affine, fixed.physical)
+    tensors = [torch.from_numpy(onto_grid(image, grid).data)[None, None].to(device) for image in (placed, target)]
     return Prepared(tensors[0], tensors[1], grid, placed, offset, overlap)
 
 
@@ -138,7 +137,7 @@ def _on_fixed(displacement: Tensor, prepared: Prepared, fixed: Image) -> Warp:
 def _translated(mask: Tensor, prepared: Prepared, moving: Image) -> Image:
     """``T = M + Mask`` at the moving image's own resolution: only the mask comes from the working grid."""
     added = Image(mask[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical)
-    data = scale_intensity(moving.data).data + onto_grid(added, Grid(prepared.placed.affine, moving.shape)).data
+    data = prepared.placed.data + onto_grid(added, Grid(prepared.placed.affine, moving.shape)).data
     return Image(data, moving.affine, moving.physical, moving.header)
 
 

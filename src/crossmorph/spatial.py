@@ -66,21 +66,29 @@ def sample(
     if coordinates.shape[1] != dim:
         raise ValueError(f"coordinates have {coordinates.shape[1]} components, expected {dim} for a {dim}-D image")
     size = torch.tensor(image.shape[2:], dtype=coordinates.dtype, device=coordinates.device)
-    # With align_corners=False a centre p lies at (2p + 1)/n - 1, which is defined for axes of one voxel too.
-    # grid_sample counts components from the last axis.
-    last = coordinates.movedim(1, -1)
-    normalised = torch.addcmul(1 / size - 1, last, 2 / size).flip(-1)
-    sampled = F.grid_sample(
-        image,
-        normalised.to(image.dtype),
-        mode="bilinear" if mode == "linear" else "nearest",
-        padding_mode="border",
-        align_corners=False,
-    )
+    sampled = _grid_sample(image, _normalised(coordinates, size).to(image.dtype), mode)
     if outside == "zero":
+        last = coordinates.movedim(1, -1)
         inside = ((last >= -0.5) & (last < size - 0.5)).all(-1)
         sampled = sampled * inside[:, None]
     return sampled
+
+
+def _normalised(
+    coordinates: Float[Tensor, "batch dim *out"], size: Float[Tensor, " dim"]
+) -> Float[Tensor, "batch *out dim"]:
+    """Voxel coordinates as grid_sample wants them: components last, and counted from the last axis.
+
+    With align_corners=False a centre p lies at (2p + 1)/n - 1, which is defined for axes of one voxel too.
+    """
+    return torch.addcmul(1 / size - 1, coordinates.movedim(1, -1), 2 / size).flip(-1)
+
+
+def _grid_sample(
+    image: Float[Tensor, "batch channel *space"], where: Float[Tensor, "batch *out dim"], mode: Interpolation = "linear"
+) -> Float[Tensor, "batch channel *out"]:
+    named = "bilinear" if mode == "linear" else "nearest"
+    return F.grid_sample(image, where, mode=named, padding_mode="border", align_corners=False)
 
 
 def warp(
@@ -111,12 +119,16 @@ def integrate(velocity: Float[Tensor, "batch dim *space"], steps: int = 7) -> Fl
         velocity: voxels per unit of time.
         steps: number of squarings.
     """
-    grid = identity_grid(tuple(velocity.shape[2:]), velocity.dtype, velocity.device)
-    displacement = velocity / 2**steps
+    # compose(displacement, displacement) at every step, but in grid_sample's own coordinates from the first step to the
+    # last: most of the time would go into converting to and fro.
+    shape = tuple(velocity.shape[2:])
+    size = torch.tensor(shape, dtype=velocity.dtype, device=velocity.device)
+    scale = (2 / size).view(1, -1, *[1] * len(shape))
+    grid = _normalised(identity_grid(shape, velocity.dtype, velocity.device), size)
+    field = (velocity / 2**steps * scale).flip(1)
     for _ in range(steps):
-        # compose(displacement, displacement), with one grid for all steps
-        displacement = displacement + sample(displacement, grid + displacement)
-    return displacement
+        field = field + _grid_sample(field, grid + field.movedim(1, -1))
+    return field.flip(1) / scale
 
 
 def invert(displacement: Float[Tensor, "batch dim *space"], iterations: int = 50, tolerance: float = 1e-3) -> Inverse:

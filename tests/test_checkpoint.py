@@ -72,7 +72,7 @@ def sign(folder: Path) -> None:
     (folder / "small.json").write_text(json.dumps(document))
 
 
-def refused(name: Path | str, reason: str) -> str:
+def assert_refused(name: Path | str, reason: str) -> str:
     """The one line with which a model is refused."""
     with pytest.raises(InputError, match=reason) as caught:
         load_model(str(name))
@@ -191,7 +191,7 @@ def test_files_that_are_no_safetensors_are_refused_and_never_run(folder: Path, c
     UNREADABLE[case](path)
     if signed and path.is_file():
         sign(folder)
-    line = refused(folder / "small.json", r"expected a safetensors file")
+    line = assert_refused(folder / "small.json", r"expected a safetensors file")
     assert line.startswith(str(path))
     assert not (folder / "unpickled").exists()
 
@@ -199,7 +199,7 @@ def test_files_that_are_no_safetensors_are_refused_and_never_run(folder: Path, c
 @pytest.mark.parametrize("where", [-1, -500])
 def test_one_flipped_bit_of_a_tensor_is_found(folder: Path, where: int) -> None:
     flip(folder / "small.safetensors", where)
-    line = refused(folder, r"SHA-256 is not the one on its card")
+    line = assert_refused(folder, r"SHA-256 is not the one on its card")
     assert line.startswith(str(folder / "small.safetensors"))
     flip(folder / "small.safetensors", where)
     load_model(str(folder))
@@ -209,9 +209,9 @@ def test_weights_of_another_model_are_refused(folder: Path, tmp_path: Path) -> N
     hierarchy = Hierarchy(SPECS["pyramid"])
     save_model(tmp_path / "other", hierarchy, card(SPECS["pyramid"]))
     shutil.copy(tmp_path / "other" / "small.safetensors", folder)
-    refused(folder, "SHA-256")
+    assert_refused(folder, "SHA-256")
     sign(folder)
-    refused(folder, r"small\.safetensors: tensors do not fit the networks of the card")
+    assert_refused(folder, r"small\.safetensors: tensors do not fit the networks of the card")
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
@@ -224,7 +224,7 @@ def test_tensors_that_are_not_those_of_the_networks_are_refused(folder: Path, ch
         tensors["extra" if change == "extra" else name] = torch.zeros(1)
     save_tensors(folder / "small.safetensors", tensors)
     sign(folder)
-    refused(folder, "tensors do not fit the networks of the card")
+    assert_refused(folder, "tensors do not fit the networks of the card")
 
 
 def set_key(path: Path, **values: object) -> None:
@@ -257,7 +257,7 @@ DAMAGED_CARDS = {
 def test_damaged_cards_are_refused_by_what_is_wrong(folder: Path, case: str) -> None:
     damage, reason = DAMAGED_CARDS[case]
     damage(folder / "small.json")
-    line = refused(folder, reason)
+    line = assert_refused(folder, reason)
     assert line.startswith(str(folder / "small.json"))
     with pytest.raises(InputError, match=r"cannot be read .No such file"):
         read_card(folder / "none.json")
@@ -266,7 +266,7 @@ def test_damaged_cards_are_refused_by_what_is_wrong(folder: Path, case: str) -> 
 def test_an_unknown_name_lists_the_shipped_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("t3t9", "no/such/folder", "missing.json", ""):
-        line = refused(name, r"no such model; expected a shipped one \(.*\) or a folder with")
+        line = assert_refused(name, r"no such model; expected a shipped one \(.*\) or a folder with")
         assert all(shipped in line for shipped in shipped_models())
 
 
@@ -274,11 +274,11 @@ def test_a_folder_with_two_models_or_none_is_refused(folder: Path) -> None:
     (folder / "environment.json").write_text("{}")  # as in a run's folder: no model, there are no weights beside it
     assert find_card(str(folder)) == folder / "small.json"
     save_model(folder, Hierarchy(SPECS["unet"]), card(SPECS["unet"], "second"))
-    refused(folder, r"no such model; .* a folder with one \.safetensors and its \.json")
+    assert_refused(folder, r"no such model; .* a folder with one \.safetensors and its \.json")
     assert load_model(str(folder / "second.json")).card.name == "second"
     for name in ("small", "second"):
         (folder / f"{name}.safetensors").unlink()
-    refused(folder, "no such model")
+    assert_refused(folder, "no such model")
 
 
 def test_a_failed_save_leaves_the_old_model_and_no_temporary_file(

@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def refused(folder: Path, content: str | bytes, *expected: str) -> None:
+def assert_refused(folder: Path, content: str | bytes, *expected: str) -> None:
     """The list is refused in one line that names the file and holds every expected part."""
     path = folder / "pairs.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -87,7 +87,7 @@ def test_paths_are_relative_so_the_folder_can_move(folder: Path) -> None:
     ],
 )
 def test_unusable_lists_are_refused(folder: Path, content: str | bytes, expected: list[str]) -> None:
-    refused(folder, content, *expected)
+    assert_refused(folder, content, *expected)
 
 
 def test_a_list_that_cannot_be_opened_is_refused(folder: Path) -> None:

@@ -36,7 +36,7 @@ def value_and_gradient(name: str, varying: Tensor, constant: Tensor) -> tuple[Te
     return value.detach(), varying.grad
 
 
-def near(actual: Tensor, expected: np.ndarray | list[float] | float, tolerance: float = 1e-9) -> None:
+def assert_near(actual: Tensor, expected: np.ndarray | list[float] | float, tolerance: float = 1e-9) -> None:
     np.testing.assert_allclose(actual.detach().numpy(), expected, atol=tolerance, rtol=0)
 
 
@@ -63,8 +63,8 @@ def test_histogram_is_numpys(shape: tuple[int, ...]) -> None:
     joint = similarity.joint_histogram(varying, constant)
     assert joint.shape == (2, 32, 32)
     for k in range(2):
-        near(joint[k], parzen_joint(varying[k].numpy(), constant[k].numpy()), 1e-12)
-        near(joint[k].sum(), 1, 1e-12)
+        assert_near(joint[k], parzen_joint(varying[k].numpy(), constant[k].numpy()), 1e-12)
+        assert_near(joint[k].sum(), 1, 1e-12)
 
 
 def test_histogram_by_hand() -> None:
@@ -76,12 +76,12 @@ def test_histogram_by_hand() -> None:
     expected[5, 1:4] += 1 / 6, 4 / 6, 1 / 6
     expected[0, 1:5] += 1 / 48, 23 / 48, 23 / 48, 1 / 48
     expected[5, 3:6] += 1 / 6, 4 / 6, 1 / 6
-    near(similarity.joint_histogram(varying, constant, bins=6)[0], expected / 4, 1e-12)
+    assert_near(similarity.joint_histogram(varying, constant, bins=6)[0], expected / 4, 1e-12)
 
 
 def test_entropy_by_hand() -> None:
     table = torch.tensor([[[0.5, 0.25], [0.25, 0.0]], [[1.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
-    near(similarity.entropy(table), [1.5 * np.log(2), 0])
+    assert_near(similarity.entropy(table), [1.5 * np.log(2), 0])
 
 
 def test_mutual_information_of_a_two_by_two_table_by_hand() -> None:
@@ -93,10 +93,10 @@ def test_mutual_information_of_a_two_by_two_table_by_hand() -> None:
     b = torch.tensor([0.0, 0, 0, 1, 0, 1, 1, 1], dtype=torch.float64).view(1, 1, 2, 4)
     table = -(6 / 8 * np.log(3 / 8) + 2 / 8 * np.log(1 / 8))
     window = 2 / 6 * np.log(6) + 4 / 6 * np.log(6 / 4)
-    near(similarity.mi(a, b), [2 * np.log(2) - table])
-    near(similarity.nmi(a, b), [(2 * np.log(2) + window) / (table + window)], 1e-5)
-    near(similarity.mi(a, 1 - a), [np.log(2)])
-    near(similarity.mi(a, torch.tensor([0.0, 1, 0, 1, 0, 1, 0, 1], dtype=torch.float64).view(1, 1, 2, 4)), [0])
+    assert_near(similarity.mi(a, b), [2 * np.log(2) - table])
+    assert_near(similarity.nmi(a, b), [(2 * np.log(2) + window) / (table + window)], 1e-5)
+    assert_near(similarity.mi(a, 1 - a), [np.log(2)])
+    assert_near(similarity.mi(a, torch.tensor([0.0, 1, 0, 1, 0, 1, 0, 1], dtype=torch.float64).view(1, 1, 2, 4)), [0])
 
 
 @dimensions
@@ -108,8 +108,8 @@ def test_mutual_information_is_numpys(shape: tuple[int, ...]) -> None:
         independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
         there = joint > 0
         pair = varying[k : k + 1], constant[k : k + 1]
-        near(similarity.mi(*pair), [(joint[there] * np.log(joint[there] / independent[there])).sum()])
-        near(similarity.nmi(*pair), [(shannon(joint.sum(0)) + shannon(joint.sum(1))) / shannon(joint)], 1e-5)
+        assert_near(similarity.mi(*pair), [(joint[there] * np.log(joint[there] / independent[there])).sum()])
+        assert_near(similarity.nmi(*pair), [(shannon(joint.sum(0)) + shannon(joint.sum(1))) / shannon(joint)], 1e-5)
 
 
 @dimensions
@@ -131,8 +131,8 @@ def test_mutual_information_needs_no_order_of_the_voxels_nor_of_the_intensities(
     varying, constant = images(shape)
     there = torch.from_numpy(np.random.default_rng(0).permutation(varying[0].numel()))
     shuffled = (image.flatten(1)[:, there].view_as(image) for image in (varying, constant))
-    near(similarity.mi(*shuffled), similarity.mi(varying, constant).numpy())
-    near(similarity.mi(1 - varying, constant), similarity.mi(varying, constant).numpy())
+    assert_near(similarity.mi(*shuffled), similarity.mi(varying, constant).numpy())
+    assert_near(similarity.mi(1 - varying, constant), similarity.mi(varying, constant).numpy())
 
 
 @pytest.mark.parametrize("name", ["mi", "nmi"])
@@ -169,7 +169,7 @@ def test_local_correlation_is_scipys(shape: tuple[int, ...], window: int) -> Non
         cross = box(i * j, window) - box(i, window) * box(j, window) / size
         var_i, var_j = (box(x * x, window) - box(x, window) ** 2 / size for x in (i, j))
         expected.append((cross**2 / (var_i * var_j + 1e-5)).mean())
-    near(similarity.ncc(varying, constant, window), expected)
+    assert_near(similarity.ncc(varying, constant, window), expected)
     assert window != 9 or torch.equal(similarity.ncc(varying, constant), similarity.ncc(varying, constant, window))
     assert 0.2 < min(expected) < max(expected) < 1
 
@@ -182,7 +182,7 @@ def test_local_correlation_by_hand() -> None:
     varying, constant = torch.zeros(1, 1, 3, 4, dtype=torch.float64), torch.zeros(1, 1, 3, 4, dtype=torch.float64)
     varying[0, 0, 1, 1], constant[0, 0, 1, 2] = 2, 3
     of = {n: (6 / n) ** 2 / ((4 - 4 / n) * (9 - 9 / n) + 1e-5) for n in (6, 9)}
-    near(similarity.ncc(varying, constant, 3), [(2 * of[9] + 4 * of[6]) / 12])
+    assert_near(similarity.ncc(varying, constant, 3), [(2 * of[9] + 4 * of[6]) / 12])
 
 
 @dimensions
@@ -191,8 +191,8 @@ def test_local_correlation_does_not_mind_the_sign(shape: tuple[int, ...]) -> Non
     varying, _ = images(tuple(size + 20 for size in shape))
     there = torch.nn.functional.pad(torch.ones(2, 1, *shape, dtype=torch.float64), [10] * 2 * len(shape))
     varying = (varying - 0.5) * there
-    near(similarity.ncc(varying, -varying), similarity.ncc(varying, varying).numpy())
-    near(similarity.ncc(varying, -2 * varying), similarity.ncc(varying, varying).numpy(), 0.02)
+    assert_near(similarity.ncc(varying, -varying), similarity.ncc(varying, varying).numpy())
+    assert_near(similarity.ncc(varying, -2 * varying), similarity.ncc(varying, varying).numpy(), 0.02)
 
 
 @dimensions
@@ -201,7 +201,7 @@ def test_gradient_directions_are_numpys(shape: tuple[int, ...]) -> None:
     for k in range(2):
         summed = np.stack([box(part, 7) for part in np.gradient(image[k, 0].numpy())])
         expected = summed / np.linalg.norm(summed, axis=0)
-        near(similarity.gradient_directions(image)[k], expected, 1e-6)
+        assert_near(similarity.gradient_directions(image)[k], expected, 1e-6)
 
 
 def test_gradient_orientation_by_hand() -> None:
@@ -209,14 +209,14 @@ def test_gradient_orientation_by_hand() -> None:
     i, j = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
     ramps = torch.stack([3 * i + 4 * j, 3 * i + 4 * j, 3 * i + 4 * j])[:, None] / 100
     others = torch.stack([i, -j, 3 * i + 4 * j])[:, None] / 50
-    near(similarity.lg(ramps, others), [0.6, 0.8, 1], 1e-6)
+    assert_near(similarity.lg(ramps, others), [0.6, 0.8, 1], 1e-6)
 
 
 @dimensions
 def test_squared_error_is_numpys(shape: tuple[int, ...]) -> None:
     varying, constant = images(shape)
     expected = ((varying.numpy() - constant.numpy()) ** 2).reshape(2, -1).mean(1)
-    near(similarity.mse(varying, constant), expected, 1e-12)
+    assert_near(similarity.mse(varying, constant), expected, 1e-12)
 
 
 # --- every similarity ------------------------------------------------------------------------------------------------
@@ -237,8 +237,8 @@ def test_a_batch_is_its_elements(name: str, shape: tuple[int, ...], dtype: torch
     assert (value.dtype, value.shape, gradient.dtype) == (dtype, (3,), dtype)
     for k in range(3):
         single, single_gradient = value_and_gradient(name, varying[k : k + 1], constant[k : k + 1])
-        near(value[k], single.item(), 1e-6)
-        near(gradient[k], single_gradient[0].numpy(), 1e-6)
+        assert_near(value[k], single.item(), 1e-6)
+        assert_near(gradient[k], single_gradient[0].numpy(), 1e-6)
 
 
 @every
@@ -246,8 +246,8 @@ def test_one_precision_is_the_other(name: str) -> None:
     varying, constant = images((32, 32))
     single, gradient = value_and_gradient(name, varying.float(), constant.float())
     double, gradient_double = value_and_gradient(name, varying, constant)
-    near(single, double.numpy(), 2e-5)
-    near(gradient, gradient_double.numpy(), 2e-5)
+    assert_near(single, double.numpy(), 2e-5)
+    assert_near(gradient, gradient_double.numpy(), 2e-5)
 
 
 @dimensions
@@ -289,7 +289,7 @@ def test_images_without_structure_have_a_value_and_no_gradient(name: str, shape:
     assert value.isfinite().all()
     assert gradient.isfinite().all()
     if name != "mse":
-        near(value, 1 if name == "nmi" else 0, 1e-5)
+        assert_near(value, 1 if name == "nmi" else 0, 1e-5)
         assert gradient.abs().max() < 1e-6
 
 

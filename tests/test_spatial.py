@@ -58,7 +58,7 @@ def inner(field: Tensor, margin: int = 2) -> Tensor:
     return field
 
 
-def near(actual: Tensor, expected: Tensor | np.ndarray | float, tolerance: float) -> None:
+def assert_near(actual: Tensor, expected: Tensor | np.ndarray | float, tolerance: float) -> None:
     np.testing.assert_allclose(actual.detach().numpy(), np.asarray(expected), atol=tolerance, rtol=0)
 
 
@@ -86,7 +86,7 @@ def test_sample_is_scipys(shape: tuple[int, ...], dtype: torch.dtype, mode: spat
     ]
     sampled = spatial.sample(image, where, mode)
     assert sampled.dtype == dtype
-    near(sampled, np.array(expected), 2e-5 if dtype == torch.float32 else 1e-12)
+    assert_near(sampled, np.array(expected), 2e-5 if dtype == torch.float32 else 1e-12)
 
 
 @dimensions
@@ -99,16 +99,16 @@ def test_zero_outside_is_itks_rule(shape: tuple[int, ...], mode: spatial.Interpo
     expected = sitk.GetArrayFromImage(moved).T
     warped = spatial.warp(image, u, mode, outside="zero")
     assert 0.2 < (expected == 0).mean() < 0.8
-    near(warped[0, 0], expected, 1e-9)
+    assert_near(warped[0, 0], expected, 1e-9)
 
 
 def test_the_image_ends_half_a_voxel_beyond_its_outermost_centres() -> None:
     image = torch.tensor([[[[5.0, 7.0]]]])
     where = torch.tensor([[0.0, 0, 0, 0, 0, 0], [-0.6, -0.5, 0.25, 1.49, 1.5, 9]]).view(1, 2, 1, 6)
-    near(spatial.sample(image, where, outside="zero"), [[[[0, 5, 5.5, 7, 0, 0]]]], 1e-6)
-    near(spatial.sample(image, where, outside="edge"), [[[[5, 5, 5.5, 7, 7, 7]]]], 1e-6)
+    assert_near(spatial.sample(image, where, outside="zero"), [[[[0, 5, 5.5, 7, 0, 0]]]], 1e-6)
+    assert_near(spatial.sample(image, where, outside="edge"), [[[[5, 5, 5.5, 7, 7, 7]]]], 1e-6)
     sideways = torch.tensor([[0.6, -0.6, 0.4], [0.0, 0.0, 0.0]]).view(1, 2, 1, 3)
-    near(spatial.sample(image, sideways, outside="zero"), [[[[0, 0, 5]]]], 1e-6)
+    assert_near(spatial.sample(image, sideways, outside="zero"), [[[[0, 0, 5]]]], 1e-6)
 
 
 def test_sample_refuses_coordinates_of_another_dimension() -> None:
@@ -123,24 +123,24 @@ def test_a_line_turns_by_90_degrees() -> None:
     u = affine_field(turn(2, 90, 1.0), (5, 5)).float()
     expected = torch.zeros(5, 5)
     expected[:, 2] = torch.tensor([1.0, 2, 3, 4, 5])
-    near(spatial.warp(image, u)[0, 0], expected, 1e-5)
-    near(spatial.warp(image, u, "nearest")[0, 0], expected, 0)
+    assert_near(spatial.warp(image, u)[0, 0], expected, 1e-5)
+    assert_near(spatial.warp(image, u, "nearest")[0, 0], expected, 0)
 
 
 def test_doubling_by_hand() -> None:
     """``warped(p) = moving(p / 2)``, along an axis beside one of a single voxel."""
     image = torch.tensor([0.0, 10, 20, 30]).view(1, 1, 4, 1)
     u = torch.stack([-torch.arange(4.0).view(4, 1) / 2, torch.zeros(4, 1)])[None]
-    near(spatial.warp(image, u).flatten(), [0, 5, 10, 15], 1e-5)
+    assert_near(spatial.warp(image, u).flatten(), [0, 5, 10, 15], 1e-5)
 
 
 def test_translation_pulls_back_each_element_by_its_own() -> None:
     image = random((2, 1, 8, 9))
     u = torch.tensor([[3.0, 0.0], [0.0, -2.0]], dtype=torch.float64).view(2, 2, 1, 1).expand(2, 2, 8, 9)
     warped = spatial.warp(image, u)
-    near(warped[0, :, :5], image[0, :, 3:], 1e-12)
-    near(warped[1, :, :, 2:], image[1, :, :, :-2], 1e-12)
-    near(warped[1, 0, :, 0], image[1, 0, :, 0], 1e-12)  # the border is held
+    assert_near(warped[0, :, :5], image[0, :, 3:], 1e-12)
+    assert_near(warped[1, :, :, 2:], image[1, :, :, :-2], 1e-12)
+    assert_near(warped[1, 0, :, 0], image[1, 0, :, 0], 1e-12)  # the border is held
 
 
 @dimensions
@@ -148,11 +148,11 @@ def test_translation_pulls_back_each_element_by_its_own() -> None:
 def test_identity_changes_nothing(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     image, zero = random((2, 3, *shape)).to(dtype), torch.zeros(2, len(shape), *shape, dtype=dtype)
     for mode, outside in product(("linear", "nearest"), ("edge", "zero")):
-        near(spatial.warp(image, zero, mode, outside), image, 1e-5 if dtype == torch.float32 else 1e-12)
+        assert_near(spatial.warp(image, zero, mode, outside), image, 1e-5 if dtype == torch.float32 else 1e-12)
     u = smooth_field(shape, 2.0, 2).to(dtype)
-    near(spatial.compose(u, zero), u, 1e-5)
-    near(spatial.compose(zero, u), u, 0)
-    near(spatial.integrate(zero), zero, 0)
+    assert_near(spatial.compose(u, zero), u, 1e-5)
+    assert_near(spatial.compose(zero, u), u, 0)
+    assert_near(spatial.integrate(zero), zero, 0)
     inverse = spatial.invert(zero)
     assert inverse.displacement.abs().max() == inverse.residual.max() == 0
 
@@ -163,7 +163,7 @@ def test_a_linear_image_is_sampled_exactly(seed: int, slope: tuple[float, float]
     rows, columns = spatial.identity_grid((7, 6), torch.float64)[0]
     where = random((1, 2, 5, 4), seed) * torch.tensor([6.0, 5.0]).view(1, 2, 1, 1)
     sampled = spatial.sample((slope[0] * rows + slope[1] * columns + 1)[None, None], where)
-    near(sampled[0, 0], slope[0] * where[0, 0] + slope[1] * where[0, 1] + 1, 1e-9)
+    assert_near(sampled[0, 0], slope[0] * where[0, 0] + slope[1] * where[0, 1] + 1, 1e-9)
 
 
 # --- composition, integration, inversion -----------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_affine_maps_compose_as_matrices_do(shape: tuple[int, ...], dtype: torch
     stretch = np.diag([1.2, 0.8, 1.1][:dim])
     outer, shrink = affine_field(stretch, shape, 0.5).to(dtype), affine_field(turn(dim, 20, 0.6), shape).to(dtype)
     expected = affine_field(stretch @ turn(dim, 20, 0.6), shape, 0.5)
-    near(inner(spatial.compose(outer, shrink)), inner(expected), 1e-4 if dtype == torch.float32 else 1e-9)
+    assert_near(inner(spatial.compose(outer, shrink)), inner(expected), 1e-4 if dtype == torch.float32 else 1e-9)
 
 
 def test_composition_of_translations_by_hand() -> None:
@@ -186,14 +186,14 @@ def test_composition_of_translations_by_hand() -> None:
     outer, step = row.clone(), row.clone()
     outer[0, 1, 0] = torch.tensor([0.0, 10, 20, 30])
     step[0, 1, 0] = torch.tensor([1.0, 0.5, 0, -2])
-    near(spatial.compose(outer, step)[0, 1, 0], [11, 15.5, 20, 8], 1e-4)
+    assert_near(spatial.compose(outer, step)[0, 1, 0], [11, 15.5, 20, 8], 1e-4)
 
 
 @dimensions
 def test_composition_of_smooth_fields_is_associative(shape: tuple[int, ...]) -> None:
     a, b, c = (smooth_field((24,) * len(shape), 1.0, seed=seed, sigma=4) for seed in range(3))
     left, right = (spatial.compose(spatial.compose(a, b), c), spatial.compose(a, spatial.compose(b, c)))
-    near(left, right, 0.05)
+    assert_near(left, right, 0.05)
     assert (spatial.compose(a, b) - spatial.compose(b, a)).abs().max() > 0.2  # so the order does matter
 
 
@@ -208,10 +208,10 @@ def test_flow_of_a_linear_velocity_is_the_matrix_exponential(shape: tuple[int, .
     velocity = affine_field(generator + np.eye(dim), shape).to(dtype)
     product_ = np.linalg.matrix_power(np.eye(dim) + generator / 2**7, 2**7)
     flow = inner(spatial.integrate(velocity), 4)
-    near(flow, inner(affine_field(product_, shape), 4), 1e-4 if dtype == torch.float32 else 1e-10)
-    near(flow, inner(affine_field(scipy.linalg.expm(generator), shape), 4), 5e-3)
+    assert_near(flow, inner(affine_field(product_, shape), 4), 1e-4 if dtype == torch.float32 else 1e-10)
+    assert_near(flow, inner(affine_field(scipy.linalg.expm(generator), shape), 4), 5e-3)
     finer = inner(spatial.integrate(velocity.double(), 14), 4)
-    near(finer, inner(affine_field(scipy.linalg.expm(generator), shape), 4), 5e-5)
+    assert_near(finer, inner(affine_field(scipy.linalg.expm(generator), shape), 4), 5e-5)
 
 
 def test_flow_of_a_sine() -> None:
@@ -221,22 +221,22 @@ def test_flow_of_a_sine() -> None:
     velocity = torch.zeros(1, 2, 65, 3, dtype=torch.float64)
     velocity[0, 0] = torch.from_numpy(a * np.sin(k * x))[:, None]
     expected = 2 / k * np.arctan(np.tan(k * x / 2) * np.exp(a * k)) - x
-    near(spatial.integrate(velocity, 10)[0, 0, :, 1], expected, 5e-3)
+    assert_near(spatial.integrate(velocity, 10)[0, 0, :, 1], expected, 5e-3)
 
 
 @dimensions
 @precisions
 def test_flow_of_a_constant_is_a_translation(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     velocity = torch.full((1, len(shape), *shape), 2.5, dtype=dtype)
-    near(spatial.integrate(velocity), velocity, 1e-5)
+    assert_near(spatial.integrate(velocity), velocity, 1e-5)
 
 
 def test_one_step_of_squaring_by_hand() -> None:
     """Half of ``v = (4, 2, 0)`` is (2, 1, 0); after it, those steps fetch 0, 0 and 0 at 2, 2 and 2."""
     velocity = torch.zeros(1, 2, 3, 1)
     velocity[0, 0, :, 0] = torch.tensor([4.0, 2.0, 0.0])
-    near(spatial.integrate(velocity, 1)[0, 0, :, 0], [2, 1, 0], 1e-6)
-    near(spatial.integrate(velocity, 0)[0, 0, :, 0], [4, 2, 0], 0)
+    assert_near(spatial.integrate(velocity, 1)[0, 0, :, 0], [2, 1, 0], 1e-6)
+    assert_near(spatial.integrate(velocity, 0)[0, 0, :, 0], [4, 2, 0], 0)
 
 
 @dimensions
@@ -244,8 +244,8 @@ def test_flow_of_the_negative_velocity_is_the_inverse(shape: tuple[int, ...]) ->
     velocity = smooth_field((24,) * len(shape), 1.5, batch=2, sigma=6)
     forward, backward = spatial.integrate(velocity), spatial.integrate(-velocity)
     assert forward.abs().max() > 1
-    near(spatial.compose(forward, backward), 0, 0.05)
-    near(spatial.compose(backward, forward), 0, 0.05)
+    assert_near(spatial.compose(forward, backward), 0, 0.05)
+    assert_near(spatial.compose(backward, forward), 0, 0.05)
 
 
 @dimensions
@@ -254,7 +254,7 @@ def test_inverse_of_an_affine_map_is_the_matrix_inverse(shape: tuple[int, ...], 
     """A map that grows has an inverse within the grid, so it is exact up to the border."""
     matrix = turn(len(shape), 15, 1.4)
     inverse = spatial.invert(affine_field(matrix, shape).to(dtype), iterations=200, tolerance=1e-4)
-    near(inverse.displacement, affine_field(np.linalg.inv(matrix), shape), 2e-4)
+    assert_near(inverse.displacement, affine_field(np.linalg.inv(matrix), shape), 2e-4)
     assert inverse.residual.item() < 1e-4
     assert inverse.displacement.dtype == inverse.residual.dtype == dtype
 
@@ -263,8 +263,8 @@ def test_inverse_of_an_affine_map_is_the_matrix_inverse(shape: tuple[int, ...], 
 def test_inverse_undoes_a_smooth_field(shape: tuple[int, ...]) -> None:
     u = smooth_field((24,) * len(shape), 1.5, batch=2, sigma=6)
     inverse = spatial.invert(u)
-    near(spatial.compose(u, inverse.displacement), 0, 1e-3)
-    near(spatial.compose(inverse.displacement, u), 0, 0.05)  # the inverse is interpolated in its turn
+    assert_near(spatial.compose(u, inverse.displacement), 0, 1e-3)
+    assert_near(spatial.compose(inverse.displacement, u), 0, 0.05)  # the inverse is interpolated in its turn
     assert inverse.residual.max() < 1e-3
     assert inverse.displacement.abs().max() > 1
 
@@ -274,9 +274,9 @@ def test_one_step_of_inversion_by_hand() -> None:
     u = torch.zeros(1, 2, 4, 1)
     u[0, 0, :, 0] = torch.arange(4.0) / 2
     inverse = spatial.invert(u, iterations=1)
-    near(inverse.displacement[0, 0, :, 0], [0, -0.25, -0.5, -0.75], 1e-6)
+    assert_near(inverse.displacement[0, 0, :, 0], [0, -0.25, -0.5, -0.75], 1e-6)
     # v + u(p + v): -0.75 + u(2.25) = 0.375 is the largest of them.
-    near(inverse.residual, [0.375], 1e-6)
+    assert_near(inverse.residual, [0.375], 1e-6)
 
 
 @dimensions
@@ -286,7 +286,7 @@ def test_the_residual_owns_up_to_a_fold(shape: tuple[int, ...]) -> None:
     u[1, 0] = 4 * torch.sin(spatial.identity_grid(shape)[0, 0])
     inverse = spatial.invert(u)
     left = torch.linalg.vector_norm(inverse.displacement + spatial.warp(u, inverse.displacement), dim=1)
-    near(inverse.residual, left.flatten(1).max(1).values, 1e-12)
+    assert_near(inverse.residual, left.flatten(1).max(1).values, 1e-12)
     assert inverse.residual[0] < 1e-3
     assert inverse.residual[1] > 1
 
@@ -312,21 +312,21 @@ def test_resize_is_scipys_zoom_in_new_voxels(shape: tuple[int, ...], new: tuple[
         factor * scipy.ndimage.zoom(component.numpy(), ratio, order=1, mode="nearest", grid_mode=True)
         for factor, component in zip(ratio, u[0], strict=True)
     ]
-    near(spatial.resize(u, new)[0], np.stack(expected), 1e-9)
-    near(spatial.resize_image(u, new)[0, 0], expected[0] / ratio[0], 1e-9)
+    assert_near(spatial.resize(u, new)[0], np.stack(expected), 1e-9)
+    assert_near(spatial.resize_image(u, new)[0, 0], expected[0] / ratio[0], 1e-9)
 
 
 @RESIZED
 def test_an_affine_map_is_the_same_at_any_resolution(shape: tuple[int, ...], new: tuple[int, ...]) -> None:
     """About the centre, and with one scale: a turn would be another matrix on voxels of another aspect."""
     matrix = np.diag([1.3, 0.8, 0.9][: len(shape)])
-    near(inner(spatial.resize(affine_field(matrix, shape), new)), inner(affine_field(matrix, new)), 1e-9)
+    assert_near(inner(spatial.resize(affine_field(matrix, shape), new)), inner(affine_field(matrix, new)), 1e-9)
 
 
 def test_resize_by_hand() -> None:
     """Edges aligned: the new centres of 2 -> 4 lie at -1/4, 1/4, 3/4, 5/4; displacements double."""
     u = torch.tensor([[[[0.0], [4.0]], [[1.0], [1.0]]]])
-    near(spatial.resize(u, (4, 1))[0, :, :, 0], [[0, 2, 6, 8], [1, 1, 1, 1]], 1e-6)
+    assert_near(spatial.resize(u, (4, 1))[0, :, :, 0], [[0, 2, 6, 8], [1, 1, 1, 1]], 1e-6)
     assert torch.equal(spatial.resize(u, (2, 1)), u)
 
 
@@ -334,12 +334,12 @@ def test_resize_by_hand() -> None:
 @given(size=st.integers(1, 40), spacing=st.floats(1.0, 20.0))
 def test_spline_basis_is_scipys_and_sums_to_one(size: int, spacing: float) -> None:
     basis = torch.from_numpy(spatial.bspline_basis(size, spacing))
-    near(basis.sum(1), np.ones(size), 1e-9)
-    near(basis, basis.flip(0, 1), 1e-9)
+    assert_near(basis.sum(1), np.ones(size), 1e-9)
+    assert_near(basis, basis.flip(0, 1), 1e-9)
     element = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False)
     controls = spacing * (np.arange(basis.shape[1]) - (basis.shape[1] - 1) / 2)
     distance = (np.arange(size)[:, None] - (size - 1) / 2 - controls) / spacing
-    near(basis, np.nan_to_num(element(distance)), 1e-9)
+    assert_near(basis, np.nan_to_num(element(distance)), 1e-9)
 
 
 def test_spline_smoothing_by_hand() -> None:
@@ -349,16 +349,16 @@ def test_spline_smoothing_by_hand() -> None:
     expected = basis @ (basis.T @ impulse / basis.sum(0))
     assert expected[1] == pytest.approx(1 / 5 + 16 / 6 + 1 / 5)
     smooth = spatial.bspline_smooth(torch.from_numpy(impulse).view(1, 1, 3, 1), 1.0)
-    near(smooth[0, 0, :, 0], expected, 1e-12)
+    assert_near(smooth[0, 0, :, 0], expected, 1e-12)
 
 
 @dimensions
 def test_spline_smoothing_keeps_what_is_coarse_and_drops_what_is_fine(shape: tuple[int, ...]) -> None:
     shape = (21, 17, 19)[: len(shape)]
     constant = torch.full((1, 1, *shape), 3.0)
-    near(spatial.bspline_smooth(constant, 5.3), constant, 1e-5)
+    assert_near(spatial.bspline_smooth(constant, 5.3), constant, 1e-5)
     line = affine_field(np.diag([1.5, 0.7, 1.1][: len(shape)]), shape)
-    near(inner(spatial.bspline_smooth(line, 2.0), 6), inner(line, 6), 1e-9)
+    assert_near(inner(spatial.bspline_smooth(line, 2.0), 6), inner(line, 6), 1e-9)
     alternating = (-1.0) ** spatial.identity_grid(shape).sum(1, keepdim=True)
     assert inner(spatial.bspline_smooth(alternating, 4.0), 4).abs().max() < 2e-3
 
@@ -370,7 +370,7 @@ def test_spline_smoothing_keeps_what_is_coarse_and_drops_what_is_fine(shape: tup
 def test_gradient_is_numpys(shape: tuple[int, ...]) -> None:
     field = random((2, 3, *shape))
     gradient = spatial.spatial_gradient(field)
-    near(gradient, np.stack(np.gradient(field.numpy(), axis=range(2, field.ndim)), axis=2), 1e-12)
+    assert_near(gradient, np.stack(np.gradient(field.numpy(), axis=range(2, field.ndim)), axis=2), 1e-12)
 
 
 @dimensions
@@ -381,9 +381,9 @@ def test_determinants_of_an_affine_map_are_its_own_everywhere(shape: tuple[int, 
     u = affine_field(matrix, shape, 2.0).to(dtype)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-12
     expected = np.linalg.det(matrix)
-    near(spatial.jacobian_determinant(u), np.full((1, *shape), expected), tolerance)
+    assert_near(spatial.jacobian_determinant(u), np.full((1, *shape), expected), tolerance)
     cells = (1, 2**dim, *[size - 1 for size in shape])
-    near(spatial.strict_jacobian(u), np.full(cells, expected), tolerance)
+    assert_near(spatial.strict_jacobian(u), np.full(cells, expected), tolerance)
 
 
 def test_determinant_of_a_quadratic_map() -> None:
@@ -392,14 +392,14 @@ def test_determinant_of_a_quadratic_map() -> None:
     u = torch.stack([0.1 * x * y, -0.05 * x**2])[None]
     inside = slice(1, -1)
     expected = 1 + 0.1 * y + 0.01 * x**2
-    near(spatial.jacobian_determinant(u)[0, inside, inside], expected[inside, inside], 1e-12)
+    assert_near(spatial.jacobian_determinant(u)[0, inside, inside], expected[inside, inside], 1e-12)
 
 
 def test_corners_of_one_cell_by_hand() -> None:
     """The last corner goes to (a, b): the four determinants are 1, a, b and a + b - 1."""
     u = torch.zeros(1, 2, 2, 2)
     u[0, :, 1, 1] = torch.tensor([0.25 - 1, 0.5 - 1])
-    near(spatial.strict_jacobian(u).flatten(), [1, 0.25, 0.5, -0.25], 1e-6)
+    assert_near(spatial.strict_jacobian(u).flatten(), [1, 0.25, 0.5, -0.25], 1e-6)
 
 
 def test_corners_in_three_dimensions_are_triple_products() -> None:
@@ -422,8 +422,8 @@ def test_a_fold_that_alternates_escapes_central_differences_only(shape: tuple[in
     u[:, 0] = 0.6 * (-1.0) ** spatial.identity_grid(shape)[:, 0]
     assert (inner(spatial.jacobian_determinant(u)[:, None], 1) - 1).abs().max() < 1e-6
     strict = spatial.strict_jacobian(u)
-    near(strict[:, :, 0], np.full(strict[:, :, 0].shape, 1 - 1.2), 1e-6)
-    near(strict[:, :, 1], np.full(strict[:, :, 1].shape, 1 + 1.2), 1e-6)
+    assert_near(strict[:, :, 0], np.full(strict[:, :, 0].shape, 1 - 1.2), 1e-6)
+    assert_near(strict[:, :, 1], np.full(strict[:, :, 1].shape, 1 + 1.2), 1e-6)
 
 
 def test_endpoint_error_is_a_length() -> None:
@@ -458,7 +458,7 @@ def test_a_batch_is_its_elements(name: str, shape: tuple[int, ...], dtype: torch
     together = FUNCTIONS[name](u, image)
     singles = torch.cat([FUNCTIONS[name](u[k : k + 1], image[k : k + 1]) for k in range(3)])
     assert together.dtype == dtype
-    near(together, singles, 1e-6)
+    assert_near(together, singles, 1e-6)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (3, 4, 3)], ids=["2d", "3d"])

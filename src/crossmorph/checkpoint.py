@@ -136,6 +136,6 @@ def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") ->
         raise InputError(f"{weights}: tensors do not fit the networks of the card") from error
     hierarchy = hierarchy.to(device)
     if card.hierarchy.dim == 2:
-        # The layout that CPU convolutions work in: a tenth off the time of a pair. Not measured in 3-D.
+        # The layout that CPU convolutions work in: about a tenth off the time of a pair. Not measured in 3-D.
         hierarchy = hierarchy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(hierarchy.eval().requires_grad_(False), card)

@@ -12,7 +12,7 @@ from crossmorph.errors import InputError
 from crossmorph.image import Image
 from crossmorph.transform import Warp, resample
 
-LARGEST_GRID = 2**23  # voxels: the default model needs about 4 GB for this many
+LARGEST_GRID = 2**23  # voxels; the default model took 1.3 GB for half as many
 
 
 class Grid(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from numpy import ndarray
 from scipy import ndimage
 
-from crossmorph.spatial import strict_jacobian
+from crossmorph.spatial import endpoint_error, strict_jacobian
 
 # The window's sigma and radius in voxels, and the two constants, of Wang et al. (see :func:`ssim`).
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
@@ -126,7 +126,8 @@ def endpoint_error_mm(
     """Mean distance ``|d(x) - d_true(x)|`` over the foreground, in the fields' millimetres; NaN where that is empty."""
     if not foreground.any():
         return float("nan")
-    return float(np.linalg.norm(displacement.astype(np.float64) - truth, axis=0)[foreground].mean())
+    error = endpoint_error(_tensor(displacement.astype(np.float64)), _tensor(truth.astype(np.float64)))[0]
+    return float(error.numpy()[foreground].mean())
 
 
 def _labels(fixed: ndarray) -> list[int]:

@@ -75,7 +75,7 @@ def _unit(image: Image) -> ndarray:
 
 def _checkerboard(first: ndarray, second: ndarray) -> ndarray:
     side = max(1, max(first.shape) // TILES)
-    odd = np.indices(first.shape).__floordiv__(side).sum(0) % 2 == 1
+    odd = (np.indices(first.shape) // side).sum(0) % 2 == 1
     return np.where(odd, second, first)
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from crossmorph.results import processor
+
 COLUMNS = ["iteration", "stage", "name", "value"]
 PACKAGES = ("crossmorph", "torch", "numpy", "lightning-fabric", "nibabel", "SimpleITK")
 
@@ -64,7 +66,7 @@ def progress_bar(visible: bool) -> Progress:
 def environment() -> dict[str, str]:
     """Versions and hardware, to be kept beside results."""
     versions = {package: metadata.version(package) for package in PACKAGES}
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return {
         **versions,
         "python": platform.python_version(),

@@ -226,7 +226,7 @@ def _log(run: Run, iteration: int, stage: Stage, values: dict[str, float]) -> No
 
 @torch.inference_mode()
 def validate(run: Run, stage: Stage) -> dict[str, float]:
-    """Scores on the validation pairs at the end of a stage: mean Dice of the field, PSNR-like error of the translation.
+    """Scores on the validation pairs at the end of a stage: mean Dice of the fields, error of the translation.
 
     Returns:
         ``dice_coarse`` and, from the fine stage on, ``dice_final`` (0-1, where the pairs have labels); from the

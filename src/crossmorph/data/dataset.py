@@ -1,5 +1,6 @@
 """Pairs of files in memory: every image once, scaled, on the training grid."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +87,12 @@ def _labels(files: list[tuple[Path | None, Grid]]) -> Tensor | None:
     return torch.stack(maps)
 
 
+@lru_cache(maxsize=2)
+def _order(seed: int, stage: int, epoch: int, length: int) -> np.ndarray:
+    """The order of the pairs in one epoch; the last two are kept, since a batch may straddle their border."""
+    return np.random.default_rng([seed, stage, 0, epoch]).permutation(length)
+
+
 def batch(
     data: Dataset, spec: AugmentSpec, seed: int, stage: int, first: int, count: int
 ) -> tuple[Float[Tensor, "batch 1 *space"], Float[Tensor, "batch 1 *space"]]:
@@ -98,8 +105,7 @@ def batch(
     samples = []
     for number in range(first, first + count):
         epoch, position = divmod(number, length)
-        row = np.random.default_rng([seed, stage, 0, epoch]).permutation(length)[position]
-        moving, fixed = data.pairs[row]
+        moving, fixed = data.pairs[_order(seed, stage, epoch, length)[position]]
         parameters = draw(spec, np.random.default_rng([seed, stage, 1, number]))
         samples.append(augment(data.moving[moving], data.fixed[fixed], parameters))
     return torch.stack([moving for moving, _ in samples]), torch.stack([fixed for _, fixed in samples])

@@ -5,7 +5,11 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -100,6 +104,26 @@ def test_tensors_and_text_come_back_bit_by_bit(tmp_path: Path) -> None:
     save_tensors(tmp_path / "a.safetensors", {"x": torch.ones(1)})
     assert load_tensors(tmp_path / "a.safetensors")[1] == {}
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_tensors_are_read_whole_while_another_process_replaces_the_file(tmp_path):
+    path, sizes = tmp_path / "a.safetensors", (10_000, 1_000_000)
+    script = (
+        "import sys, torch; from pathlib import Path; from crossmorph.checkpoint import save_tensors\n"
+        f"while True:\n    for n in {sizes}: save_tensors(Path(sys.argv[1]), {{'x': torch.full((n,), float(n))}})"
+    )
+    save_tensors(path, {"x": torch.full((10,), 10.0)})
+    seen = [10]
+    with subprocess.Popen([sys.executable, "-c", script, str(path)]) as writer:
+        try:
+            deadline = time.monotonic() + 60
+            while sum(a != b for a, b in pairwise(seen)) < 200 and time.monotonic() < deadline:
+                x = load_tensors(path)[0]["x"]
+                assert (x == len(x)).all()
+                seen.append(len(x))
+        finally:
+            writer.kill()
+    assert set(sizes) < set(seen)
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -1,9 +1,7 @@
 import copy
 import csv
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -86,16 +84,17 @@ def test_each_stage_trains_its_own_network_only(smoke, tmp_path):
 
 
 def test_killed_run_resumes_to_the_same_weights(smoke, tmp_path):
-    whole = configure(smoke, tmp_path / "whole", iterations=12, checkpoint_every=5)
-    broken = configure(smoke, tmp_path / "broken", iterations=12, checkpoint_every=5)
+    whole = configure(smoke, tmp_path / "whole", iterations=30, checkpoint_every=5)
+    broken = configure(smoke, tmp_path / "broken", iterations=30, checkpoint_every=5)
     expected = train(whole).read_bytes()
     path = write_config(broken, tmp_path / "broken.yaml")
     words = [sys.executable, "-m", "crossmorph", "train", str(path), "--resume"]
     for stage in ("coarse", "fine"):
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        _wait_for(broken.output / "checkpoint.safetensors", STAGES.index(stage), process)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            try:
+                _wait_for(broken.output / "checkpoint.safetensors", STAGES.index(stage), process)
+            finally:
+                process.kill()
         assert not (broken.output / "smoke-2d.safetensors").exists()
     finished = command("train", path, "--resume")
     assert finished.returncode == 0, finished.stderr
@@ -106,7 +105,7 @@ def test_killed_run_resumes_to_the_same_weights(smoke, tmp_path):
 
 def _wait_for(checkpoint: Path, stage: int, process: subprocess.Popen) -> None:
     """Until the checkpoint is inside a stage."""
-    for _ in range(3000):
+    for _ in range(12_000):
         if checkpoint.exists():
             position = load_tensors(checkpoint)[1]
             if int(position["stage"]) == stage and int(position["step"]) > 0:

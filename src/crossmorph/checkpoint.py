@@ -1,14 +1,15 @@
 """Weights and their card: a ``.safetensors`` file and a ``.json`` beside it. Nothing is ever unpickled."""
 
 import hashlib
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from crossmorph import DEFAULT_MODEL
@@ -60,12 +61,19 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and text of a safetensors file. Raises InputError where it is missing or not such a file."""
+    """Tensors and text of a safetensors file. Raises InputError where it is missing or not such a file.
+
+    The file is read once, as a whole: opened by name a second time, it could be another by then, since a running
+    training replaces its checkpoint.
+    """
     try:
-        with safe_open(path, framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
+        content = path.read_bytes()
+        tensors = load(content)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot read weights ({error}), expected a safetensors file") from error
+    # The header, eight bytes of its length and then JSON, holds the text; safetensors gives it for open files only.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return tensors, header.get("__metadata__", {})
 
 
 def save_model(folder: Path, hierarchy: Hierarchy, card: Card) -> Path:

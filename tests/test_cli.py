@@ -94,7 +94,6 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "series.nii.gz": (lambda path: nifti(path, np.random.rand(9, 8, 7, 2)), "has shape (9, 8, 7, 2)"),
     "colour.png": (lambda path: PIL.Image.new("RGB", (32, 32), "red").save(path), "holds colour"),
     "image.jpg": (lambda path: path.write_bytes(b"1"), "unknown image format"),
-    "elsewhere.nii.gz": (elsewhere, "--init centers"),
 }
 
 
@@ -144,6 +143,28 @@ def here(tmp_path, pair, monkeypatch) -> Path:
 REGISTER = ("register", "moving.nii.gz", "fixed.nii.gz")
 
 
+def test_images_that_lie_apart_need_a_start(tmp_path, pair, here, crossmorph):
+    elsewhere(tmp_path / "elsewhere.nii.gz")
+    words = ["register", str(pair.moving), str(tmp_path / "elsewhere.nii.gz"), "-o", "moved.nii.gz"]
+    refused = crossmorph(*words, "--init", "none")
+    assert refused.code == 2
+    assert "--init centers" in refused.err
+    assert "after the start 100%" in crossmorph(*words).out
+
+
+def test_refining_and_smoothness_are_checked(here, crossmorph):
+    for words, reason in (
+        (["--refine", "soon"], "--refine soon: expected seconds above 0, auto or off"),
+        (["--refine", "-1"], "--refine -1: expected seconds above 0, auto or off"),
+        (["--refine", "nan"], "--refine nan: expected"),
+    ):
+        result = crossmorph(*REGISTER, "-o", "moved.nii.gz", *words)
+        assert (result.code, result.out) == (2, "")
+        assert reason in result.err
+    refined = crossmorph(*REGISTER, "-o", "moved.nii.gz", "--refine", "2", "--json")
+    assert json.loads(refined.out)["quality"]["refine_steps"] >= 1
+
+
 @pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_bad_options_are_one_line_and_leave_nothing(here, crossmorph, name):
     words, reason = BAD_OPTIONS[name]
@@ -164,7 +185,7 @@ def test_a_folder_that_cannot_be_written(here, crossmorph, monkeypatch):
     assert (result.code, result.err) == (2, "crossmorph: moved.nii.gz: cannot be written (Permission denied)\n")
 
 
-@pytest.mark.parametrize("words", [["register"], ["nonsense"], [*REGISTER, "-o", "m.nii", "--init", "affine"]])
+@pytest.mark.parametrize("words", [["register"], ["nonsense"], [*REGISTER, "-o", "m.nii", "--init", "far"]])
 def test_wrong_usage_is_code_two(here, crossmorph, words):
     result = crossmorph(*words)
     assert (result.code, result.out) == (2, "")

@@ -18,6 +18,7 @@ from crossmorph.data.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.grid import Grid, onto_grid
 from crossmorph.image import Image, read_image, write_image
+from crossmorph.register import Settings
 from crossmorph.transform import Warp, read_transform, resample
 
 PAGE = np.diag([-1.0, -1.0, 1.0])
@@ -171,8 +172,8 @@ def test_centres_work_from_file_to_file(tmp_path, pair):
     far.affine[:2, 2] += [400.0, -300.0]
     write_image(files.moving, far)
     with pytest.raises(InputError, match=rf"{files.moving} to {files.fixed}: .* covers only 0%"):
-        register_files(files.moving, files.fixed, files.outputs._replace(labels=()))
-    register_files(files.moving, files.fixed, files.outputs._replace(labels=()), start="centers")
+        register_files(files.moving, files.fixed, files.outputs._replace(labels=()), settings=Settings("none"))
+    register_files(files.moving, files.fixed, files.outputs._replace(labels=()), settings=Settings("centers"))
     moved = read_image(files.outputs.moved).data
     theirs = as_itk(files.moving, files.fixed, files.outputs.transform)
     np.testing.assert_allclose(theirs, moved, atol=1e-3 * np.ptp(far.data))

@@ -41,7 +41,7 @@ def test_overrides_replace_values():
     [
         ("nonsense=1", "nonsense: Extra inputs"),
         ("similarity=ssd", "similarity: .*'ssd'"),
-        ("stages.coarse.iterations=0", "stages.coarse.iterations: .*greater than or equal to 1"),
+        ("stages.coarse.iterations=-1", "stages.coarse.iterations: .*greater than or equal to 0"),
         ("batch=3 4", "batch: "),
         ("devices=3", "batch 4 cannot be shared evenly by 3 processes"),
         ("hierarchy.dim=3", "is not 3-D"),

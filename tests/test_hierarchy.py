@@ -1,12 +1,13 @@
 """The hierarchy: its equations hold between its own outputs, inverses invert, and each network sees what it should."""
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from crossmorph import spatial
-from crossmorph.hierarchy import STAGES, Flow, Hierarchy, HierarchySpec, Registration, chain
+from crossmorph.hierarchy import Flow, Hierarchy, HierarchySpec, Registration, chain, fit_appearance
 from crossmorph.networks import PyramidSpec, UNetSpec
 
 UNET = UNetSpec(encoder=(4, 6), decoder=(6, 5), final=(4,))
@@ -139,19 +140,21 @@ def test_networks_are_shown_the_fixed_image_first() -> None:
     model = hierarchy(SPECS["unets"], stir=0.3)
     expected = model.flow(model.coarse(fixed, moving), moving)
     assert torch.equal(model.register_coarse(moving, fixed).displacement, expected.displacement)
-    assert torch.equal(model.translate(moving, fixed), model.translation(torch.cat([fixed, moving], dim=1)))
+    coarse = model.register_coarse(moving, fixed)
+    assert torch.equal(model.translate(moving, fixed, coarse), model.translation(torch.cat([fixed, moving], dim=1)))
     result = model(moving, fixed)
     assert torch.equal(result.coarse.displacement, expected.displacement)
-    assert torch.equal(result.mask, model.translate(moving, fixed))
+    assert torch.equal(result.mask, model.translate(moving, fixed, coarse))
 
 
 @pytest.mark.parametrize("sees", ["pair", "moving"])
 def test_the_translator_sees_the_fixed_image_only_if_it_should(sees: str) -> None:
     moving, fixed = pair((16, 16))
     model = hierarchy(SPECS["unets"].model_copy(update={"translator_sees": sees}), stir=0.3)
-    mask = model.translate(moving, fixed)
-    assert (mask - model.translate(1 - moving, fixed)).abs().max() > 1e-3
-    moved = (mask - model.translate(moving, 1 - fixed)).abs().max()
+    coarse = model.register_coarse(moving, fixed)
+    mask = model.translate(moving, fixed, coarse)
+    assert (mask - model.translate(1 - moving, fixed, coarse)).abs().max() > 1e-3
+    moved = (mask - model.translate(moving, 1 - fixed, coarse)).abs().max()
     assert moved > 1e-3 if sees == "pair" else moved == 0
 
 
@@ -179,7 +182,9 @@ def test_each_network_gets_the_gradient_of_its_own_output(stage: str) -> None:
     result = model(moving, fixed)
     output = {"coarse": result.coarse.displacement, "translation": result.mask, "fine": result.fine.displacement}[stage]
     output.square().sum().backward()
-    learning = {name for name in STAGES if any(p.grad is not None for p in getattr(model, name).parameters())}
+    learning = {
+        name for name, network in model.named_children() if any(p.grad is not None for p in network.parameters())
+    }
     # The translation is an input of the fine network.
     assert learning == ({"translation", "fine"} if stage == "fine" else {stage})
 
@@ -197,6 +202,68 @@ def test_a_negative_mask_is_alive() -> None:
     bias = model.translation.get_parameter("output.bias").grad
     assert bias is not None
     assert bias.item() == pytest.approx(2 * 16 * 16)
+
+
+def test_looks_of_the_fine_network_are_chained() -> None:
+    """The second look sees what the first one moved, and the fine field is both."""
+    moving, fixed = pair((16, 16))
+    translated = random(2, 1, 16, 16, seed=2)
+    model = hierarchy(SPECS["unets"].model_copy(update={"fine_sees": "aligned", "fine_looks": 2}), stir=0.3)
+    coarse = Flow(*(constant([2.0, -1.0], (16, 16)).expand(2, -1, -1, -1) * sign for sign in (1, -1)))
+    both, flow = torch.cat([moving, translated], dim=1), coarse
+    steps = []
+    for _ in range(2):
+        steps.append(model.flow(model.fine(fixed, spatial.warp(both, flow.displacement)), moving))
+        flow = chain(coarse, chain(*steps) if len(steps) == 2 else steps[0])
+    found = model.register_fine(moving, fixed, translated, coarse)
+    torch.testing.assert_close(found.displacement, chain(*steps).displacement)
+    torch.testing.assert_close(found.inverse, chain(*steps).inverse)
+
+
+# --- appearance ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (10, 12, 14)])
+def test_an_appearance_within_reach_is_found(shape: tuple[int, ...]) -> None:
+    """F = 0.3 P_0 - 0.7 P_1 + 0.2, moved: the weights come back, on the moving grid."""
+    pictures = spatial.bspline_smooth(random(2, 3, *shape), 3.0)
+    wanted = 0.3 * pictures[:, :1] - 0.7 * pictures[:, 1:2] + 0.2
+    field = constant([1.5] + [0.5] * (len(shape) - 1), shape).expand(2, *[-1] * (len(shape) + 1))
+    found = fit_appearance(pictures, spatial.warp(wanted, field), field)
+    assert (found - wanted).abs().max() < 0.02
+    assert (pictures[:, :1] - wanted).abs().max() > 0.2
+
+
+def test_an_appearance_cannot_show_where_the_fixed_image_is() -> None:
+    """Pictures that are symmetric stay so, however the fixed image lies: only a few numbers come from it."""
+    pictures = random(1, 2, 16, 16)
+    pictures = (pictures + pictures.flip(3)) / 2
+    found = fit_appearance(pictures, random(1, 1, 16, 16, seed=3), torch.zeros(1, 2, 16, 16))
+    torch.testing.assert_close(found, found.flip(3))
+
+
+def test_the_appearance_is_the_least_squares_one() -> None:
+    pictures, fixed = random(1, 2, 12, 12), random(1, 1, 12, 12, seed=3)
+    found = fit_appearance(pictures, fixed, torch.zeros(1, 2, 12, 12))
+    design = np.stack([*pictures[0].flatten(1).numpy(), np.ones(144)], axis=1)
+    solution = np.linalg.lstsq(design, fixed.flatten().numpy(), rcond=None)[0]
+    np.testing.assert_allclose(found.flatten().numpy(), design @ solution, atol=2e-3)
+
+
+def test_constant_pictures_are_no_trouble() -> None:
+    found = fit_appearance(torch.ones(1, 2, 8, 8), torch.full((1, 1, 8, 8), 0.4), torch.zeros(1, 2, 8, 8))
+    torch.testing.assert_close(found, torch.full_like(found, 0.4), atol=1e-2, rtol=0)
+
+
+def test_a_hierarchy_of_appearances_translates_any_contrast() -> None:
+    """Turned upside down, the fixed image turns the translation: nothing of it is learnt."""
+    moving = spatial.bspline_smooth(random(1, 1, 32, 32), 4.0)
+    spec = SPECS["unets"].model_copy(update={"translator_sees": "moving", "appearances": 3})
+    model = hierarchy(spec)
+    still = Flow(torch.zeros(1, 2, 32, 32), torch.zeros(1, 2, 32, 32))
+    for fixed in (moving, 1 - moving):
+        translated = moving + model.translate(moving, fixed, still)
+        assert (translated - fixed).abs().max() < 0.02
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

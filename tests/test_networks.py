@@ -292,3 +292,18 @@ def test_a_pyramid_needs_more_than_one_voxel_at_its_coarsest() -> None:
     network = networks.velocity_network(PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1)), 2, 1, 1)
     with pytest.raises(ValueError, match=r"image of \(4, 4\) voxels, expected more"):
         network(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+
+
+def test_a_conditioned_network_hears_of_the_smoothness_and_others_do_not() -> None:
+    spec = PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1), control_spacing=1, conditioned=True)
+    network = velocity_network(spec, 2, stirred=True)
+    fixed, moving = random(2, 1, 16, 16), random(2, 2, 16, 16, seed=1)
+    velocity = network(fixed, moving, torch.tensor([0.0, 1.0]))
+    swapped = network(fixed, moving, torch.tensor([1.0, 0.0]))
+    assert (velocity - swapped).flatten(1).abs().amax(1).min() > 1e-4
+    torch.testing.assert_close(network(fixed[:1], moving[:1], torch.tensor([0.0])), velocity[:1], atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="conditioned on the smoothness"):
+        network(fixed, moving)
+    for plain in (SMALL_PYRAMID, SMALL_UNET):
+        deaf = velocity_network(plain, 2, stirred=True)
+        assert torch.equal(deaf(fixed, moving), deaf(fixed, moving, torch.tensor([0.0, 1.0])))

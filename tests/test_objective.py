@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from crossmorph import objective, similarity, spatial
+from crossmorph.affine import Affine
+from crossmorph.data.samples import Samples
 from crossmorph.hierarchy import Flow, Hierarchy, HierarchySpec
 from crossmorph.networks import UNetSpec
 from crossmorph.objective import Weights
@@ -51,6 +53,11 @@ def shift(shape: tuple[int, ...], by: float) -> Flow:
 def product_mean(varying: Tensor, constant: Tensor) -> Tensor:
     """A similarity that can be worked out by hand."""
     return (varying * constant).flatten(1).mean(1)
+
+
+def images(moving: Tensor, fixed: Tensor) -> Samples:
+    """Samples of which nothing better than the images is known."""
+    return Samples(moving, fixed, moving, fixed)
 
 
 def row(*values: float) -> Tensor:
@@ -162,9 +169,8 @@ def test_translation_terms_by_hand() -> None:
 
 def test_fine_terms_by_hand() -> None:
     """M = 1 2 3 4 and T = 4 3 2 1, two voxels on: 3 4 4 4 and 2 1 1 1; F = 1 0 1 1."""
-    terms = objective.fine_terms(
-        row(1, 2, 3, 4), row(1, 0, 1, 1), row(4, 3, 2, 1), row_shift(1), row_shift(2), product_mean, WEIGHTS
-    )
+    samples = Samples(row(0, 0, 0, 0), row(1, 0, 1, 1), row(1, 2, 3, 4), row(1, 0, 1, 1))
+    terms = objective.fine_terms(samples, row(4, 3, 2, 1), row_shift(1), row_shift(2), product_mean, WEIGHTS)
     assert [term.item() for term in terms] == pytest.approx([0, -17 * (3 + 4 + 4) / 4, 19 * (1 + 1 + 0 + 0) / 4])
 
 
@@ -190,7 +196,7 @@ def test_terms_are_their_equations(name: str, shape: tuple[int, ...]) -> None:
     assert second.structure.item() == pytest.approx(-7 * sim(translated, moving).mean().item())
     assert second.error.item() == pytest.approx(11 * error)
 
-    third = objective.fine_terms(moving, fixed, translated, fine, final, sim, w)
+    third = objective.fine_terms(images(moving, fixed), translated, fine, final, sim, w)
     error = similarity.mse(spatial.warp(translated, final.displacement), fixed).mean().item()
     assert third.smoothness.item() == pytest.approx(13 * objective.smoothness(fine.displacement).item())
     assert third.similarity.item() == pytest.approx(
@@ -214,7 +220,9 @@ def test_better_alignment_costs_less(name: str, shape: tuple[int, ...]) -> None:
     assert coarse[0].forward < coarse[1].forward
     assert coarse[0].backward < coarse[1].backward
     fine = [
-        objective.fine_terms(moving, fixed, moving + mask, shift(shape, 0.0), flow, sim, Weights())
+        objective.fine_terms(
+            Samples(moving, fixed, moving, fixed), moving + mask, shift(shape, 0.0), flow, sim, Weights()
+        )
         for flow in (right, wrong)
     ]
     assert fine[0].similarity < fine[1].similarity
@@ -234,6 +242,37 @@ def test_better_translation_costs_less(shape: tuple[int, ...]) -> None:
     assert good.error < 0.1 * min(none.error, bad.error)
     assert good.structure < bad.structure
     assert good.mask < bad.mask
+
+
+def test_a_factor_of_each_pair_multiplies_its_smoothness() -> None:
+    """One pair has the differences 1 in one of 3 x 2 forward steps along the first axis, the other twice that."""
+    u = torch.zeros(2, 2, 3, 2)
+    u[0, 0, 1:, 0] = 1
+    u[1, 0, 1:, 0] = 2
+    each = [1 / 4 + 2 / 3, 4 / 4 + 8 / 3]  # 4 steps along the first axis, 3 along the second
+    assert objective.smoothness(u).item() == pytest.approx(sum(each) / 2)
+    assert objective.smoothness(u, torch.tensor([10.0, 0.5])).item() == pytest.approx((10 * each[0] + each[1] / 2) / 2)
+
+
+def test_the_affine_terms_fall_as_images_meet() -> None:
+    still = blob((32, 32))
+    moving = blob((32, 32), at=6.0)
+
+    def terms(shift: float) -> objective.AffineTerms:
+        affine = Affine(torch.eye(2)[None], torch.tensor([[shift, 0.0]]))
+        return objective.affine_terms(moving, still, [affine], 32, similarity.overlap)
+
+    near, half, none = (terms(shift) for shift in (6.0, 3.0, 0.0))
+    assert near.similarity < half.similarity < none.similarity
+    assert near.distant < half.distant < none.distant
+    both = objective.affine_terms(
+        moving,
+        still,
+        [Affine(torch.eye(2)[None], torch.tensor([[x, 0.0]])) for x in (6.0, 0.0)],
+        32,
+        similarity.overlap,
+    )
+    assert both.similarity.item() == pytest.approx((near.similarity.item() + none.similarity.item()) / 2)
 
 
 def test_a_rougher_field_costs_more() -> None:
@@ -261,14 +300,14 @@ def test_gradients_reach_the_network_of_their_stage_alone(stage: str, name: str)
         terms: objective.Terms = objective.coarse_terms(moving, fixed, coarse, sim, Weights())
     else:
         coarse = Flow(*(field.detach() for field in coarse))
-        mask = model.translate(moving, fixed)
+        mask = model.translate(moving, fixed, coarse)
         if stage == "translation":
             terms = objective.translation_terms(moving, fixed, coarse, mask, sim, Weights())
         else:
             translated = moving + mask.detach()
             fine = model.register_fine(moving, fixed, translated, coarse)
             final = Flow(spatial.compose(coarse.displacement, fine.displacement), fine.inverse)
-            terms = objective.fine_terms(moving, fixed, translated, fine, final, sim, Weights())
+            terms = objective.fine_terms(images(moving, fixed), translated, fine, final, sim, Weights())
     sum(terms, torch.zeros(())).backward()
     for network in ("coarse", "translation", "fine"):
         gradients = [parameter.grad for parameter in getattr(model, network).parameters()]
@@ -300,6 +339,8 @@ def test_gradients_of_a_field_are_the_slopes(stage: str) -> None:
         flow = Flow(field, -field)
         if stage == "coarse":
             return objective.coarse_terms(moving, fixed, flow, similarity.mi, WEIGHTS)
-        return objective.fine_terms(moving, fixed, translated, flow, flow, similarity.mi, WEIGHTS)
+        return objective.fine_terms(
+            Samples(moving, fixed, moving, fixed), translated, flow, flow, similarity.mi, WEIGHTS
+        )
 
     assert torch.autograd.gradcheck(terms, (u,))

@@ -6,15 +6,18 @@ import torch
 
 from crossmorph.grid import Grid
 from crossmorph.hierarchy import Flow, Registration
-from crossmorph.image import Image
+from crossmorph.image import Image, scale_intensity
 from crossmorph.quality import LARGEST_INCONSISTENCY, SMALL_OVERLAP, judge, measure
+from crossmorph.refine import Refinement
 from crossmorph.register import Registered
 from crossmorph.similarity import mi
 from crossmorph.transform import Warp
 
 GOOD = {
+    "overlap_before": 1.0,
     "overlap": 1.0,
     "mi_before": 0.2,
+    "mi_start": 0.25,
     "mi_coarse": 0.3,
     "mi_final": 0.4,
     "folds_percent": 0.0,
@@ -34,7 +37,7 @@ def registered(flow: Flow, spacing: float = 2.0) -> Registered:
     warp = Warp(np.zeros((2, *SHAPE)), grid.affine)
     image = Image(moving[0, 0].numpy(), grid.affine)
     result = Registration(flow, zero, flow, moving * 0, moving)
-    return Registered(warp, warp, warp, image, 0.75, moving, fixed, result, grid)
+    return Registered(warp, warp, image, np.eye(3), 0.75, moving, fixed, result, None, grid, {})
 
 
 def constant(x: float) -> torch.Tensor:
@@ -43,25 +46,38 @@ def constant(x: float) -> torch.Tensor:
     return field
 
 
+def elsewhere(pair: Registered) -> Image:
+    """The moving image as it was given, before a start put it where the networks saw it."""
+    return Image(np.roll(pair.moving[0, 0].numpy(), 3, 1), pair.grid.affine)
+
+
+def scores(pair: Registered) -> dict[str, float]:
+    return measure(pair, elsewhere(pair))
+
+
 def test_numbers_of_a_shift():
     """The inverse falls half a voxel short: 1 mm at 2 mm; the field does not fold, its Jacobian is 1."""
     pair = registered(Flow(constant(2), constant(-1.5)))
-    quality = measure(pair)
+    quality = measure(pair, elsewhere(pair))
     assert set(quality) == set(GOOD)
     assert quality["overlap"] == 0.75
+    assert quality["overlap_before"] == 1
     assert quality["inverse_consistency"] == pytest.approx(1.0)
     assert quality["working_spacing"] == 2.0
     assert quality["folds_percent"] == 0
     assert quality["min_jacobian"] == pytest.approx(1)
-    assert quality["mi_before"] == pytest.approx(float(mi(pair.moving, pair.fixed)))
-    assert quality["mi_final"] == quality["mi_coarse"] > quality["mi_before"]
+    given = torch.from_numpy(scale_intensity(elsewhere(pair).data).data)[None, None]
+    assert quality["mi_before"] == pytest.approx(float(mi(given, pair.fixed)))
+    assert quality["mi_start"] == pytest.approx(float(mi(pair.moving, pair.fixed)))
+    assert "refine_steps" not in quality
+    assert quality["mi_final"] == quality["mi_coarse"] > quality["mi_start"]
     assert all(type(value) is float for value in quality.values())
 
 
 def test_a_mirror_folds_everywhere():
     mirror = constant(0)
     mirror[:, 0] = -2 * torch.arange(SHAPE[0])[:, None]
-    quality = measure(registered(Flow(mirror, constant(0))))
+    quality = scores(registered(Flow(mirror, constant(0))))
     assert quality["folds_percent"] == 100
     assert quality["min_jacobian"] == pytest.approx(-1)
 
@@ -71,7 +87,7 @@ def test_one_folded_cell_of_all():
     field = constant(0)
     field[0, 0, 8, 8] = 1.5
     cells = (SHAPE[0] - 1) * (SHAPE[1] - 1)
-    assert measure(registered(Flow(field, field)))["folds_percent"] == pytest.approx(100 * 2 / cells)
+    assert scores(registered(Flow(field, field)))["folds_percent"] == pytest.approx(100 * 2 / cells)
 
 
 def test_good_numbers_raise_no_flag():
@@ -87,7 +103,7 @@ def test_good_numbers_raise_no_flag():
         ({"mi_final": float("nan")}, "agreement", "failed", "agree less than before"),
         ({"folds_percent": 0.01}, "folding", "warning", "0.010% of the cells fold; do not trust"),
         ({"inverse_consistency": 1.51}, "inverse", "warning", "1.51 pixels (expected below 1.50)"),
-        ({"overlap": 0.59}, "overlap", "warning", "overlap by 59% only; if their positions are wrong"),
+        ({"overlap_before": 0.59}, "overlap", "warning", "covers 59% of the fixed one, after the start 100%"),
     ],
 )
 def test_each_number_out_of_bounds_is_flagged(change, name, level, words):
@@ -100,7 +116,13 @@ def test_each_number_out_of_bounds_is_flagged(change, name, level, words):
 def test_the_bounds_themselves_are_fine():
     edge = {
         "mi_final": GOOD["mi_before"],
-        "overlap": SMALL_OVERLAP,
+        "overlap_before": SMALL_OVERLAP,
         "inverse_consistency": LARGEST_INCONSISTENCY * GOOD["working_spacing"],
     }
     assert {flag.level for flag in judge(GOOD | edge)} == {"ok"}
+
+
+def test_refining_is_told_of():
+    pair = registered(Flow(constant(2), constant(-2)))
+    refinement = Refinement(pair.result.final, 7, 0.1, 1.0, 1.2, True)
+    assert scores(pair._replace(refinement=refinement))["refine_steps"] == 7

@@ -14,7 +14,7 @@ from crossmorph.errors import InputError
 from crossmorph.grid import Grid, onto_grid
 from crossmorph.image import Image, read_image, scale_intensity
 from crossmorph.metrics import endpoint_error_mm, mean_dice, psnr
-from crossmorph.register import Registered, register_coarse, register_images
+from crossmorph.register import Registered, Settings, register_coarse, register_images
 from crossmorph.transform import Warp, read_transform, resample, resample_warp
 
 Placement = tuple[tuple[int, ...], ndarray]
@@ -112,19 +112,14 @@ def loop_mm(warp: Warp, inverse: Warp, where: ndarray) -> ndarray:
     return np.linalg.norm(d + back, axis=0)
 
 
-def test_shipped_weights_find_the_true_field(case, plain):
+def test_shipped_weights_find_the_true_field(case, plain, model):
     before = mean_dice(on(case.moving_labels, (case.fixed.shape, case.fixed.affine)).data, case.fixed_labels.data)
     after = mean_dice(resample(case.moving_labels, plain.warp, "nearest").data, case.fixed_labels.data)
     ceiling = mean_dice(resample(case.moving_labels, case.truth, "nearest").data, case.fixed_labels.data)
     assert after > before + 0.1
     assert after > ceiling - 0.1
     assert error_mm(plain.warp, case) < error_mm(still(case.fixed), case) / 3
-    assert error_mm(plain.warp, case) < error_mm(plain.coarse, case)
-
-
-def test_the_coarse_stage_alone_is_the_first_stage_of_all(case, plain, model):
-    coarse = register_coarse(case.moving, case.fixed, model)
-    assert np.array_equal(coarse.displacement, plain.coarse.displacement)
+    assert error_mm(plain.warp, case) < error_mm(register_coarse(case.moving, case.fixed, model), case)
 
 
 def test_the_translation_lies_on_the_moving_image_and_looks_like_the_fixed_one(case, plain):
@@ -185,8 +180,8 @@ def test_pixels_stand_for_the_models_grid(case, plain, model):
 def test_centres_bring_images_together_from_afar(case, plain, model):
     far = moved_by(case.moving, (400.0, -250.0))
     with pytest.raises(InputError, match=r"covers only 0% .*--init centers"):
-        register_images(far, case.fixed, model)
-    found = register_images(far, case.fixed, model, "centers")
+        register_images(far, case.fixed, model, Settings("none"))
+    found = register_images(far, case.fixed, model, Settings("centers"))
     assert found.overlap == 1
     brain = case.fixed_labels.data > 0
     ours, theirs = resample(far, found.warp), resample(case.moving, plain.warp)
@@ -198,8 +193,6 @@ def test_centres_bring_images_together_from_afar(case, plain, model):
         found.inverse.displacement[:, 64, 64] + [400, -250], plain.inverse.displacement[:, 64, 64]
     )
     assert loop_mm(found.warp, found.inverse, brain).max() < 1
-    coarse = register_coarse(far, case.fixed, model, "centers")
-    assert np.array_equal(coarse.displacement, found.coarse.displacement)
 
 
 def test_the_inverse_takes_the_fixed_image_to_the_moving_one(case, plain):
@@ -211,10 +204,10 @@ def test_the_inverse_takes_the_fixed_image_to_the_moving_one(case, plain):
 
 
 def test_overlap_is_of_the_fixed_field_of_view(case, model):
-    half = register_images(moved_by(case.moving, (96.0, 0.0)), case.fixed, model)
+    half = register_images(moved_by(case.moving, (96.0, 0.0)), case.fixed, model, Settings("none"))
     assert half.overlap == 0.5
     with pytest.raises(InputError, match="covers only 20% of the fixed"):
-        register_images(moved_by(case.moving, (153.0, 0.0)), case.fixed, model)
+        register_images(moved_by(case.moving, (153.0, 0.0)), case.fixed, model, Settings("none"))
 
 
 def test_what_cannot_be_used_is_refused(case, model):
@@ -244,7 +237,7 @@ def test_the_same_bits_again_and_the_same_field_with_any_threads(case, model):
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
         first, again = (register_images(case.moving, case.fixed, model) for _ in range(2))
-        for ours, theirs in ((again.warp, first.warp), (again.inverse, first.inverse), (again.coarse, first.coarse)):
+        for ours, theirs in ((again.warp, first.warp), (again.inverse, first.inverse)):
             assert np.array_equal(ours.displacement, theirs.displacement)
         assert np.array_equal(again.translated.data, first.translated.data)
         fields[threads] = first.warp.displacement
@@ -254,7 +247,7 @@ def test_the_same_bits_again_and_the_same_field_with_any_threads(case, model):
 
 def test_inputs_stay_as_they_are(case, model):
     copies = [(image.data.copy(), image.affine.copy()) for image in (case.moving, case.fixed)]
-    register_images(case.moving, case.fixed, model, "centers")
+    register_images(case.moving, case.fixed, model, Settings("centers"))
     for image, (data, affine) in zip((case.moving, case.fixed), copies, strict=True):
         assert np.array_equal(image.data, data)
         assert np.array_equal(image.affine, affine)

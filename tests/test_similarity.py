@@ -10,7 +10,7 @@ from monai.losses import GlobalMutualInformationLoss
 from scipy.interpolate import BSpline
 from torch import Tensor
 
-from crossmorph import similarity
+from crossmorph import metrics, similarity
 from crossmorph.similarity import SIMILARITIES, Similarity
 
 SHAPES = [(20, 24), (12, 10, 14)]
@@ -321,3 +321,29 @@ def test_gradients_are_the_slopes(name: str, shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(EVERY[name], (varying.requires_grad_(), constant), fast_mode=large)
     if name not in ("mi", "nmi"):
         assert torch.autograd.gradcheck(EVERY[name], (varying.detach(), constant.requires_grad_()), fast_mode=large)
+
+
+# --- overlap of fractions --------------------------------------------------------------------------------------------
+
+
+def test_overlap_by_hand() -> None:
+    """2 (1 * 0.5 + 0) / (1 + 1 + 0.25 + 0) of the first tissue, 1 of the second, none of the third: the mean of two."""
+    a = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
+    b = torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
+    assert similarity.overlap(a, b).item() == pytest.approx((2 * 0.5 / 2.25 + 1) / 2)
+    assert similarity.overlap(a, a).item() == pytest.approx(1)
+    assert similarity.overlap(0 * a, 0 * a).item() == 0
+
+
+def test_overlap_of_label_maps_is_dice() -> None:
+    labels = torch.randint(0, 4, (2, 12, 12), generator=torch.Generator().manual_seed(0))
+    one_hot = torch.stack([(labels == k).float() for k in (1, 2, 3)], dim=1)
+    ours = similarity.overlap(one_hot[:1], one_hot[1:]).item()
+    theirs = [metrics.dice(labels[0].numpy(), labels[1].numpy())[k] for k in (1, 2, 3)]
+    assert ours == pytest.approx(sum(theirs) / 3)
+
+
+def test_overlaps_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 3, 4, 5, dtype=torch.float64, generator=generator) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda x: similarity.overlap(x, b), (a.requires_grad_(),))

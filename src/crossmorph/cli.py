@@ -1,6 +1,7 @@
 """The command line: each command is the face of one library function. Heavy imports wait until a command needs them."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -51,6 +52,19 @@ def _label_files(value: tuple[str, str]) -> "LabelFiles":
     return LabelFiles(Path(value[0]), Path(value[1]))
 
 
+def _seconds(refine: str) -> float | None:
+    """The time that `--refine` allows; None where it names none."""
+    if refine in ("off", "auto"):
+        return None
+    try:
+        seconds = float(refine)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"--refine {refine}: expected seconds above 0, auto or off")
+    return seconds
+
+
 @app.command()
 def register(
     moving: Annotated[Path, typer.Argument(help="Image to move: 2-D NIfTI or greyscale PNG.")],
@@ -70,17 +84,26 @@ def register(
     report: Annotated[Path | None, typer.Option(help="Picture to look at: .png, .pdf or .svg.")] = None,
     model: Annotated[str, typer.Option(help="Name of a shipped model, or a folder that train wrote.")] = DEFAULT_MODEL,
     init: Annotated[
-        Literal["none", "centers"], typer.Option(help="Believe the images' positions, or lay centre on centre first.")
-    ] = "none",
+        Literal["affine", "centers", "none"],
+        typer.Option(help="Begin affinely moved, with centre on centre, or where the headers say."),
+    ] = "affine",
+    smoothness: Annotated[
+        float | None, typer.Option(min=0, max=1, help="From detailed (0) to stiff (1) [default: the model's].")
+    ] = None,
+    refine: Annotated[
+        str, typer.Option(metavar="SECONDS|auto|off", help="Optimise for this pair, for so long or until no gain.")
+    ] = "off",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Register MOVING to FIXED; write the moved image and, on request, the transforms."""
     from crossmorph.command import Outputs, register_files
+    from crossmorph.register import Settings
 
+    settings = Settings(init, smoothness, refine != "off", _seconds(refine))
     outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report)
-    done = register_files(moving, fixed, outputs, model, init, device, threads)
+    done = register_files(moving, fixed, outputs, model, settings, device, threads)
     print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text())
     if done.failed:
         raise SystemExit(FAILED)
@@ -92,14 +115,17 @@ def phantom(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     rough: Annotated[bool, typer.Option("--rough", help="Add a second, harder test split.")] = False,
     pd: Annotated[bool, typer.Option("--pd", help="Add PDw images and lists of PDw to T1w pairs.")] = False,
+    extra: Annotated[str, typer.Option(help="More test splits, comma-separated: contrasts,heads,far.")] = "",
     train: Annotated[int, typer.Option(min=1, help="Training images a modality.")] = 396,
     test: Annotated[int, typer.Option(min=1, help="Test images a modality.")] = 96,
     validation: Annotated[int, typer.Option(min=1, help="Validation images a modality.")] = 24,
 ) -> None:
     """Simulate T2w and T1w brain slices with known deformations, from tissue maps that nilearn ships."""
+    from crossmorph.data.extra import default_pairs
     from crossmorph.data.phantom import prepare_phantom
 
-    lists = prepare_phantom(output, seed=seed, rough=rough, pd=pd, train=train, test=test, validation=validation)
+    added = default_pairs(extra.split(",") if extra else [])
+    lists = prepare_phantom(output, seed, rough, pd, train=train, test=test, validation=validation, extra=added)
     for path in lists.values():
         print(f"wrote {path}")
 

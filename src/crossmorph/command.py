@@ -15,7 +15,7 @@ from crossmorph.errors import InputError
 from crossmorph.files import atomic_output, suffix_of
 from crossmorph.image import IMAGE_SUFFIXES, Image, read_image, write_image
 from crossmorph.quality import Flag, judge, measure
-from crossmorph.register import Registered, Start, register_images
+from crossmorph.register import DEFAULTS, Registered, Settings, register_images
 from crossmorph.report import PICTURE_SUFFIXES, write_picture
 from crossmorph.transform import TRANSFORM_SUFFIXES, resample, write_transform
 
@@ -109,7 +109,7 @@ def register_files(
     fixed: Path,
     outputs: Outputs,
     model: str = DEFAULT_MODEL,
-    start: Start = "none",
+    settings: Settings = DEFAULTS,
     device: str = "auto",
     threads: int | None = None,
 ) -> Done:
@@ -120,7 +120,7 @@ def register_files(
         fixed: the image to move it to.
         outputs: what to write, and where; folders must exist.
         model: a shipped model's name, or a folder that `train` wrote.
-        start: see :func:`crossmorph.register.register_images`.
+        settings: how to register, see :class:`crossmorph.register.Settings`.
         device: a torch device, or ``auto``: CUDA where there is one, else the CPU.
         threads: of the CPU, for the whole process; None leaves them as they are.
 
@@ -140,9 +140,9 @@ def register_files(
         # Claimed before the work and renamed at its end: an unwritable target costs no time, a failure leaves none.
         targets = {path: stack.enter_context(atomic_output(path)) for _, path in outputs.files()}
         began = time.perf_counter()
-        done = _register(moving, fixed, images, loaded, start)
+        done = _register(moving, fixed, images, loaded, settings)
         seconds = time.perf_counter() - began
-        quality = measure(done)
+        quality = measure(done, images[moving])
         _write(outputs, targets, images[moving], images[fixed], done, labels)
         if outputs.report:
             title = f"{moving.name} to {fixed.name}"
@@ -152,9 +152,9 @@ def register_files(
     return Done(moving, fixed, loaded.card.name, outputs, seconds, quality, unit, judge(quality, unit), ants, caution)
 
 
-def _register(moving: Path, fixed: Path, images: dict[Path, Image], model: Model, start: Start) -> Registered:
+def _register(moving: Path, fixed: Path, images: dict[Path, Image], model: Model, settings: Settings) -> Registered:
     try:
-        return register_images(images[moving], images[fixed], model, start)
+        return register_images(images[moving], images[fixed], model, settings)
     except InputError as error:
         raise InputError(f"{moving} to {fixed}: {error}") from error
 

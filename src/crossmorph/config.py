@@ -7,6 +7,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crossmorph.data.augment import AugmentSpec
+from crossmorph.data.phantom import SHAPE, SPACING
+from crossmorph.data.synthesis import SynthesisSpec
 from crossmorph.errors import InputError
 from crossmorph.hierarchy import STAGES, HierarchySpec, Stage
 from crossmorph.objective import Weights
@@ -19,33 +21,53 @@ class Section(BaseModel):
 
 
 class DataSpec(Section):
-    """Lists of pairs (relative to the working directory) and the grid they are put on."""
+    """Where pairs come from, and the grid they are put on.
 
-    train: Path
+    Attributes:
+        train: list of training pairs, relative to the working directory; or nothing, where ``synthesis`` is given.
+        synthesis: simulate training pairs without end instead.
+        validation: list of validation pairs.
+        shape: voxels of the grid.
+        spacing: its millimetres.
+        augment: what is done to the pairs of a list.
+    """
+
+    train: Path | None = None
+    synthesis: SynthesisSpec | None = None
     validation: Path
     shape: tuple[int, ...] = (128, 128)
     spacing: float = Field(default=1.5, gt=0)
     augment: AugmentSpec = AugmentSpec()
 
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataSpec":
+        if (self.train is None) == (self.synthesis is None):
+            raise ValueError("expected either train (a list of pairs) or synthesis")
+        if self.synthesis and (self.shape, self.spacing) != (SHAPE, SPACING):
+            raise ValueError(f"synthesis makes slices of {SHAPE} voxels of {SPACING} mm, received another grid")
+        return self
+
 
 class StageSpec(Section):
-    """How long a stage trains, and with what step."""
+    """How long a stage trains, with what step, and with how many pairs if not as many as the others."""
 
-    iterations: int = Field(ge=1)
+    iterations: int = Field(ge=0)
     learning_rate: float = Field(default=1e-4, gt=0)
+    batch: int | None = Field(default=None, ge=1)
 
 
 class StageSpecs(Section):
-    """One entry a stage, in the order of training."""
+    """One entry a stage, in the order of training; the paper has no affine stage."""
 
+    affine: StageSpec = StageSpec(iterations=0)
     coarse: StageSpec = StageSpec(iterations=150_000)
     translation: StageSpec = StageSpec(iterations=150_000)
     fine: StageSpec = StageSpec(iterations=150_000)
 
     def of(self, stage: Stage) -> StageSpec:
         """The entry of a stage."""
-        specs: dict[Stage, StageSpec] = {"coarse": self.coarse, "translation": self.translation, "fine": self.fine}
-        return specs[stage]
+        spec: StageSpec = getattr(self, stage)
+        return spec
 
     @property
     def iterations(self) -> int:
@@ -54,13 +76,18 @@ class StageSpecs(Section):
 
 
 class TrainConfig(Section):
-    """Everything a run depends on. The defaults are the paper's recipe; ``batch`` counts pairs over all processes."""
+    """Everything a run depends on. The defaults are the paper's recipe.
+
+    ``batch`` counts pairs over all processes. ``begin`` names a model, shipped or in a folder, of the same hierarchy,
+    whose weights the run begins with; None begins with random ones.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     output: Path
     data: DataSpec
     hierarchy: HierarchySpec = HierarchySpec()
+    begin: str | None = None
     similarity: Literal["mi", "nmi", "ncc", "lg"] = "mi"
     weights: Weights = Weights()
     stages: StageSpecs = StageSpecs()
@@ -79,11 +106,18 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         processes = self.devices * self.nodes
-        if self.batch % processes:
-            raise ValueError(f"batch {self.batch} cannot be shared evenly by {processes} processes")
+        for batch in {self.batch_of(stage) for stage in STAGES}:
+            if batch % processes:
+                raise ValueError(f"batch {batch} cannot be shared evenly by {processes} processes")
+        if self.stages.affine.iterations and not self.hierarchy.affine:
+            raise ValueError("stages.affine has iterations, but hierarchy.affine is missing")
         if len(self.data.shape) != self.hierarchy.dim:
             raise ValueError(f"data.shape {self.data.shape} is not {self.hierarchy.dim}-D as hierarchy.dim says")
         return self
+
+    def batch_of(self, stage: Stage) -> int:
+        """Pairs an iteration of a stage, over all processes."""
+        return self.stages.of(stage).batch or self.batch
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:

@@ -48,19 +48,27 @@ def working_grid(fixed: Image, spacing: float, size: int, divisor: int) -> Grid:
     Raises:
         InputError: the grid would hold more than 2^23 voxels.
     """
-    if not fixed.physical:
-        spacing = max(fixed.shape) * fixed.spacing[0] / size
-    directions = _canonical_directions(fixed)
-    extent = np.abs(directions.T @ fixed.affine[:-1, :-1]) @ fixed.shape
+    return covering_grid(fixed, working_spacing(fixed, spacing, size), divisor)
+
+
+def working_spacing(fixed: Image, spacing: float, size: int) -> float:
+    """Millimetres of a voxel of the working grid; arguments as of :func:`working_grid`."""
+    return spacing if fixed.physical else max(fixed.shape) * fixed.spacing[0] / size
+
+
+def covering_grid(image: Image, spacing: float, divisor: int) -> Grid:
+    """An isotropic grid that covers an image; arguments and errors as of :func:`working_grid`."""
+    directions = _canonical_directions(image)
+    extent = np.abs(directions.T @ image.affine[:-1, :-1]) @ image.shape
     # A hair is forgiven, so that a 192 mm image at 1.5 mm is 128 voxels and not 144.
     shape = tuple(max(2, int(np.ceil(side / spacing / divisor - 1e-3))) * divisor for side in extent)
     if np.prod(shape, dtype=float) > LARGEST_GRID:
         sides = " x ".join(f"{side:.0f}" for side in extent)
         raise InputError(
-            f"the fixed image covers {sides} mm, {' x '.join(map(str, shape))} voxels at the model's {spacing:g} mm; "
+            f"the image covers {sides} mm, {' x '.join(map(str, shape))} voxels at the model's {spacing:g} mm; "
             f"expected at most {LARGEST_GRID} voxels: crop it, or correct its spacing"
         )
-    return _grid_about(centre(fixed), directions, spacing, shape)
+    return _grid_about(centre(image), directions, spacing, shape)
 
 
 def onto_grid(image: Image, grid: Grid) -> Image:

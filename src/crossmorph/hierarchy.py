@@ -8,28 +8,41 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from crossmorph import spatial
+from crossmorph.affine import Affine, AffineNetwork, AffineSpec
 from crossmorph.networks import PyramidSpec, UNet, UNetSpec, velocity_network
 
-Stage = Literal["coarse", "translation", "fine"]
-STAGES: tuple[Stage, ...] = ("coarse", "translation", "fine")
+Stage = Literal["affine", "coarse", "translation", "fine"]
+STAGES: tuple[Stage, ...] = ("affine", "coarse", "translation", "fine")
+RIDGE = 1e-3  # of pictures with standard deviation 1: keeps the fit of nearly equal ones from cancelling them
 RegistrationSpec = Annotated[UNetSpec | PyramidSpec, Field(discriminator="kind")]
 
 
 class HierarchySpec(BaseModel):
-    """What the three networks are and what each of them sees.
+    """What the networks are and what each of them sees.
 
+    ``affine``: the network of the affine start; None, as in the paper, has none.
     ``translator_sees``: ``pair`` is the paper's ``G2(F, M)``; ``moving`` shows it M alone, so that it cannot bake the
-    coarse field's misalignment into the translation. ``fine_sees``: ``original`` is the paper's ``G3(F, M, T)``;
-    ``aligned`` shows M and T already moved by the coarse field, so that G3 looks for what is left.
+    coarse field's misalignment into the translation. ``appearances``: 0, as in the paper, makes the mask one output of
+    G2; a number n makes G2 draw n pictures of M, and the translation is their sum that fits F best (see
+    :func:`fit_appearance`), so that one network serves every contrast.
+    ``fine_sees``: ``original`` is the paper's ``G3(F, M, T)``; ``aligned`` shows M and T already moved by the field so
+    far, so that G3 looks for what is left, ``fine_looks`` times.
+    ``smoothness_range``: factors of the smoothness weights that conditioned networks learn, at 0 and at 1 of their
+    smoothness input; ``smoothness`` is the input where none is given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dim: Literal[2, 3] = 2
+    affine: AffineSpec | None = None
     coarse: RegistrationSpec = UNetSpec()
     translator: UNetSpec = UNetSpec()
     fine: RegistrationSpec = UNetSpec()
     translator_sees: Literal["pair", "moving"] = "pair"
+    appearances: int = Field(default=0, ge=0)
     fine_sees: Literal["original", "aligned"] = "original"
+    fine_looks: int = Field(default=1, ge=1)
+    smoothness_range: tuple[float, float] = (1.0, 1.0)
+    smoothness: float = Field(default=0.5, ge=0, le=1)
     integration_steps: int = Field(default=7, ge=1)
 
 
@@ -64,8 +77,11 @@ class Hierarchy(nn.Module):
     def __init__(self, spec: HierarchySpec) -> None:
         super().__init__()
         self.spec = spec
+        self.affine = AffineNetwork(spec.affine, spec.dim) if spec.affine else None
         self.coarse = velocity_network(spec.coarse, spec.dim, 1, 1)
-        self.translation = UNet(spec.translator, spec.dim, 2 if spec.translator_sees == "pair" else 1, 1)
+        channels = 2 if spec.translator_sees == "pair" else 1
+        spread = 1e-1 if spec.appearances else 1e-5
+        self.translation = UNet(spec.translator, spec.dim, channels, spec.appearances or 1, spread)
         self.fine = velocity_network(spec.fine, spec.dim, 1, 2)
 
     @property
@@ -75,29 +91,59 @@ class Hierarchy(nn.Module):
         depths = [len(s.encoder if isinstance(s, UNetSpec) else s.features) for s in specs]
         return 2 ** max(*depths, len(self.spec.translator.encoder))
 
-    def forward(self, moving: Float[Tensor, "batch 1 *space"], fixed: Float[Tensor, "batch 1 *space"]) -> Registration:
-        """All three stages; the image that is finally moved is warped once, by ``final.displacement``."""
-        coarse = self.register_coarse(moving, fixed)
-        mask = self.translate(moving, fixed)
-        translated = moving + mask
-        fine = self.register_fine(moving, fixed, translated, coarse)
-        return Registration(coarse, fine, chain(coarse, fine), mask, translated)
+    def forward(
+        self,
+        moving: Float[Tensor, "batch 1 *space"],
+        fixed: Float[Tensor, "batch 1 *space"],
+        smoothness: Float[Tensor, " batch"] | None = None,
+    ) -> Registration:
+        """Coarse, translation, fine; the image that is finally moved is warped once, by ``final.displacement``.
 
-    def register_coarse(self, moving: Tensor, fixed: Tensor) -> Flow:
+        Args:
+            moving: the moving image, where the affine start put it.
+            fixed: the fixed image.
+            smoothness: 0 (detailed) to 1 (stiff) for each pair, for conditioned networks; None is the specification's.
+        """
+        coarse = self.register_coarse(moving, fixed, smoothness)
+        mask = self.translate(moving, fixed, coarse)
+        fine = self.register_fine(moving, fixed, moving + mask, coarse, smoothness)
+        return Registration(coarse, fine, chain(coarse, fine), mask, moving + mask)
+
+    def register_affine(self, moving: Tensor, fixed: Tensor, start: Affine) -> Affine:
+        """The affine start. Raises ValueError where the hierarchy has no network for it."""
+        if self.affine is None:
+            raise ValueError("this hierarchy has no affine network")
+        return self.affine(fixed, moving, start)[-1]
+
+    def register_coarse(self, moving: Tensor, fixed: Tensor, smoothness: Tensor | None = None) -> Flow:
         """``phi0 = G1(F, M)``."""
-        return self.flow(self.coarse(fixed, moving), moving)
+        return self.flow(self.coarse(fixed, moving, self._smoothness(moving, smoothness)), moving)
 
-    def translate(self, moving: Tensor, fixed: Tensor) -> Float[Tensor, "batch 1 *space"]:
+    def translate(self, moving: Tensor, fixed: Tensor, coarse: Flow) -> Float[Tensor, "batch 1 *space"]:
         """``Mask = G2(F, M)``, or ``G2(M)`` where the specification shows it the moving image alone."""
         sees = [fixed, moving] if self.spec.translator_sees == "pair" else [moving]
-        return self.translation(torch.cat(sees, dim=1))
+        drawn = self.translation(torch.cat(sees, dim=1))
+        if not self.spec.appearances:
+            return drawn
+        return fit_appearance(torch.cat([moving, drawn], dim=1), fixed, coarse.displacement) - moving
 
-    def register_fine(self, moving: Tensor, fixed: Tensor, translated: Tensor, coarse: Flow) -> Flow:
-        """``phi1 = G3(F, M, T)``."""
+    def register_fine(
+        self, moving: Tensor, fixed: Tensor, translated: Tensor, coarse: Flow, smoothness: Tensor | None = None
+    ) -> Flow:
+        """``phi1 = G3(F, M, T)``, from ``fine_looks`` looks chained."""
         both = torch.cat([moving, translated], dim=1)
-        if self.spec.fine_sees == "aligned":
-            both = spatial.warp(both, coarse.displacement)
-        return self.flow(self.fine(fixed, both), moving)
+        smoothness = self._smoothness(moving, smoothness)
+        fine, final = None, coarse
+        for _ in range(self.spec.fine_looks):
+            seen = spatial.warp(both, final.displacement) if self.spec.fine_sees == "aligned" else both
+            step = self.flow(self.fine(fixed, seen, smoothness), moving)
+            fine = chain(fine, step) if fine else step
+            final = chain(coarse, fine)
+        assert fine is not None
+        return fine
+
+    def _smoothness(self, moving: Tensor, smoothness: Tensor | None) -> Tensor:
+        return moving.new_full((len(moving),), self.spec.smoothness) if smoothness is None else smoothness
 
     def flow(self, velocity: Tensor, like: Tensor) -> Flow:
         """The flow of a stationary velocity at the resolution of ``like``, and its inverse, the flow of ``-v``."""
@@ -109,3 +155,27 @@ class Hierarchy(nn.Module):
 def chain(coarse: Flow, fine: Flow) -> Flow:
     """``phi0 o phi1`` with its inverse ``phi1^-1 o phi0^-1``."""
     return Flow(spatial.compose(coarse.displacement, fine.displacement), spatial.compose(fine.inverse, coarse.inverse))
+
+
+def fit_appearance(
+    pictures: Float[Tensor, "batch pictures *space"],
+    fixed: Float[Tensor, "batch 1 *space"],
+    displacement: Float[Tensor, "batch dim *space"],
+) -> Float[Tensor, "batch 1 *space"]:
+    """The weighted sum of pictures of the moving anatomy that, moved, is nearest to the fixed image.
+
+    ``T = w . P`` with ``w = argmin |w . (P o phi0) - F|^2 + r |w|^2``, one w for the whole image, a constant picture
+    included. All geometry of T comes from the moving image, and no more of the fixed one than a few numbers; so T can
+    have any contrast, but cannot hide where ``phi0`` is wrong.
+    """
+    column = (*pictures.shape[:2], *[1] * (pictures.ndim - 2))
+    spread, mean = torch.std_mean(pictures.flatten(2), dim=2)
+    # Of one size about zero: else the ridge would weigh them differently, and large constants drown the rest.
+    pictures = (pictures - mean.view(column)) / spread.clamp_min(1e-3).view(column)
+    pictures = torch.cat([pictures, torch.ones_like(fixed)], dim=1)
+    moved = spatial.warp(pictures, displacement).flatten(2)
+    count = moved.shape[2]
+    ridge = RIDGE * torch.eye(moved.shape[1]).to(moved)
+    normal = moved @ moved.transpose(1, 2) / count + ridge
+    weights = torch.linalg.solve(normal, moved @ fixed.flatten(2).transpose(1, 2) / count)
+    return torch.einsum("bp...,bpo->bo...", pictures, weights)

@@ -42,7 +42,8 @@ class PyramidSpec(BaseModel):
 
     ``features`` are the channels at 1/2, 1/4, ... of full resolution and ``hidden`` those of the estimator at the
     same level (0: this level only feeds the coarser ones); ``radius`` is the reach of the correlation in voxels of its
-    level; ``control_spacing`` the distance of the B-spline control points in voxels of full resolution.
+    level; ``control_spacing`` the distance of the B-spline control points in voxels of full resolution;
+    ``conditioned`` networks are told how smooth the field shall be.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class PyramidSpec(BaseModel):
     hidden: tuple[NonNegativeInt, ...] = (32, 48, 64, 64)
     radius: tuple[PositiveInt, ...] = (2, 2, 3, 3)
     control_spacing: float = Field(default=8.0, gt=0)
+    conditioned: bool = False
 
     @model_validator(mode="after")
     def _one_entry_a_level(self) -> "PyramidSpec":
@@ -89,7 +91,7 @@ class UNet(nn.Module):
     ``divisor``.
     """
 
-    def __init__(self, spec: UNetSpec, dim: int, channels_in: int, channels_out: int) -> None:
+    def __init__(self, spec: UNetSpec, dim: int, channels_in: int, channels_out: int, spread: float = 1e-5) -> None:
         super().__init__()
         self.divisor = 2 ** len(spec.encoder)
         skips = [channels_in]
@@ -106,7 +108,7 @@ class UNet(nn.Module):
         for width in spec.final:
             self.final.append(activated(dim, channels, width))
             channels = width
-        self.output = small_output(dim, channels, channels_out)
+        self.output = small_output(dim, channels, channels_out, spread)
 
     def forward(self, image: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch out *space"]:
         """The network's map of the image. Raises ValueError where a side is no multiple of ``divisor``."""
@@ -129,9 +131,12 @@ class UNetVelocity(nn.Module):
         self.unet = UNet(spec, dim, channels_fixed + channels_moving, dim)
 
     def forward(
-        self, fixed: Float[Tensor, "batch cf *space"], moving: Float[Tensor, "batch cm *space"]
+        self,
+        fixed: Float[Tensor, "batch cf *space"],
+        moving: Float[Tensor, "batch cm *space"],
+        smoothness: Float[Tensor, " batch"] | None = None,  # noqa: ARG002
     ) -> Float[Tensor, "batch dim *half"]:
-        """Velocity at half resolution, in voxels of that grid."""
+        """Velocity at half resolution, in voxels of that grid; it knows one smoothness only."""
         flow = self.unet(torch.cat([fixed, moving], dim=1))
         return spatial.resize(flow, tuple(size // 2 for size in flow.shape[2:]))
 
@@ -185,6 +190,7 @@ class Pyramid(nn.Module):
         self.radius = spec.radius
         self.estimated = [level for level, hidden in enumerate(spec.hidden) if hidden]
         self.control_spacing = spec.control_spacing
+        self.conditioned = spec.conditioned
         self.encode_fixed = Encoder(spec, dim, channels_fixed)
         self.encode_moving = Encoder(spec, dim, channels_moving)
         self.estimators = nn.ModuleList()
@@ -192,7 +198,7 @@ class Pyramid(nn.Module):
             if not hidden:
                 self.estimators.append(nn.Identity())
                 continue
-            channels = (2 * radius + 1) ** dim + 2 * width + dim
+            channels = (2 * radius + 1) ** dim + 2 * width + dim + spec.conditioned
             self.estimators.append(
                 nn.Sequential(
                     activated(dim, channels, hidden),
@@ -202,9 +208,23 @@ class Pyramid(nn.Module):
             )
 
     def forward(
-        self, fixed: Float[Tensor, "batch cf *space"], moving: Float[Tensor, "batch cm *space"]
+        self,
+        fixed: Float[Tensor, "batch cf *space"],
+        moving: Float[Tensor, "batch cm *space"],
+        smoothness: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch dim *half"]:
-        """Velocity at half resolution, in its voxels. ValueError where a side is no multiple of ``divisor``."""
+        """Velocity at half resolution, in its voxels.
+
+        Args:
+            fixed: the fixed image.
+            moving: the moving image.
+            smoothness: what conditioned networks are told, for each pair.
+
+        Raises:
+            ValueError: a side is no multiple of ``divisor``, or a conditioned network is told nothing.
+        """
+        if self.conditioned and smoothness is None:
+            raise ValueError("this network is conditioned on the smoothness, received none")
         check_divisible(fixed, self.divisor)
         if math.prod(fixed.shape[2:]) == self.divisor ** (fixed.ndim - 2):
             raise ValueError(
@@ -220,7 +240,10 @@ class Pyramid(nn.Module):
                 velocity = spatial.resize(velocity, tuple(fixed_features.shape[2:]))
                 moved = spatial.warp(moved, spatial.integrate(velocity))
             scores = local_correlation(normalise(fixed_features), normalise(moved), self.radius[level])
-            estimate = self.estimators[level](torch.cat([scores, fixed_features, moved, velocity], dim=1))
+            seen = [scores, fixed_features, moved, velocity]
+            if smoothness is not None and self.conditioned:
+                seen.append(smoothness.view(-1, 1, *[1] * dim).expand(-1, 1, *fixed_features.shape[2:]))
+            estimate = self.estimators[level](torch.cat(seen, dim=1))
             spacing = self.control_spacing / 2 ** (level + 1)
             velocity = velocity + (spatial.bspline_smooth(estimate, spacing) if spacing > 1 else estimate)
         return spatial.resize(velocity, tuple(size // 2 for size in fixed.shape[2:]))

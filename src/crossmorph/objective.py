@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from crossmorph import spatial
+from crossmorph.affine import Affine, move, same_place
+from crossmorph.data.samples import Samples
 from crossmorph.hierarchy import Flow
 from crossmorph.similarity import Similarity, mse
 
@@ -24,6 +26,13 @@ class Weights(BaseModel):
     fine_smoothness: float = Field(default=0.02, ge=0)
     fine_similarity: float = Field(default=0.10, ge=0)
     fine_error: float = Field(default=1.5, ge=0)
+
+
+class AffineTerms(NamedTuple):
+    """Of the affine start, which the paper lacks: minus similarity on the canvas and on one four times as coarse."""
+
+    similarity: Tensor
+    distant: Tensor
 
 
 class CoarseTerms(NamedTuple):
@@ -50,16 +59,20 @@ class FineTerms(NamedTuple):
     error: Tensor
 
 
-Terms = CoarseTerms | TranslationTerms | FineTerms
+Terms = AffineTerms | CoarseTerms | TranslationTerms | FineTerms
 
 
-def smoothness(displacement: Float[Tensor, "batch dim *space"]) -> Float[Tensor, ""]:
+def smoothness(
+    displacement: Float[Tensor, "batch dim *space"], factor: Float[Tensor, " batch"] | None = None
+) -> Float[Tensor, ""]:
     """Mean over voxels of ``sum_{k,j} (u_k(p + e_j) - u_k(p))^2``, forward differences, in voxels squared.
 
-    A mean, not a sum, so that a weight means the same at any size of image.
+    A mean, not a sum, so that a weight means the same at any size of image; each pair times its factor.
     """
-    differences = [displacement.diff(dim=axis).square().sum(1).mean() for axis in range(2, displacement.ndim)]
-    return torch.stack(differences).sum()
+    axes = range(2, displacement.ndim)
+    differences = [displacement.diff(dim=axis).square().sum(1).flatten(1).mean(1) for axis in axes]
+    each = torch.stack(differences).sum(0)
+    return (each if factor is None else each * factor).mean()
 
 
 def stretch(image: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, "batch 1 *space"]:
@@ -72,12 +85,41 @@ def stretch(image: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, "batch 1 *s
     return (image - low) / (high - low).clamp_min(1e-6)
 
 
-def coarse_terms(moving: Tensor, fixed: Tensor, coarse: Flow, similarity: Similarity, weights: Weights) -> CoarseTerms:
-    """``a1 smooth(phi0) - b1 sim(M o phi0, F) - b1 sim(F o phi0^-1, M)``."""
+def affine_terms(moving: Tensor, fixed: Tensor, looks: list[Affine], side: int, similarity: Similarity) -> AffineTerms:
+    """``-sim(M o A_k, F)``, the mean over looks k, on a canvas of ``side`` voxels and one four times as coarse.
+
+    The coarse canvas pulls where the anatomies do not overlap yet.
+    """
+    shape = tuple(fixed.shape[2:])
+    still = move(fixed, same_place(fixed), shape, side)
+    near, far = [], []
+    for affine in looks:
+        moved = move(moving, affine, shape, side)
+        near.append(similarity(moved, still).mean())
+        far.append(similarity(_quartered(moved), _quartered(still)).mean())
+    return AffineTerms(-torch.stack(near).mean(), -torch.stack(far).mean())
+
+
+def _quartered(image: Tensor) -> Tensor:
+    """Averages of cubes of four voxels a side."""
+    for _ in range(2):
+        image = spatial.resize_image(image, tuple(size // 2 for size in image.shape[2:]))
+    return image
+
+
+def coarse_terms(
+    moving: Tensor,
+    fixed: Tensor,
+    coarse: Flow,
+    similarity: Similarity,
+    weights: Weights,
+    factor: Tensor | None = None,
+) -> CoarseTerms:
+    """``a1 smooth(phi0) - b1 sim(M o phi0, F) - b1 sim(F o phi0^-1, M)``; ``factor`` multiplies a1 for each pair."""
     forward = similarity(spatial.warp(moving, coarse.displacement), fixed).mean()
     backward = similarity(spatial.warp(fixed, coarse.inverse), moving).mean()
     return CoarseTerms(
-        weights.coarse_smoothness * smoothness(coarse.displacement),
+        weights.coarse_smoothness * smoothness(coarse.displacement, factor),
         -weights.coarse_similarity * forward,
         -weights.coarse_similarity * backward,
     )
@@ -96,12 +138,20 @@ def translation_terms(
 
 
 def fine_terms(
-    moving: Tensor, fixed: Tensor, translated: Tensor, fine: Flow, final: Flow, similarity: Similarity, weights: Weights
+    samples: Samples,
+    translated: Tensor,
+    fine: Flow,
+    final: Flow,
+    similarity: Similarity,
+    weights: Weights,
+    factor: Tensor | None = None,
 ) -> FineTerms:
-    """``a3 smooth(phi1) - b3 sim(M o phi, F) + l3 MSE(T o phi, F)`` with ``phi = phi0 o phi1``."""
-    moved, moved_translation = spatial.warp(torch.cat([moving, translated], dim=1), final.displacement).split(1, dim=1)
+    """``a3 smooth(phi1) - b3 sim(M o phi, F) + l3 MSE(T o phi, F)`` with ``phi = phi0 o phi1``; ``factor`` as above."""
+    both = torch.cat([samples.moving_truth, translated], dim=1)
+    channels = samples.moving_truth.shape[1]
+    moved, moved_translation = spatial.warp(both, final.displacement).split([channels, 1], dim=1)
     return FineTerms(
-        weights.fine_smoothness * smoothness(fine.displacement),
-        -weights.fine_similarity * similarity(moved, fixed).mean(),
-        weights.fine_error * mse(moved_translation, fixed).mean(),
+        weights.fine_smoothness * smoothness(fine.displacement, factor),
+        -weights.fine_similarity * similarity(moved, samples.fixed_truth).mean(),
+        weights.fine_error * mse(moved_translation, samples.fixed).mean(),
     )

@@ -5,8 +5,11 @@ from typing import Literal, NamedTuple
 import torch
 
 from crossmorph import spatial
+from crossmorph.grid import onto_grid
+from crossmorph.image import Image, scale_intensity
 from crossmorph.register import Registered
 from crossmorph.similarity import mi
+from crossmorph.transform import fields_overlap
 
 Level = Literal["ok", "warning", "failed"]
 MOST_FOLDS = 0.0  # percent of cells
@@ -22,24 +25,33 @@ class Flag(NamedTuple):
     sentence: str
 
 
-def measure(registered: Registered) -> dict[str, float]:
+def measure(registered: Registered, moving: Image) -> dict[str, float]:
     """Numbers of a registration, all on the working grid.
 
+    Args:
+        registered: what came out.
+        moving: the moving image as it was given.
+
     Returns:
-        ``overlap`` (fraction of the fixed field of view covered at the start); ``mi_before``, ``mi_coarse``,
-        ``mi_final`` (mutual information of the images, nats); ``folds_percent`` and ``min_jacobian`` (strict);
-        ``inverse_consistency`` (99th percentile of ``|phi(phi^-1(p)) - p|`` over the grid) and ``working_spacing`` of
-        that grid, both in the fixed image's unit: millimetres, or pixels where it has none (PNG).
+        ``overlap_before`` and ``overlap`` (fraction of the fixed field of view that the moving image covers as it was
+        given, and after the start); ``mi_before``, ``mi_start``,
+        ``mi_coarse``, ``mi_final`` (mutual information of the images as they were given, after the start, and after the
+        networks' fields, nats); ``folds_percent`` and ``min_jacobian`` (strict); ``inverse_consistency`` (99th
+        percentile of ``|phi(phi^-1(p)) - p|`` over the grid) and ``working_spacing`` of that grid, both in the fixed
+        image's unit: millimetres, or pixels where it has none (PNG); ``refine_steps`` where the field was refined.
     """
-    moving, fixed, result = registered.moving, registered.fixed, registered.result
-    coarse, final = (spatial.warp(moving, flow.displacement) for flow in (result.coarse, result.final))
+    placed, fixed, result = registered.moving, registered.fixed, registered.result
+    coarse, final = (spatial.warp(placed, flow.displacement) for flow in (result.coarse, result.final))
     corners = spatial.strict_jacobian(result.final.displacement)
     spacing = float(torch.linalg.vector_norm(torch.from_numpy(registered.grid.affine[:-1, 0])))
     loop = spatial.compose(result.final.displacement, result.final.inverse)
     error = torch.linalg.vector_norm(loop, dim=1).flatten()
-    return {
+    given = onto_grid(Image(scale_intensity(moving.data).data, moving.affine), registered.grid).data
+    numbers = {
+        "overlap_before": fields_overlap(moving, Image(fixed[0, 0].cpu().numpy(), registered.grid.affine)),
         "overlap": registered.overlap,
-        "mi_before": float(mi(moving, fixed)),
+        "mi_before": float(mi(torch.from_numpy(given)[None, None].to(fixed), fixed)),
+        "mi_start": float(mi(placed, fixed)),
         "mi_coarse": float(mi(coarse, fixed)),
         "mi_final": float(mi(final, fixed)),
         "folds_percent": 100 * float((corners.amin(1) <= 0).float().mean()),
@@ -47,6 +59,9 @@ def measure(registered: Registered) -> dict[str, float]:
         "inverse_consistency": spacing * float(torch.quantile(error, 0.99)),
         "working_spacing": spacing,
     }
+    if registered.refinement is not None:
+        numbers["refine_steps"] = float(registered.refinement.steps)
+    return numbers
 
 
 def judge(quality: dict[str, float], unit: str = "mm") -> list[Flag]:
@@ -77,8 +92,8 @@ def judge(quality: dict[str, float], unit: str = "mm") -> list[Flag]:
         error = f"{quality['inverse_consistency']:.2f} {unit}"
         sentence = f"Forward and inverse disagree by {error} (expected below {limit:.2f})."
         flags.append(Flag("inverse", "warning", sentence))
-    if quality["overlap"] < SMALL_OVERLAP:
-        covered = f"{quality['overlap']:.0%}"
-        sentence = f"The images overlap by {covered} only; if their positions are wrong try --init centers."
+    if quality["overlap_before"] < SMALL_OVERLAP:
+        sentence = f"As they were given, the moving image covers {quality['overlap_before']:.0%} of the fixed one"
+        sentence += f", after the start {quality['overlap']:.0%}: check that both show the same anatomy."
         flags.append(Flag("overlap", "warning", sentence))
     return flags

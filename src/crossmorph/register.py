@@ -1,6 +1,7 @@
 """The pipeline a user calls: two images, each on its own grid, to one transform between their worlds."""
 
-from typing import Literal, NamedTuple
+import time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,96 +11,154 @@ from torch import Tensor
 
 from crossmorph.checkpoint import Model
 from crossmorph.errors import InputError
-from crossmorph.grid import Grid, centre, onto_grid, working_grid
+from crossmorph.grid import Grid, onto_grid, working_grid
 from crossmorph.hierarchy import Registration
 from crossmorph.image import Image, scale_intensity
-from crossmorph.transform import Warp, fields_overlap, from_voxel_displacement, resample_warp
+from crossmorph.refine import Refinement, refine
+from crossmorph.start import LEAST_OVERLAP, Start, place
+from crossmorph.transform import (
+    Warp,
+    after_moving,
+    fields_overlap,
+    followed_by,
+    from_voxel_displacement,
+    resample_warp,
+)
 
-Start = Literal["none", "centers"]
-LEAST_OVERLAP = 0.25  # of the fixed field of view; below it there is little to compare
+
+class Settings(NamedTuple):
+    """How a pair is registered.
+
+    Attributes:
+        start: see :func:`crossmorph.start.place`.
+        smoothness: of the field, 0 (detailed) to 1 (stiff), for models that were trained for it; None is their default.
+        refine: whether the field is optimised for this very pair after the networks.
+        refine_seconds: for how long at most; None goes on until it stops gaining.
+    """
+
+    start: Start = "affine"
+    smoothness: float | None = None
+    refine: bool = False
+    refine_seconds: float | None = None
+
+
+DEFAULTS = Settings()
 
 
 class Registered(NamedTuple):
     """A registered pair.
 
     Attributes:
-        warp: final field on the fixed image's grid: ``moved(x) = moving(x + d(x))``.
+        warp: final field on the fixed image's grid: ``moved(x) = moving(x + d(x))``, the affine start included.
         inverse: its inverse on the moving image's grid.
-        coarse: the first stage's field alone, on the fixed image's grid.
         translated: the moving image in the fixed image's modality, on its own grid, in units of
             ``scale_intensity(fixed)``.
-        overlap: fraction of the fixed field of view that the moving image covered at the start.
+        start: the affine map it began with, fixed to moving space, ``(dim + 1, dim + 1)``, RAS millimetres.
+        overlap: fraction of the fixed field of view that the moving image covered after it.
         moving: the moving image as the networks saw it, ``(1, 1, *working)``, in [0, 1].
         fixed: the fixed image as the networks saw it.
-        result: all fields of the hierarchy on the working grid.
-        grid: that grid.
+        result: all fields of the hierarchy on the working grid, from where the start put the moving image.
+        refinement: what refining did, or None.
+        grid: the working grid.
+        seconds: wall seconds of each stage.
     """
 
     warp: Warp
     inverse: Warp
-    coarse: Warp
     translated: Image
+    start: Float[ndarray, "n n"]
     overlap: float
     moving: Float[Tensor, "1 1 *space"]
     fixed: Float[Tensor, "1 1 *space"]
     result: Registration
+    refinement: Refinement | None
     grid: Grid
+    seconds: dict[str, float]
 
 
 class Prepared(NamedTuple):
     """Two images on the model's grid, and what was done to get them there.
 
-    ``placed`` is the moving image in [0, 1] where the start put it, ``offset`` (mm) what takes a point there to its own
-    place.
+    ``placed`` is the moving image in [0, 1] where the start put it; ``start`` takes a point there to its own place.
     """
 
     moving: Float[Tensor, "1 1 *space"]
     fixed: Float[Tensor, "1 1 *space"]
     grid: Grid
     placed: Image
-    offset: Float[ndarray, " dim"]
+    start: Float[ndarray, "n n"]
     overlap: float
 
 
-def register_images(moving: Image, fixed: Image, model: Model, start: Start = "none") -> Registered:
-    """Register two images of different modality through all three stages.
+def register_images(moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS) -> Registered:
+    """Register two images of different modality through all stages.
 
     Args:
         moving: the image to move; any size, spacing and orientation.
         fixed: the image to move it to.
         model: weights, from :func:`crossmorph.load_model`.
-        start: ``none`` believes the images' positions in the world; ``centers`` first lays centre on centre.
+        settings: how.
 
     Raises:
-        InputError: wrong dimension, constant images, or fields of view that hardly overlap.
+        InputError: wrong dimension, constant images, fields of view that hardly overlap, or a smoothness for a model
+            that knows one only.
     """
-    prepared = prepare(moving, fixed, model, start)
-    with torch.inference_mode():
-        result = model.hierarchy(prepared.moving, prepared.fixed)
-    inverse = _in_world(result.final.inverse, prepared.grid)
-    inverse = resample_warp(inverse, prepared.placed.affine, moving.shape)
+    began = time.perf_counter()
+    prepared = prepare(moving, fixed, model, settings.start)
+    seconds = {"start": time.perf_counter() - began}
+    result = run_hierarchy(prepared, model, settings.smoothness)
+    seconds["networks"] = time.perf_counter() - began - seconds["start"]
+    refinement = None
+    if settings.refine:
+        translated = prepared.moving + result.mask
+        refinement = refine(prepared.moving, prepared.fixed, translated, result.final, settings.refine_seconds)
+        result = result._replace(final=refinement.final)
+        seconds["refinement"] = refinement.seconds
+    inverse = resample_warp(_in_world(result.final.inverse, prepared.grid), prepared.placed.affine, moving.shape)
     return Registered(
         warp=_on_fixed(result.final.displacement, prepared, fixed),
-        inverse=Warp(inverse.displacement - _column(prepared.offset), moving.affine),
-        coarse=_on_fixed(result.coarse.displacement, prepared, fixed),
+        inverse=after_moving(inverse, moving.affine),
         translated=_translated(result.mask, prepared, moving),
+        start=prepared.start,
         overlap=prepared.overlap,
         moving=prepared.moving,
         fixed=prepared.fixed,
         result=result,
+        refinement=refinement,
         grid=prepared.grid,
+        seconds=seconds,
     )
 
 
-def register_coarse(moving: Image, fixed: Image, model: Model, start: Start = "none") -> Warp:
-    """The first stage alone, on the fixed image's grid; arguments and errors as :func:`register_images`."""
+def run_hierarchy(prepared: Prepared, model: Model, smoothness: float | None = None) -> Registration:
+    """The networks on prepared images. Raises InputError where the model cannot be told a smoothness."""
+    wanted = None
+    if smoothness is not None:
+        low, high = model.card.hierarchy.smoothness_range
+        if low == high:
+            raise InputError(f"smoothness {smoothness:g}: model {model.card.name} knows one only; expected none")
+        if not 0 <= smoothness <= 1:
+            raise InputError(f"smoothness {smoothness:g}: expected 0 (detailed) to 1 (stiff)")
+        wanted = prepared.moving.new_full((1,), smoothness)
+    with torch.inference_mode():
+        return model.hierarchy(prepared.moving, prepared.fixed, wanted)
+
+
+def register_start(moving: Image, fixed: Image, model: Model, start: Start = "affine") -> Warp:
+    """The start alone, on the fixed image's grid; arguments and errors as :func:`register_images`."""
+    prepared = prepare(moving, fixed, model, start)
+    return _on_fixed(torch.zeros(1, fixed.dim, *prepared.grid.shape), prepared, fixed)
+
+
+def register_coarse(moving: Image, fixed: Image, model: Model, start: Start = "affine") -> Warp:
+    """The start and the first network, on the fixed image's grid; arguments and errors as :func:`register_images`."""
     prepared = prepare(moving, fixed, model, start)
     with torch.inference_mode():
         coarse = model.hierarchy.register_coarse(prepared.moving, prepared.fixed)
     return _on_fixed(coarse.displacement, prepared, fixed)
 
 
-def prepare(moving: Image, fixed: Image, model: Model, start: Start = "none") -> Prepared:
+def prepare(moving: Image, fixed: Image, model: Model, start: Start = "affine") -> Prepared:
     """Both images in [0, 1] on the model's grid; arguments and errors as :func:`register_images`."""
     card, hierarchy = model.card, model.hierarchy
     dim = card.hierarchy.dim
@@ -108,30 +167,31 @@ def prepare(moving: Image, fixed: Image, model: Model, start: Start = "none") ->
             raise InputError(
                 f"the {role} image is {image.dim}-D, shape {image.shape}; model {card.name} registers {dim}-D images"
             )
-    offset = centre(moving) - centre(fixed) if start == "centers" else np.zeros(dim)
-    affine = moving.affine.copy()
-    affine[:dim, dim] -= offset
-    placed = Image(scale_intensity(moving.data).data, affine, moving.physical)
+    source = Image(scale_intensity(moving.data).data, moving.affine, moving.physical)
+    target = Image(scale_intensity(fixed.data).data, fixed.affine, fixed.physical)
+    grid = working_grid(fixed, card.spacing, max(card.shape), hierarchy.divisor)
+    device = next(hierarchy.parameters()).device
+    still = torch.from_numpy(onto_grid(target, grid).data)[None, None].to(device)
+    matrix = place(source, target, still, grid, hierarchy, start)
+    placed = Image(source.data, np.linalg.inv(matrix) @ moving.affine, moving.physical)
     overlap = fields_overlap(placed, fixed)
     if overlap < LEAST_OVERLAP:
         raise InputError(
             f"the moving image covers only {overlap:.0%} of the fixed image's field of view, expected at least "
             f"{LEAST_OVERLAP:.0%}; if their positions in the world are wrong, begin with --init centers"
         )
-    grid = working_grid(fixed, card.spacing, max(card.shape), hierarchy.divisor)
-    device = next(hierarchy.parameters()).device
-    target = Image(scale_intensity(fixed.data).data, fixed.affine, fixed.physical)
-    tensors = [torch.from_numpy(onto_grid(image, grid).data)[None, None].to(device) for image in (placed, target)]
-    return Prepared(tensors[0], tensors[1], grid, placed, offset, overlap)
+    moved = torch.from_numpy(onto_grid(placed, grid).data)[None, None].to(device)
+    return Prepared(moved, still, grid, placed, matrix, overlap)
+
+
+def _on_fixed(displacement: Float[Tensor, "1 dim *space"], prepared: Prepared, fixed: Image) -> Warp:
+    """A field of the working grid, after the start, as a warp on the fixed image's grid."""
+    warp = resample_warp(_in_world(displacement, prepared.grid), fixed.affine, fixed.shape)
+    return followed_by(warp, prepared.start)
 
 
 def _in_world(displacement: Tensor, grid: Grid) -> Warp:
     return from_voxel_displacement(displacement[0].cpu().numpy(), grid.affine)
-
-
-def _on_fixed(displacement: Tensor, prepared: Prepared, fixed: Image) -> Warp:
-    warp = resample_warp(_in_world(displacement, prepared.grid), fixed.affine, fixed.shape)
-    return Warp(warp.displacement + _column(prepared.offset), fixed.affine)
 
 
 def _translated(mask: Tensor, prepared: Prepared, moving: Image) -> Image:
@@ -139,7 +199,3 @@ def _translated(mask: Tensor, prepared: Prepared, moving: Image) -> Image:
     added = Image(mask[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical)
     data = prepared.placed.data + onto_grid(added, Grid(prepared.placed.affine, moving.shape)).data
     return Image(data, moving.affine, moving.physical, moving.header)
-
-
-def _column(vector: ndarray) -> ndarray:
-    return vector.reshape(-1, *[1] * len(vector))

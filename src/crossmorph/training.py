@@ -2,27 +2,33 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from crossmorph import spatial
-from crossmorph.checkpoint import Card, load_tensors, save_model, save_tensors
+from crossmorph.affine import affine_displacement, same_place
+from crossmorph.checkpoint import Card, load_model, load_tensors, save_model, save_tensors
 from crossmorph.config import TrainConfig, dump_config
 from crossmorph.data.dataset import Dataset, batch, load_dataset
+from crossmorph.data.samples import Samples
+from crossmorph.data.synthesis import synthesise
 from crossmorph.errors import InputError
 from crossmorph.files import write_whole
 from crossmorph.hierarchy import STAGES, Hierarchy, Stage, chain
 from crossmorph.metrics import mean_dice
-from crossmorph.objective import Terms, Weights, coarse_terms, fine_terms, translation_terms
+from crossmorph.objective import Terms, Weights, affine_terms, coarse_terms, fine_terms, translation_terms
 from crossmorph.runlog import RunLog, environment, progress_bar
-from crossmorph.similarity import SIMILARITIES, Similarity, mse
+from crossmorph.similarity import SIMILARITIES, Similarity, mse, overlap
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -41,24 +47,45 @@ class Position(NamedTuple):
 class StageLoss(nn.Module):
     """The objective of one stage as a module, so that Fabric can spread it over processes."""
 
-    def __init__(self, hierarchy: Hierarchy, stage: Stage, similarity: Similarity, weights: Weights) -> None:
+    def __init__(
+        self, hierarchy: Hierarchy, stage: Stage, similarity: Similarity, compare: Similarity, weights: Weights
+    ) -> None:
         super().__init__()
         self.hierarchy = hierarchy
         self.stage = stage
-        self.similarity = similarity
+        self.similarity = similarity  # of images
+        self.compare = compare  # of what stands in their place
         self.weights = weights
 
-    def forward(self, moving: Tensor, fixed: Tensor) -> Terms:
-        """The stage's weighted terms, to be added up."""
-        hierarchy, similarity, weights = self.hierarchy, self.similarity, self.weights
-        coarse = hierarchy.register_coarse(moving, fixed)
+    def forward(self, samples: Samples, smoothness: Tensor) -> Terms:
+        """The stage's weighted terms, to be added up; ``smoothness`` is each pair's, from 0 to 1."""
+        hierarchy, compare, weights = self.hierarchy, self.compare, self.weights
+        moving, fixed, moving_truth, fixed_truth = samples
+        if self.stage == "affine":
+            assert hierarchy.affine is not None
+            looks = hierarchy.affine(fixed, moving, same_place(fixed))
+            return affine_terms(moving_truth, fixed_truth, looks, hierarchy.affine.spec.canvas, compare)
+        if hierarchy.affine is not None:
+            # The later networks are shown what the affine start will have done for them.
+            start = start_displacement(hierarchy, moving, fixed)
+            moving, moving_truth = (spatial.warp(image, start, outside="zero") for image in (moving, moving_truth))
+            samples = Samples(moving, fixed, moving_truth, fixed_truth)
+        low, high = hierarchy.spec.smoothness_range
+        factor = low ** (1 - smoothness) * high**smoothness
+        coarse = hierarchy.register_coarse(moving, fixed, smoothness)
         if self.stage == "coarse":
-            return coarse_terms(moving, fixed, coarse, similarity, weights)
-        mask = hierarchy.translate(moving, fixed)
+            return coarse_terms(moving_truth, fixed_truth, coarse, compare, weights, factor)
+        mask = hierarchy.translate(moving, fixed, coarse)
         if self.stage == "translation":
-            return translation_terms(moving, fixed, coarse, mask, similarity, weights)
-        fine = hierarchy.register_fine(moving, fixed, moving + mask, coarse)
-        return fine_terms(moving, fixed, moving + mask, fine, chain(coarse, fine), similarity, weights)
+            return translation_terms(moving, fixed, coarse, mask, self.similarity, weights)
+        fine = hierarchy.register_fine(moving, fixed, moving + mask, coarse, smoothness)
+        return fine_terms(samples, moving + mask, fine, chain(coarse, fine), compare, weights, factor)
+
+
+@torch.no_grad()
+def start_displacement(hierarchy: Hierarchy, moving: Tensor, fixed: Tensor) -> Tensor:
+    """What the affine network finds, as a displacement of images on one grid."""
+    return affine_displacement(hierarchy.register_affine(moving, fixed, same_place(fixed)), moving)
 
 
 @dataclass(frozen=True)
@@ -68,7 +95,7 @@ class Run:
     fabric: Fabric
     config: TrainConfig
     hierarchy: Hierarchy
-    data: Dataset
+    data: Dataset | None  # None: pairs are simulated
     validation: Dataset
     log: RunLog | None  # of the first process only
     advance: Callable[[str], None]  # called once an iteration with the stage's name
@@ -99,11 +126,12 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     if problem:
         raise InputError(problem)
     torch.manual_seed(config.seed)
-    hierarchy = Hierarchy(config.hierarchy)
+    hierarchy = _first_weights(config)
     data, validation = (
-        load_dataset(path, config.data.spacing, config.data.shape)
+        load_dataset(path, config.data.spacing, config.data.shape) if path else None
         for path in (config.data.train, config.data.validation)
     )
+    assert validation is not None
     start, moments = _restore(config.output / CHECKPOINT, hierarchy)
     hierarchy.to(fabric.device)
     done = _iterations_before(config, start.stage) + start.step
@@ -117,11 +145,27 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         )  # fmt: skip
         for index in range(start.stage, len(STAGES)):
             first = index == start.stage
+            if config.stages.of(STAGES[index]).iterations == 0:
+                continue
             _train_stage(run, Position(index, start.step if first else 0), moments if first else {})
         scores = validate(run, "fine")
     if fabric.is_global_zero:
         save_model(config.output, hierarchy.cpu(), _card(config, scores))
     return config.output / f"{config.name}.safetensors"
+
+
+def _first_weights(config: TrainConfig) -> Hierarchy:
+    """Networks with random weights, or with those of the model to begin with."""
+    hierarchy = Hierarchy(config.hierarchy)
+    if config.begin:
+        other = load_model(config.begin)
+        try:
+            hierarchy.load_state_dict(other.hierarchy.state_dict())
+        except RuntimeError as error:
+            raise InputError(
+                f"begin: {config.begin} has other networks than this configuration; expected the hierarchy of its card"
+            ) from error
+    return hierarchy
 
 
 def _launch(config: TrainConfig) -> Fabric:
@@ -159,16 +203,18 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
     run.hierarchy.requires_grad_(False)
     network = run.hierarchy.get_submodule(stage).requires_grad_(True)
     run.hierarchy.train()
-    module = StageLoss(run.hierarchy, stage, SIMILARITIES[config.similarity], config.weights)
+    similarity = SIMILARITIES[config.similarity]
+    compare = overlap if config.data.synthesis else similarity
+    module = StageLoss(run.hierarchy, stage, similarity, compare, config.weights)
     adam = torch.optim.Adam(network.parameters(), lr=spec.learning_rate)
     if moments:
         adam.load_state_dict({**adam.state_dict(), "state": _unflatten(moments)})
     loss_of, optimizer = fabric.setup(module, adam)
     offset = _iterations_before(config, position.stage)
-    for step in range(position.step, spec.iterations):
+    for step, (samples, smoothness) in _stream(run, position, spec.iterations):
         rate = spec.learning_rate * _decay(config, step / spec.iterations)
         adam.param_groups[0]["lr"] = rate
-        terms = loss_of(*_share(run, position.stage, step))
+        terms = loss_of(samples, smoothness)
         total = torch.stack(terms).sum()
         # At every iteration and before the gradient: sampling at coordinates that are not numbers can end the process.
         if not torch.isfinite(torch.as_tensor(fabric.all_reduce(total.detach()))):
@@ -189,13 +235,33 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
             _save(run, Position(position.stage, done), adam.state_dict()["state"])
 
 
-def _share(run: Run, stage: int, step: int) -> tuple[Tensor, Tensor]:
-    """This process' part of an iteration's batch, on its device."""
+def _stream(run: Run, position: Position, end: int) -> Iterator[tuple[int, tuple[Samples, Tensor]]]:
+    """The steps of a stage with their batches, the next of which is made while the networks work on this one."""
+    initialise = partial(torch.set_num_threads, run.config.threads or torch.get_num_threads())
+    with ThreadPoolExecutor(1, initializer=initialise) as pool:
+        upcoming = pool.submit(_share, run, position.stage, position.step)
+        for step in range(position.step, end):
+            ready = upcoming.result()
+            if step + 1 < end:
+                upcoming = pool.submit(_share, run, position.stage, step + 1)
+            yield step, ready
+
+
+def _share(run: Run, stage: int, step: int) -> tuple[Samples, Tensor]:
+    """This process' part of an iteration's batch, on its device, and the smoothness asked of each pair."""
     config, fabric = run.config, run.fabric
-    count = config.batch // fabric.world_size
-    first = step * config.batch + fabric.global_rank * count
-    moving, fixed = batch(run.data, config.data.augment, config.seed, stage, first, count)
-    return fabric.to_device(moving), fabric.to_device(fixed)
+    size = config.batch_of(STAGES[stage])
+    count = size // fabric.world_size
+    first = step * size + fabric.global_rank * count
+    if run.data is not None:
+        samples = batch(run.data, config.data.augment, config.seed, stage, first, count)
+    else:
+        assert config.data.synthesis is not None
+        samples = synthesise(config.data.synthesis, config.seed, stage, first, count, far=STAGES[stage] == "affine")
+    numbers = range(first, first + count)
+    smoothness = [np.random.default_rng([config.seed, stage, 3, number]).random() for number in numbers]
+    moved = [fabric.to_device(tensor) for tensor in samples]
+    return Samples(*moved), fabric.to_device(torch.tensor(smoothness))
 
 
 def _decay(config: TrainConfig, progress: float) -> float:
@@ -229,29 +295,47 @@ def validate(run: Run, stage: Stage) -> dict[str, float]:
     """Scores on the validation pairs at the end of a stage: mean Dice of the fields, error of the translation.
 
     Returns:
-        ``dice_coarse`` and, from the fine stage on, ``dice_final`` (0-1, where the pairs have labels); from the
-        translation stage on ``translation_mse``, the squared difference of the moved translation and the fixed image.
+        ``dice_affine``, ``dice_coarse``, ``dice_final`` (0-1, where the pairs have labels) of the stages up to this
+        one; from the translation stage on ``translation_mse``, the squared difference of the moved translation and the
+        fixed image.
     """
     hierarchy, data = run.hierarchy.eval(), run.validation
     scores: dict[str, list[float]] = {}
     for row in data.pairs:
         moving, fixed = (run.fabric.to_device(images[i : i + 1]) for images, i in zip(data[:2], row, strict=True))
-        result = hierarchy(moving, fixed)
-        flow = result.final if stage == "fine" else result.coarse
-        found = {}
-        if stage != "coarse":
-            found["translation_mse"] = float(mse(spatial.warp(result.translated, flow.displacement), fixed))
+        fields, found = _fields(hierarchy, stage, moving, fixed)
         if data.moving_labels is not None and data.fixed_labels is not None:
             labels = data.moving_labels[row[0] : row[0] + 1].float()
             truth = data.fixed_labels[row[1], 0].numpy()
-            fields = {"dice_coarse": result.coarse} | ({"dice_final": result.final} if stage == "fine" else {})
-            for name, field in fields.items():
-                moved = spatial.warp(labels, field.displacement.cpu(), "nearest", "zero")[0, 0].int().numpy()
+            for name, displacement in fields.items():
+                moved = spatial.warp(labels, displacement.cpu(), "nearest", "zero")[0, 0].int().numpy()
                 found[name] = mean_dice(moved, truth)
         for name, value in found.items():
             scores.setdefault(name, []).append(value)
     hierarchy.train()
     return {name: sum(values) / len(values) for name, values in scores.items()}
+
+
+def _fields(
+    hierarchy: Hierarchy, stage: Stage, moving: Tensor, fixed: Tensor
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Displacements of the stages up to this one, by score; error of the translation."""
+    fields: dict[str, Tensor] = {}
+    start = torch.zeros_like(moving).expand(-1, hierarchy.spec.dim, *moving.shape[2:])
+    if hierarchy.affine:
+        start = fields["dice_affine"] = start_displacement(hierarchy, moving, fixed)
+        moving = spatial.warp(moving, start, outside="zero")
+    if stage == "affine":
+        return fields, {}
+    coarse = final = hierarchy.register_coarse(moving, fixed)
+    fields["dice_coarse"] = spatial.compose(start, coarse.displacement)
+    if stage == "coarse":
+        return fields, {}
+    translated = moving + hierarchy.translate(moving, fixed, coarse)
+    if stage == "fine":
+        final = chain(coarse, hierarchy.register_fine(moving, fixed, translated, coarse))
+        fields["dice_final"] = spatial.compose(start, final.displacement)
+    return fields, {"translation_mse": float(mse(spatial.warp(translated, final.displacement), fixed))}
 
 
 def _iterations_before(config: TrainConfig, stage: int) -> int:
@@ -291,7 +375,7 @@ def _unflatten(moments: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
 
 
 def _card(config: TrainConfig, scores: dict[str, float]) -> Card:
-    described = config.data.train.parent.parent / "dataset.json"
+    described = (config.data.train or config.data.validation).parent.parent / "dataset.json"
     data = json.loads(described.read_text()) if described.exists() else {}
     return Card(
         name=config.name,

@@ -121,6 +121,29 @@ def resample_warp(warp: Warp, affine: Float[ndarray, "n n"], shape: tuple[int, .
     return Warp(_sample(warp.displacement, coordinates, "linear", "edge"), np.asarray(affine, np.float64))
 
 
+def followed_by(warp: Warp, matrix: Float[ndarray, "n n"]) -> Warp:
+    """The warp and then an affine map, as one warp on the same grid: ``x -> A (x + d(x))``.
+
+    Args:
+        warp: the field that acts first.
+        matrix: ``A``, ``(dim + 1, dim + 1)``, RAS millimetres to RAS millimetres.
+    """
+    points = _grid_points(warp.affine, warp.shape)
+    moved = _rotate(_matrix(matrix), points + warp.displacement) + np.reshape(matrix[:-1, -1], (-1, *[1] * warp.dim))
+    return Warp(moved - points, warp.affine)
+
+
+def after_moving(warp: Warp, affine: Float[ndarray, "n n"]) -> Warp:
+    """The warp of a grid that was moved before, told from where the grid lay: each voxel still ends where it did.
+
+    Args:
+        warp: the field on the moved grid.
+        affine: voxel index to RAS millimetres of the same voxels before they were moved.
+    """
+    ends = _grid_points(warp.affine, warp.shape) + warp.displacement
+    return Warp(ends - _grid_points(affine, warp.shape), np.asarray(affine, np.float64))
+
+
 def fields_overlap(moving: Image, fixed: Image) -> float:
     """Fraction of the fixed image's field of view, by voxel centres, that lies inside the moving image's."""
     coordinates = _indices(moving.affine, _grid_points(fixed.affine, fixed.shape))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crossmorph.data.augment import AugmentSpec, augment, draw
 from crossmorph.data.pairs import Pair, read_pairs
+from crossmorph.data.samples import Samples
 from crossmorph.errors import InputError
 from crossmorph.grid import Grid, centred_grid, onto_grid
 from crossmorph.image import Image, read_image, scale_intensity
@@ -93,9 +94,7 @@ def _order(seed: int, stage: int, epoch: int, length: int) -> np.ndarray:
     return np.random.default_rng([seed, stage, 0, epoch]).permutation(length)
 
 
-def batch(
-    data: Dataset, spec: AugmentSpec, seed: int, stage: int, first: int, count: int
-) -> tuple[Float[Tensor, "batch 1 *space"], Float[Tensor, "batch 1 *space"]]:
+def batch(data: Dataset, spec: AugmentSpec, seed: int, stage: int, first: int, count: int) -> Samples:
     """Samples ``first`` to ``first + count - 1`` of the endless, shuffled, augmented stream of one stage.
 
     A sample depends on ``(seed, stage, its number)`` alone: not on the batch it falls in, nor on which process draws
@@ -108,4 +107,5 @@ def batch(
         moving, fixed = data.pairs[_order(seed, stage, epoch, length)[position]]
         parameters = draw(spec, np.random.default_rng([seed, stage, 1, number]))
         samples.append(augment(data.moving[moving], data.fixed[fixed], parameters))
-    return torch.stack([moving for moving, _ in samples]), torch.stack([fixed for _, fixed in samples])
+    images = [torch.stack([sample[role] for sample in samples]) for role in (0, 1)]
+    return Samples(*images, *images)

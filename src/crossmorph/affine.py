@@ -1,0 +1,135 @@
+"""The affine start: a small network that looks at both images at once, moves one, and looks again.
+
+It brings together pairs that start far apart (turned, shifted, of other size), so that the hierarchy only has to find
+what no affine map can say.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+from crossmorph import spatial
+from crossmorph.networks import activated
+
+
+class AffineSpec(BaseModel):
+    """Channels at 1/2, 1/4, ... of a canvas of ``canvas`` voxels a side, and how often the network looks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    features: tuple[PositiveInt, ...] = Field(default=(32, 48, 64, 96), min_length=1)
+    hidden: PositiveInt = 128
+    canvas: PositiveInt = 64
+    looks: PositiveInt = 4
+
+
+class Affine(NamedTuple):
+    """An affine pull-back about the centre ``c`` of a voxel grid: ``phi(p) = c + matrix (p - c) + shift``.
+
+    ``phi(p)`` is a place in the moving image's grid, whose centre may be another: the ``c`` that is added is the moving
+    grid's, the ``c`` that is taken away the fixed one's. ``shift`` is in voxels.
+    """
+
+    matrix: Float[Tensor, "batch dim dim"]
+    shift: Float[Tensor, "batch dim"]
+
+
+def same_place(image: Float[Tensor, "batch channel *space"]) -> Affine:
+    """The identity, for as many pairs as the image holds."""
+    batch, dim = len(image), image.ndim - 2
+    return Affine(torch.eye(dim).to(image).expand(batch, dim, dim), image.new_zeros(batch, dim))
+
+
+def move(
+    image: Float[Tensor, "batch channel *space"], affine: Affine, shape: tuple[int, ...], side: int
+) -> Float[Tensor, "batch channel *canvas"]:
+    """The image under an affine map, 0 outside, on a canvas: a cube that spans the fixed grid's longest side.
+
+    Args:
+        image: on the moving grid.
+        affine: from the fixed grid to the moving grid.
+        shape: of the fixed grid.
+        side: voxels of the canvas along each axis.
+    """
+    canvas = (side,) * len(shape)
+    middle = (torch.tensor(canvas) - 1) / 2
+    centred = (spatial.identity_grid(canvas) - middle.view(1, -1, *[1] * len(shape))) * (max(shape) / side)
+    return spatial.sample(image, _apply(affine, centred.to(image), image), outside="zero")
+
+
+def affine_displacement(
+    affine: Affine, moving: Float[Tensor, "batch channel *space"]
+) -> Float[Tensor, "batch dim *space"]:
+    """An affine map as a displacement, where both grids have one shape, that of ``moving``."""
+    grid = spatial.identity_grid(tuple(moving.shape[2:]), moving.dtype, moving.device)
+    return _apply(affine, grid - _middle(moving), moving) - grid
+
+
+def _apply(affine: Affine, centred: Tensor, moving: Tensor) -> Tensor:
+    """Where points about the fixed grid's centre lie in the moving grid."""
+    dim = moving.ndim - 2
+    points = torch.einsum("bij,bj...->bi...", affine.matrix, centred.expand(len(moving), *centred.shape[1:]))
+    return points + affine.shift.view(-1, dim, *[1] * dim) + _middle(moving)
+
+
+def _middle(image: Tensor) -> Tensor:
+    dim = image.ndim - 2
+    return (torch.tensor(image.shape[2:], dtype=image.dtype, device=image.device) - 1).view(1, dim, *[1] * dim) / 2
+
+
+class AffineNetwork(nn.Module):
+    """``(fixed, moving) -> Affine``: strided convolutions on both images side by side, then two full layers.
+
+    What it finds is applied to the moving image, and the same network looks at the result, ``looks`` times. Each look
+    multiplies by the exponential of a matrix, so that no look mirrors or flattens the image.
+    """
+
+    def __init__(self, spec: AffineSpec, dim: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.dim = dim
+        layers: list[nn.Module] = []
+        channels = 2
+        for width in spec.features:
+            layers += [activated(dim, channels, width, stride=2), activated(dim, width, width)]
+            channels = width
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        size = channels * (spec.canvas // 2 ** len(spec.features)) ** dim
+        self.hidden = nn.Sequential(nn.Linear(size, spec.hidden), nn.LeakyReLU(0.2))
+        self.output = nn.Linear(spec.hidden, dim * (dim + 1))
+        nn.init.normal_(self.output.weight, std=1e-3)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self, fixed: Float[Tensor, "batch 1 *fixed"], moving: Float[Tensor, "batch 1 *moving"], start: Affine
+    ) -> list[Affine]:
+        """The map after every look, the last one last; both images in [0, 1] with voxels of one size.
+
+        Args:
+            fixed: the fixed image.
+            moving: the moving image; its grid may have another shape.
+            start: where the moving image is believed to lie.
+        """
+        side = self.spec.canvas
+        # Averaged first, since the canvas is coarser than the images.
+        fixed, moving = (spatial.resize_image(image, _half(image)) for image in (fixed, moving))
+        shape = tuple(fixed.shape[2:])
+        still = move(fixed, same_place(fixed), shape, side)
+        affine, found = Affine(start.matrix, start.shift / 2), []
+        for _ in range(self.spec.looks):
+            moved = move(moving, affine, shape, side)
+            step = self.output(self.hidden(self.features(torch.cat([still, moved], dim=1))))
+            turn = torch.linalg.matrix_exp(step[:, self.dim :].unflatten(1, (self.dim, self.dim)))
+            shift = step[:, : self.dim] * max(shape) / 2
+            # What was found before acts on the result of this look.
+            shift = torch.einsum("bij,bj->bi", affine.matrix, shift) + affine.shift
+            affine = Affine(affine.matrix @ turn, shift)
+            found.append(Affine(affine.matrix, affine.shift * 2))
+            affine = Affine(affine.matrix.detach(), affine.shift.detach())
+        return found
+
+
+def _half(image: Tensor) -> tuple[int, ...]:
+    return tuple(size // 2 for size in image.shape[2:])

@@ -1,0 +1,76 @@
+"""Where the moving image lies when the hierarchy first sees it: where its header says, centred, or affinely moved."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from crossmorph.affine import Affine, move, same_place
+from crossmorph.grid import Grid, centre, covering_grid, onto_grid
+from crossmorph.hierarchy import Hierarchy
+from crossmorph.image import Image
+from crossmorph.similarity import mi
+from crossmorph.transform import fields_overlap
+
+Start = Literal["affine", "centers", "none"]
+LEAST_OVERLAP = 0.25  # of the fixed field of view; below it there is little to compare
+
+
+def place(moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hierarchy, start: Start) -> ndarray:
+    """The affine map that the registration begins with, ``fixed space -> moving space`` in RAS millimetres.
+
+    ``none`` is the identity: the images' positions in the world are believed. ``centers`` is the shift that lays centre
+    on centre. ``affine`` begins with either (the positions, unless the images hardly overlap) and moves on by the
+    hierarchy's affine network, if it has one and if the mutual information of the images rises.
+
+    Args:
+        moving: scaled to [0, 1].
+        fixed: likewise.
+        target: the fixed image on the working grid, ``(1, 1, *working)``.
+        grid: that grid.
+        hierarchy: whose affine network to use.
+        start: which of the three.
+
+    Returns:
+        ``(dim + 1, dim + 1)``.
+    """
+    matrix = np.eye(fixed.dim + 1)
+    far = start == "affine" and fields_overlap(moving, fixed) < LEAST_OVERLAP
+    if start == "centers" or far:
+        matrix[:-1, -1] = centre(moving) - centre(fixed)
+    if start != "affine" or hierarchy.affine is None:
+        return matrix
+    # Both images in voxels of one size, each on a grid that shows all of it.
+    spacing = float(np.linalg.norm(grid.affine[:-1, 0]))
+    there = covering_grid(moving, spacing, hierarchy.divisor)
+    source = torch.from_numpy(onto_grid(moving, there).data)[None, None].to(target)
+    begin = _about_centres(np.linalg.inv(there.affine) @ matrix @ grid.affine, grid, there, target)
+    with torch.inference_mode():
+        found = hierarchy.register_affine(source, target, begin)
+        side = hierarchy.affine.spec.canvas
+        still = move(target, same_place(target), grid.shape, side)
+        before, after = (float(mi(move(source, affine, grid.shape, side), still)) for affine in (begin, found))
+    if not after > before:
+        return matrix
+    voxels = _from_centres(found, grid, there)
+    return np.asarray(there.affine @ voxels @ np.linalg.inv(grid.affine))
+
+
+def _about_centres(voxels: Float[ndarray, "n n"], fixed: Grid, moving: Grid, like: Tensor) -> Affine:
+    """A homogeneous map of voxel indices as one about the two grids' centres."""
+    middles = [(np.array(grid.shape) - 1) / 2 for grid in (fixed, moving)]
+    shift = voxels[:-1, :-1] @ middles[0] + voxels[:-1, -1] - middles[1]
+    return Affine(*(torch.from_numpy(np.ascontiguousarray(part))[None].to(like) for part in (voxels[:-1, :-1], shift)))
+
+
+def _from_centres(affine: Affine, fixed: Grid, moving: Grid) -> Float[ndarray, "n n"]:
+    """The inverse of :func:`_about_centres`."""
+    matrix, shift = (part[0].double().cpu().numpy() for part in affine)
+    middles = [(np.array(grid.shape) - 1) / 2 for grid in (fixed, moving)]
+    voxels = np.eye(len(shift) + 1)
+    voxels[:-1, :-1] = matrix
+    voxels[:-1, -1] = middles[1] + shift - matrix @ middles[0]
+    return voxels

@@ -1,0 +1,286 @@
+"""Refinement: it finds a deformation it was not told, leaves alone what it cannot better, and reports what it did."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from torch import Tensor
+
+from crossmorph import refine as refinement
+from crossmorph import similarity, spatial
+from crossmorph.errors import InputError
+from crossmorph.hierarchy import Flow
+from crossmorph.refine import Refinement, bending_energy, refine
+
+SHAPES = [(64, 56), (24, 20, 28)]
+dimensions = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
+
+
+def textured(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Blobs of a few voxels, in [0, 1]."""
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    blobs = scipy.ndimage.gaussian_filter(noise, 2.0)
+    return torch.from_numpy(0.5 + 0.45 * blobs / np.abs(blobs).max()).float()[None, None]
+
+
+def smooth_flow(shape: tuple[int, ...], largest: float, seed: int = 1) -> Flow:
+    """The flow of a random smooth velocity of at most so many voxels per axis."""
+    noise = np.random.default_rng(seed).standard_normal((1, len(shape), *shape))
+    velocity = torch.from_numpy(scipy.ndimage.gaussian_filter(noise, (0, 0, *[8.0] * len(shape)))).float()
+    velocity = velocity * largest / velocity.abs().max()
+    return Flow(spatial.integrate(velocity), spatial.integrate(-velocity))
+
+
+def still(shape: tuple[int, ...]) -> Flow:
+    return Flow(torch.zeros(1, len(shape), *shape), torch.zeros(1, len(shape), *shape))
+
+
+def other_contrast(image: Tensor) -> Tensor:
+    """A curve of the intensity that rises and falls, so that no linear relation is left."""
+    return 0.1 + 0.8 * torch.sin(math.pi * image.clamp(0, 1)) * image
+
+
+def pair(shape: tuple[int, ...], largest: float = 2.5) -> tuple[Tensor, Tensor, Tensor, Flow]:
+    """Moving image, fixed image in another contrast, perfect translation, and the flow between them."""
+    truth = smooth_flow(shape, largest)
+    anatomy = textured(shape)
+    translated = other_contrast(anatomy)
+    return anatomy, spatial.warp(translated, truth.displacement), translated, truth
+
+
+def error(displacement: Tensor, truth: Tensor) -> float:
+    """Mean endpoint error away from the border, where there is something to go by."""
+    inner = (..., *[slice(4, -4)] * (truth.ndim - 2))
+    return float(spatial.endpoint_error(displacement, truth)[inner].mean())
+
+
+# --- what it finds ---------------------------------------------------------------------------------------------------
+
+
+@dimensions
+def test_a_residual_deformation_is_corrected(shape: tuple[int, ...]) -> None:
+    moving, fixed, translated, truth = pair(shape)
+    found = refine(moving, fixed, translated, still(shape), None, steps=30)
+    assert found.improved
+    assert found.after > found.before
+    assert error(found.final.displacement, truth.displacement) < 0.5 * error(
+        torch.zeros_like(truth.displacement), truth.displacement
+    )
+
+
+def test_it_starts_from_the_field_it_is_given() -> None:
+    """Three voxels along the first axis are known, and the rest is found on top of them."""
+    moving, fixed, translated, truth = pair(SHAPES[0])
+    known = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1).expand_as(truth.displacement)
+    shifted = [spatial.warp(image, -known) for image in (moving, translated)]
+    found = refine(shifted[0], fixed, shifted[1], Flow(known, -known), None, steps=30)
+    wanted = truth.displacement + known
+    assert error(found.final.displacement, wanted) < 0.5 * error(known, wanted)
+
+
+def test_mutual_information_alone_suffices() -> None:
+    """A translation that shows nothing leaves the images themselves."""
+    moving, fixed, translated, truth = pair(SHAPES[0])
+    found = refine(moving, fixed, torch.full_like(translated, 0.5), still(SHAPES[0]), None, steps=30)
+    assert error(found.final.displacement, truth.displacement) < 0.5 * error(
+        torch.zeros_like(truth.displacement), truth.displacement
+    )
+
+
+def test_the_translation_alone_suffices() -> None:
+    moving, fixed, translated, truth = pair(SHAPES[0])
+    found = refine(torch.full_like(moving, 0.5), fixed, translated, still(SHAPES[0]), None, steps=30)
+    assert error(found.final.displacement, truth.displacement) < 0.5 * error(
+        torch.zeros_like(truth.displacement), truth.displacement
+    )
+
+
+@dimensions
+def test_the_inverse_inverts(shape: tuple[int, ...]) -> None:
+    moving, fixed, translated, _ = pair(shape)
+    given = smooth_flow(shape, 1.0, seed=7)
+    final = refine(moving, fixed, translated, given, None, steps=10).final
+    inner = (..., *[slice(6, -6)] * len(shape))
+    for loop in (spatial.compose(*final), spatial.compose(*final[::-1])):
+        assert loop[inner].abs().max() < 0.1
+    assert (final.displacement - given.displacement).abs().max() > 0.5
+
+
+def test_wrinkles_of_the_start_are_straightened() -> None:
+    """Where the images show nothing, only the bending is left to climb down, and it is that of the whole field."""
+    grid = spatial.identity_grid((64, 64))
+    wrinkled = 0.5 * torch.sin(grid * 2 * math.pi / 32)
+    flat = torch.full((1, 1, 64, 64), 0.5)
+    inverse = spatial.invert(wrinkled).displacement
+    found = refine(flat, flat, flat, Flow(wrinkled, inverse), None, steps=40)
+    assert found.improved
+    assert bending_energy(found.final.displacement) < 0.3 * bending_energy(wrinkled)
+
+
+# --- what it leaves alone --------------------------------------------------------------------------------------------
+
+
+def test_identical_images_keep_the_very_field() -> None:
+    image, final = textured(SHAPES[0]), still(SHAPES[0])
+    found = refine(image, image, image, final, None, steps=15)
+    assert found.final is final
+    assert not found.improved
+    assert found.after == found.before
+    assert found.steps > 0
+
+
+@dimensions
+def test_constant_images(shape: tuple[int, ...]) -> None:
+    flat, final = torch.full((1, 1, *shape), 0.5), still(shape)
+    found = refine(flat, flat, flat, final, None, steps=5)
+    assert math.isfinite(found.before)
+    assert math.isfinite(found.after)
+    assert found.final is final
+
+
+def test_a_field_that_folds_anew_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control points at random, 40 voxels apart, that pass for a gain; a little of the same is taken."""
+    moving, fixed, translated, _ = pair(SHAPES[0])
+    final = still(SHAPES[0])
+
+    def claim(size: float) -> None:
+        def climb(objective, controls, steps, deadline):
+            best = size * torch.randn(controls.shape, generator=torch.Generator().manual_seed(0))
+            return refinement._Climb(best, 1, 0.0, 1.0)
+
+        monkeypatch.setattr(refinement, "_climb", climb)
+
+    claim(0.4)
+    assert refine(moving, fixed, translated, final, None, steps=1).improved
+    claim(40.0)
+    found = refine(moving, fixed, translated, final, None, steps=1)
+    assert found.final is final
+    assert (found.improved, found.before, found.after) == (False, 0.0, 0.0)
+
+
+def test_a_fold_that_was_there_before_is_no_obstacle() -> None:
+    moving, fixed, translated, _ = pair(SHAPES[0])
+    given = still(SHAPES[0])
+    given.displacement[0, 0, 30, 30] = 1.5
+    assert spatial.strict_jacobian(given.displacement).min() <= 0
+    found = refine(moving, fixed, translated, given, None, steps=3)
+    assert found.improved
+    assert spatial.strict_jacobian(found.final.displacement).min() <= 0
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7])
+def test_never_worse(steps: int) -> None:
+    moving, fixed, translated, _ = pair(SHAPES[0])
+    found = refine(moving, fixed, translated, still(SHAPES[0]), None, steps=steps)
+    assert found.steps == steps
+    assert found.after >= found.before
+    assert found.improved == (found.after > found.before) == (steps > 0)
+
+
+# --- what it says and what it costs ----------------------------------------------------------------------------------
+
+
+def test_the_objective_is_what_the_module_says() -> None:
+    """By the package's own similarities; ``ncc`` at every other voxel along each axis."""
+    moving, fixed, translated, truth = pair(SHAPES[0])
+    found = refine(moving, fixed, translated, truth, None, steps=0)
+    information = similarity.mi(spatial.warp(moving, truth.displacement), fixed)
+    moved = spatial.warp(translated, truth.displacement)
+    size, i, j, ii, jj, ij = similarity.box_sum(
+        torch.cat([torch.ones_like(fixed), moved, fixed, moved**2, fixed**2, moved * fixed], dim=1), refinement.WINDOW
+    )[..., ::2, ::2].split(1, dim=1)
+    squared = (ij - i * j / size) ** 2 / ((ii - i * i / size) * (jj - j * j / size) + 1e-5)
+    bending = refinement.BENDING_WEIGHT * bending_energy(truth.displacement)
+    expected = information + refinement.NCC_WEIGHT * squared.mean() - bending
+    assert found.before == pytest.approx(float(expected), abs=1e-3)
+
+
+@dimensions
+def test_the_correlation_is_near_that_of_all_windows(shape: tuple[int, ...]) -> None:
+    _, fixed, translated, _ = pair(shape)
+    some, every = refinement._correlation(fixed)(translated), similarity.ncc(translated, fixed)
+    assert float(some) == pytest.approx(float(every), abs=0.03)
+
+
+def test_bending_by_hand() -> None:
+    """``u = (x^2 + 3 x y, 0)`` on 5 x 4: ``d2/dx2 = 2`` at 3 x 4 places, ``d2/dxdy = 3``, counted twice, at 4 x 3."""
+    x, y = spatial.identity_grid((5, 4))[0]
+    field = torch.stack([x * x + 3 * x * y, torch.zeros_like(x)])[None]
+    assert float(bending_energy(field)) == pytest.approx((2**2 * 3 * 4 + 2 * 3**2 * 4 * 3) / 20, rel=1e-5)
+    affine = torch.stack([0.3 * x - 0.2 * y + 1, 0.1 * x + 0.5 * y])[None]
+    assert float(bending_energy(affine)) < 1e-10
+
+
+def test_same_steps_same_bits() -> None:
+    first, second = (refine(*pair(SHAPES[0])[:3], still(SHAPES[0]), None, steps=6) for _ in range(2))
+    assert torch.equal(first.final.displacement, second.final.displacement)
+    assert torch.equal(first.final.inverse, second.final.inverse)
+    assert (first.steps, first.before, first.after) == (second.steps, second.before, second.after)
+
+
+def test_it_stops_when_it_stops_gaining() -> None:
+    moving, fixed, translated, _ = pair(SHAPES[0])
+    found = refine(moving, fixed, translated, still(SHAPES[0]), None, steps=500)
+    assert refinement.PATIENCE <= found.steps < 200
+    assert found.after >= refine(moving, fixed, translated, still(SHAPES[0]), None, steps=10).after
+
+
+def timed(seconds: float) -> tuple[Refinement, float]:
+    moving, fixed, translated, _ = pair((128, 128))
+    began = time.perf_counter()
+    found = refine(moving, fixed, translated, still((128, 128)), seconds, steps=10**9)
+    return found, time.perf_counter() - began
+
+
+def test_time_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generously: the machine that runs this may be busy."""
+    monkeypatch.setattr(refinement, "LEAST_GAIN", -1.0)
+    found, wall = timed(0.5)
+    assert 0 < found.steps < 2000
+    assert found.seconds == pytest.approx(wall, abs=0.2)
+    assert wall < 2.5
+
+
+def test_no_time_no_steps() -> None:
+    found, _ = timed(0.0)
+    assert (found.steps, found.improved) == (0, False)
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(-1.0, 5), (math.nan, 5), (None, -1)])
+def test_bad_budgets(seconds: float | None, steps: int) -> None:
+    moving, fixed, translated, _ = pair((16, 16))
+    with pytest.raises(InputError, match="expected at least 0"):
+        refine(moving, fixed, translated, still((16, 16)), seconds, steps)
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+def test_no_gradient_leaks() -> None:
+    """Neither into what comes in, a network behind it included, nor out of what comes back."""
+    moving, fixed, translated, _ = pair(SHAPES[0])
+    network = torch.nn.Conv2d(1, 2, 3, padding=1)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    field = 0.1 * network(moving)
+    inputs = [tensor.clone().requires_grad_() for tensor in (moving, fixed, translated)]
+    kept = [tensor.detach().clone() for tensor in (*inputs, field)]
+    found = refine(*inputs, Flow(field, -field), None, steps=3)
+    assert found.improved
+    assert not any(tensor.requires_grad for tensor in found.final)
+    assert all(tensor.grad is None for tensor in (*inputs, *network.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip((*inputs, field), kept, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), before, strict=True))
+
+
+def test_it_works_while_inferring() -> None:
+    """The networks' answer is made of inference tensors, and the caller may still be inferring."""
+    with torch.inference_mode():
+        moving, fixed, translated, _ = pair(SHAPES[0])
+        inside = refine(moving, fixed, translated, still(SHAPES[0]), None, steps=3)
+    outside = refine(moving, fixed, translated, still(SHAPES[0]), None, steps=3)
+    plain = refine(*pair(SHAPES[0])[:3], still(SHAPES[0]), None, steps=3)
+    for found in (inside, outside):
+        assert torch.equal(found.final.displacement, plain.final.displacement)

@@ -1,0 +1,90 @@
+"""Where the moving image is put before the networks look: maps in the world, for grids of any geometry."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+
+from crossmorph.affine import Affine, AffineSpec
+from crossmorph.grid import centre, covering_grid, onto_grid
+from crossmorph.hierarchy import Hierarchy, HierarchySpec
+from crossmorph.image import Image
+from crossmorph.networks import UNetSpec
+from crossmorph.start import place
+from crossmorph.transform import Warp, followed_by, resample
+
+
+def world(degrees: float, spacing: tuple[float, float], origin: tuple[float, float]) -> np.ndarray:
+    """Voxel to millimetres of an oblique grid."""
+    angle = math.radians(degrees)
+    affine = np.eye(3)
+    affine[:2, :2] = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) * spacing
+    affine[:2, 2] = origin
+    return affine
+
+
+def picture(shape: tuple[int, int], affine: np.ndarray) -> Image:
+    noise = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random(shape), 4, mode="constant")
+    return Image(((noise - noise.min()) / np.ptp(noise)).astype(np.float32), affine)
+
+
+def model(answer: Affine | None) -> Hierarchy:
+    """A hierarchy whose affine network gives the same answer whatever it sees."""
+    small = UNetSpec(encoder=(2, 2, 2), decoder=(2, 2, 2), final=())
+    network = AffineSpec(features=(2,), hidden=2, canvas=32) if answer else None
+    hierarchy = Hierarchy(HierarchySpec(affine=network, coarse=small, translator=small, fine=small))
+    hierarchy.register_affine = lambda *_: answer
+    return hierarchy
+
+
+TURN = world(20, (1.1, 1.1), (3.0, -4.0))  # what takes a point of the fixed space to the moving space
+GEOMETRIES = {
+    "plain": (np.diag([1.5, 1.5, 1]), np.diag([1.5, 1.5, 1])),
+    "oblique": (world(30, (1.0, 1.2), (-10, 5)), world(-15, (1.5, 1.5), (-30, -20))),
+    "mirrored": (world(10, (-1.0, 1.2), (60, 5)), world(0, (1.5, -1.5), (-30, 70))),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_what_the_network_finds_in_voxels_becomes_a_map_of_the_world(name: str) -> None:
+    moving = picture((72, 60), GEOMETRIES[name][0])
+    still = Warp(np.zeros((2, 64, 64), np.float32), GEOMETRIES[name][1])
+    fixed = resample(moving, followed_by(still, TURN))
+    grid, there = (covering_grid(image, 1.5, 8) for image in (fixed, moving))
+    voxels = np.linalg.inv(there.affine) @ TURN @ grid.affine
+    middles = [np.append((np.array(g.shape) - 1) / 2, 1) for g in (grid, there)]
+    shift = (voxels @ middles[0] - middles[1])[:2]
+    answer = Affine(*(torch.tensor(part, dtype=torch.float32)[None] for part in (voxels[:2, :2], shift)))
+    target = torch.from_numpy(onto_grid(fixed, grid).data)[None, None]
+    found = place(moving, fixed, target, grid, model(answer), "affine")
+    np.testing.assert_allclose(found, TURN, atol=1e-4)
+
+
+def test_an_answer_that_does_not_help_is_not_taken() -> None:
+    image = picture((64, 64), np.diag([1.5, 1.5, 1]))
+    grid = covering_grid(image, 1.5, 8)
+    target = torch.from_numpy(image.data)[None, None]
+    away = Affine(torch.eye(2)[None], torch.full((1, 2), 20.0))
+    assert np.array_equal(place(image, image, target, grid, model(away), "affine"), np.eye(3))
+
+
+def test_without_a_network_or_a_wish_the_positions_are_believed() -> None:
+    image = picture((64, 64), np.diag([1.5, 1.5, 1]))
+    grid = covering_grid(image, 1.5, 8)
+    target = torch.from_numpy(image.data)[None, None]
+    good = Affine(torch.eye(2)[None], torch.zeros(1, 2))
+    assert np.array_equal(place(image, image, target, grid, model(None), "affine"), np.eye(3))
+    assert np.array_equal(place(image, image, target, grid, model(good), "none"), np.eye(3))
+
+
+@pytest.mark.parametrize("start", ["centers", "affine"])
+def test_images_far_from_each_other_begin_centre_on_centre(start: str) -> None:
+    fixed = picture((64, 64), np.diag([1.5, 1.5, 1]))
+    moving = Image(fixed.data, world(0, (1.5, 1.5), (500.0, -300.0)))
+    grid = covering_grid(fixed, 1.5, 8)
+    target = torch.from_numpy(fixed.data)[None, None]
+    matrix = place(moving, fixed, target, grid, model(None), start)
+    np.testing.assert_allclose(matrix[:2, 2], [500, -300])
+    np.testing.assert_allclose(matrix @ [*centre(fixed), 1], [*centre(moving), 1])

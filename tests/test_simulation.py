@@ -25,6 +25,35 @@ def test_signal_by_hand(tissue: str, t1: float, t2: float, pd: float) -> None:
     np.testing.assert_allclose(signals, [t1, t2, pd], atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("tissue", "flair"),
+    # Grey matter: 1 - 2 exp(-1700/833) + 2 exp(-8940/833) - exp(-9000/833) = 1 - 0.25986 + 0.00004 - 0.00002 = 0.74016;
+    # times 0.86 exp(-120/83) = 0.86 * 0.23558. CSF: 1 - 1.03192 + 0.06163 - 0.03011 = -0.00040, times exp(-120/329).
+    [("csf", 0.00027), ("gm", 0.14995), ("wm", 0.12942), ("fat", 0.17729)],
+)
+def test_flair_by_hand(tissue: str, flair: float) -> None:
+    assert simulation.signal(simulation.RELAXATION[tissue], "flair") == pytest.approx(flair, abs=2e-5)
+
+
+def test_fat_and_muscle_by_hand() -> None:
+    """T1w of fat: 0.5 * 0.05013 / (1 - 0.94987 * 0.86603) exp(-10/58). T2w of muscle: 0.97094 exp(-120/47)."""
+    fat, muscle = simulation.RELAXATION["fat"], simulation.RELAXATION["muscle"]
+    assert simulation.signal(fat, "t1") == pytest.approx(0.11891, abs=2e-5)
+    assert simulation.signal(muscle, "t2") == pytest.approx(0.97094 * 0.07784, abs=2e-5)
+
+
+def test_contrasts_that_no_scanner_gives() -> None:
+    """Inverted T1w mirrors the signals .2989, .7429, 1 about the middle of their range; no synthetic order is real."""
+    np.testing.assert_allclose(simulation.contrast_signals("inverted"), [1, 0.5560, 0.2989], atol=2e-4)
+    real = {tuple(np.argsort(simulation.contrast_signals(name))) for name in ("t1", "t2", "pd", "flair", "inverted")}
+    unreal = {tuple(np.argsort(simulation.contrast_signals(name))) for name in simulation.SYNTHETIC}
+    assert (len(real), len(unreal)) == (3, 3)
+    assert not real & unreal
+    assert all(max(signals) == 1 for signals in simulation.SYNTHETIC.values())
+    with pytest.raises(InputError, match="'inverted' of csf, gm, wm, fat, muscle; expected csf, gm, wm alone"):
+        simulation.contrast_signals("inverted", simulation.HEAD_TISSUES)
+
+
 @pytest.mark.parametrize(("modality", "order"), [("t1", "csf gm wm"), ("t2", "wm gm csf"), ("pd", "wm gm csf")])
 def test_contrast(modality: simulation.Modality, order: str) -> None:
     """Dark to bright. CSF is bright in T2w and dark in T1w, which is what makes the pair multi-modal."""
@@ -45,8 +74,10 @@ def test_simulation_without_noise_is_the_relative_signal() -> None:
     assert image.dtype == np.float32
 
 
-@pytest.mark.parametrize(("modality", "reference"), [("t1", 3), ("t2", 1), ("pd", 1)])
-def test_noise_is_rician_at_the_level_of_the_reference_tissue(modality: simulation.Modality, reference: int) -> None:
+@pytest.mark.parametrize(
+    ("modality", "reference"), [("t1", 3), ("t2", 1), ("pd", 1), ("flair", 2), ("inverted", 1), ("synthetic-c", 3)]
+)
+def test_noise_is_rician_at_the_level_of_the_reference_tissue(modality: simulation.Contrast, reference: int) -> None:
     """In air the magnitude of complex Gaussian noise has mean sigma sqrt(pi/2); in bright tissue it is Gaussian."""
     image = simulation.simulate(
         blocks(), modality, np.random.default_rng(0), simulation.Difficulty(noise=0.03, bias=0.0)
@@ -65,6 +96,18 @@ def test_bias_field_spans_its_range_over_the_brain() -> None:
     brain = image[8:50, 20:60]
     assert (brain.min(), brain.max()) == pytest.approx((0.9, 1.1))
     assert np.abs(np.diff(brain, axis=0)).max() < 0.02
+
+
+def test_scale_and_bias_of_a_head_are_those_of_its_brain() -> None:
+    """Fat lies beyond 1, as bright as its relaxation makes it; the bias field spans its range over the brain alone."""
+    fractions = np.zeros((5, 64, 64))
+    fractions[2, 16:40, 20:60] = 1
+    fractions[3, 40:62, 20:60] = 1
+    draw = [simulation.Difficulty(noise=0.0, bias=bias) for bias in (0.0, 0.2)]
+    plain, biased = (simulation.simulate(fractions, "t1", np.random.default_rng(1), one) for one in draw)
+    assert plain[50, 30] == pytest.approx(0.11891 / 0.07020, rel=1e-3)
+    brain = biased[16:40, 20:60]
+    assert (brain.min(), brain.max()) == pytest.approx((0.9, 1.1))
 
 
 # --- anatomy ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The phantom: simulated brain slices in three modalities whose true deformations are known.
+"""The phantom: simulated brain slices in several modalities whose true deformations are known.
 
 The tissue maps are those of the ICBM 2009a symmetric template (grey and white matter), which ship inside `nilearn`:
 nothing is downloaded. Every image is one axial slice of them under its own random shift, rotation, scaling and smooth
@@ -6,21 +6,21 @@ deformation, acquired as `crossmorph.data.simulation` says. A slice is an array 
 template's RAS millimetres.
 """
 
-import gzip
 import importlib.metadata
 import json
 import tempfile
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Float
 
+from crossmorph.data.extra import HEAD_BOTTOM, ExtraSplit, Slice, describe_extra, write_extra
 from crossmorph.data.pairs import Pair, write_pairs
 from crossmorph.data.simulation import (
     ROUGH,
@@ -33,9 +33,11 @@ from crossmorph.data.simulation import (
     true_field,
     warp_fractions,
 )
+from crossmorph.data.writing import write_field, write_intensities, write_labels
 from crossmorph.errors import InputError
 
-Split = Literal["train", "validation", "test", "rough"]
+BasicSplit = Literal["train", "validation", "test", "rough"]
+Split = Literal[BasicSplit, ExtraSplit]
 
 SHAPE = (128, 128)
 SPACING = 1.5  # mm
@@ -45,10 +47,12 @@ PARTNERS = 4  # fixed images for each moving image of the training list
 # Axial levels (mm) where the brain covers more than 120 cm2, from the temporal lobes to the centrum semiovale.
 LEVELS = tuple(float(z) for z in np.arange(-30.0, 54.1, SPACING))
 
-STEP = 1 / 4096  # intensity step on disk
-
-# What a random stream is keyed by, beside numbers.
-_KEYS = ("train", "validation", "test", "rough", "moving", "fixed", "t1", "t2", "pd", "partners")
+# What a random stream is keyed by, beside numbers. New words go to the end: a word's place is its number.
+_KEYS = (
+    *("train", "validation", "test", "rough", "moving", "fixed", "t1", "t2", "pd", "partners"),
+    *("contrasts", "heads", "far", "head", "pair"),
+    *("flair", "inverted", "synthetic-a", "synthetic-b", "synthetic-c"),
+)
 
 
 # --- anatomy ---------------------------------------------------------------------------------------------------------
@@ -116,9 +120,10 @@ def tissue_slice(z_mm: float) -> Float[np.ndarray, "tissue x y"]:
 
 
 def split_levels(split: Split) -> tuple[float, ...]:
-    """The axial levels (mm) of a split. Training, validation and test share none; `rough` is at the test levels."""
-    role = {"train": (0, 1, 3, 4, 5, 6, 8), "validation": (9,), "test": (2, 7), "rough": (2, 7)}[split]
-    return tuple(z for k, z in enumerate(LEVELS) if k % 10 in role)
+    """The axial levels (mm) of a split. Training, validation and test share none; all others are at the test levels."""
+    role = {"train": (0, 1, 3, 4, 5, 6, 8), "validation": (9,)}.get(split, (2, 7))
+    bottom = HEAD_BOTTOM if split == "heads" else LEVELS[0]
+    return tuple(z for k, z in enumerate(LEVELS) if k % 10 in role and z >= bottom)
 
 
 def prepare_phantom(
@@ -129,13 +134,14 @@ def prepare_phantom(
     train: int = 396,
     test: int = 96,
     validation: int = 24,
+    extra: Mapping[ExtraSplit, int] | None = None,
 ) -> dict[str, Path]:
     """Write a data set of simulated T2w (moving) and T1w (fixed) brain slices, with labels and true fields.
 
-    The folder holds `train`, `validation` and `test` (and `rough`), each with its images and a `pairs.csv`, and a
-    `dataset.json` that says how they were made. Moving and fixed image of a training pair are up to 3 mm apart; of any
-    other pair they are one level under two deformations, with the true field between them. The same arguments give the
-    same bytes; an image depends on the seed, its split and its number only.
+    The folder holds `train`, `validation` and `test` (and others on request), each with its images and lists of pairs,
+    and a `dataset.json` that says how they were made. Moving and fixed image of a training pair are up to 3 mm apart;
+    of any other pair they are one level under two deformations, with the true field between them. The same arguments
+    give the same bytes; an image depends on the seed, its split and its number only.
 
     Args:
         output: The folder to write; it must not exist, or be empty. It appears whole.
@@ -145,54 +151,76 @@ def prepare_phantom(
         train: Training images of each modality.
         test: Test pairs.
         validation: Validation pairs.
+        extra: Pairs of each extra test split to write, see `crossmorph.data.extra.write_extra`: `contrasts` (and lists
+            of its own for each), `heads` (bone, fat, muscle and skin around the brain), `far` (far apart at the start).
 
     Returns:
-        The path of `pairs.csv` by name of the split.
+        The path of each `pairs.csv` by name of the split; that of `contrasts`' `pairs-t2-t1.csv` by `contrasts-t2-t1`.
 
     Raises:
         InputError: If the folder is not empty or cannot be written, or a number is out of range.
     """
-    counts: dict[Split, int] = {"train": train, "validation": validation, "test": test}
+    counts: dict[BasicSplit, int] = {"train": train, "validation": validation, "test": test}
     if rough:
         counts["rough"] = test
-    for name, number, least in (("seed", seed, 0), *((split, count, 1) for split, count in counts.items())):
-        if number < least:
-            raise InputError(f"{name} = {number}; expected at least {least}")
+    extra = extra or {}
     output = Path(output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise InputError(f"{output} exists and is not an empty folder; expected a new folder")
+    _check_request(output, seed, (*counts.items(), *extra.items()))
+    lists: dict[str, Path] = {split: Path(split, "pairs.csv") for split in counts}
     target = output.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as partial:
-            whole = Path(partial) / "dataset"  # a new folder of its own: only its owner can read a temporary one
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            whole = Path(temporary) / "dataset"  # a new folder of its own: only its owner can read a temporary one
             for split, count in counts.items():
                 _write_split(whole / split, split, count, seed, pd)
-            description = json.dumps(_describe(seed, counts, pd), indent=2) + "\n"
+            for added, count in extra.items():
+                for path in _write_extra(whole / added, added, count, seed):
+                    lists[added + path.stem.removeprefix("pairs")] = path.relative_to(whole)
+            description = json.dumps(_describe(seed, counts, extra, pd), indent=2) + "\n"
             (whole / "dataset.json").write_text(description, encoding="utf-8")
             whole.replace(target)
     except OSError as error:
         raise InputError(f"{output}: {error.strerror or error}; expected a folder that can be written") from error
-    return {split: output / split / "pairs.csv" for split in counts}
+    return {name: output / path for name, path in lists.items()}
 
 
-def _write_split(folder: Path, split: Split, count: int, seed: int, pd: bool) -> None:
-    folder.mkdir(parents=True)
+def _check_request(output: Path, seed: int, counts: Iterable[tuple[Split, int]]) -> None:
+    for name, number, least in (("seed", seed, 0), *((split, count, 1) for split, count in counts)):
+        if number < least:
+            raise InputError(f"{name} = {number}; expected at least {least}")
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise InputError(f"{output} exists and is not an empty folder; expected a new folder")
+
+
+def _levels(split: Split, count: int, seed: int) -> list[float]:
+    """The level of each image: all of the split in random order, over and over."""
     order = _rng(seed, split).permutation(split_levels(split))
-    levels = [float(order[index % len(order)]) for index in range(count)]
+    return [float(order[index % len(order)]) for index in range(count)]
+
+
+def _write_split(folder: Path, split: BasicSplit, count: int, seed: int, pd: bool) -> None:
+    folder.mkdir(parents=True)
+    levels = _levels(split, count, seed)
     for index, z_mm in enumerate(levels):
         u_moving = _write_anatomy(folder, split, index, "moving", z_mm, seed, pd)
         u_fixed = _write_anatomy(folder, split, index, "fixed", z_mm, seed, pd)
         if split != "train":
-            _write_field(folder / f"{index:04d}_field.nii.gz", true_field(u_moving, u_fixed), slice_affine(z_mm))
+            write_field(folder / f"{index:04d}_field.nii.gz", true_field(u_moving, u_fixed), slice_affine(z_mm))
     numbers = _training_pairs(levels, seed) if split == "train" else [(index, index) for index in range(count)]
     lists: dict[str, Modality] = {"pairs.csv": "t2", "pairs-pd.csv": "pd"} if pd else {"pairs.csv": "t2"}
     for name, modality in lists.items():
         write_pairs(folder / name, [_pair(folder, split, moving, fixed, modality) for moving, fixed in numbers])
 
 
+def _write_extra(folder: Path, split: ExtraSplit, count: int, seed: int) -> list[Path]:
+    folder.mkdir(parents=True)
+    slices = [Slice(tissue_slice(z_mm), slice_affine(z_mm)) for z_mm in _levels(split, count, seed)]
+    return write_extra(split, folder, slices, partial(_rng, seed, split))
+
+
 def _write_anatomy(
-    folder: Path, split: Split, index: int, role: Literal["moving", "fixed"], z_mm: float, seed: int, pd: bool
+    folder: Path, split: BasicSplit, index: int, role: Literal["moving", "fixed"], z_mm: float, seed: int, pd: bool
 ) -> np.ndarray:
     """Write the images and labels of one deformed slice; returns its displacement."""
     difficulty = ROUGH if split == "rough" else SMOOTH
@@ -203,8 +231,8 @@ def _write_anatomy(
     modalities: tuple[Modality, ...] = ("t1",) if role == "fixed" else ("t2",) if split == "train" else ("t2", "t1")
     for modality in (*modalities, "pd") if pd and role == "moving" else modalities:
         image = simulate(fractions, modality, _rng(seed, split, index, role, modality), difficulty)
-        _write_intensities(folder / f"{stem}_{modality}.nii.gz", image, affine)
-    _write_nifti(folder / f"{stem}_labels.nii.gz", tissue_labels(fractions), affine)
+        write_intensities(folder / f"{stem}_{modality}.nii.gz", image, affine)
+    write_labels(folder / f"{stem}_labels.nii.gz", tissue_labels(fractions), affine)
     return u
 
 
@@ -218,7 +246,7 @@ def _training_pairs(levels: list[float], seed: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def _pair(folder: Path, split: Split, moving: int, fixed: int, modality: Modality) -> Pair:
+def _pair(folder: Path, split: BasicSplit, moving: int, fixed: int, modality: Modality) -> Pair:
     known = split != "train"
     return Pair(
         name=f"{split}-{moving:04d}" if known else f"{split}-{moving:04d}-{fixed:04d}",
@@ -237,7 +265,13 @@ def _rng(seed: int, *key: str | int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=numbers))
 
 
-def _describe(seed: int, counts: dict[Split, int], pd: bool) -> dict[str, object]:
+def _describe(
+    seed: int, counts: Mapping[BasicSplit, int], extra: Mapping[ExtraSplit, int], pd: bool
+) -> dict[str, object]:
+    settings: dict[Split, dict[str, object]] = {
+        split: asdict(ROUGH if split == "rough" else SMOOTH) for split in counts
+    }
+    settings |= {split: describe_extra(split) for split in extra}
     return {
         "name": "phantom",
         "source": "ICBM 2009a nonlinear symmetric grey and white matter maps, as shipped with nilearn",
@@ -247,40 +281,8 @@ def _describe(seed: int, counts: dict[Split, int], pd: bool) -> dict[str, object
         "spacing_mm": SPACING,
         "labels": {"0": "background", **{str(k): tissue for k, tissue in enumerate(TISSUES, start=1)}},
         "splits": {
-            split: {
-                "count": count,
-                "levels_mm": split_levels(split),
-                **asdict(ROUGH if split == "rough" else SMOOTH),
-            }
-            for split, count in counts.items()
+            split: {"count": count, "levels_mm": split_levels(split), **settings[split]}
+            for split, count in (*counts.items(), *extra.items())
         },
         "versions": {package: importlib.metadata.version(package) for package in ("nilearn", "numpy", "scipy")},
     }
-
-
-def _write_intensities(path: Path, image: np.ndarray, affine: np.ndarray) -> None:
-    """Write 12 bits up to the brightest tissue, as scanners do: steps far below the noise, half of float32's bytes."""
-    stored = np.clip(np.rint(image / STEP), 0, np.iinfo(np.int16).max).astype(np.int16)
-    _write_nifti(path, stored, affine, slope=STEP)
-
-
-def _write_field(path: Path, u: np.ndarray, affine: np.ndarray) -> None:
-    """A displacement in voxels as an ITK/ANTs warp: (x, y, 1, 1, 2), intent 1007 (vector), LPS millimetres."""
-    ras = np.tensordot(affine[:2, :2], u, axes=1)
-    _write_nifti(path, np.moveaxis(-ras, 0, -1)[:, :, None, None].astype(np.float32), affine, intent="vector")
-
-
-def _write_nifti(path: Path, data: np.ndarray, affine: np.ndarray, slope: float = 1.0, intent: str = "none") -> None:
-    """Write stored values as they are, and no time of day into the gzip header: the same values, the same bytes."""
-    header = nib.Nifti1Header()
-    header.set_data_dtype(data.dtype)
-    header.set_data_shape(data.shape)
-    header.set_zooms([SPACING] * min(data.ndim, 3) + [1.0] * max(data.ndim - 3, 0))
-    header.set_sform(affine, code="scanner")
-    header.set_qform(affine, code="scanner")
-    header.set_xyzt_units("mm")
-    header.set_slope_inter(slope, 0.0)
-    header.set_intent(intent)
-    header["vox_offset"] = 352
-    content = header.binaryblock + b"\0\0\0\0" + data.tobytes(order="F")
-    path.write_bytes(gzip.compress(content, compresslevel=1, mtime=0))

@@ -23,7 +23,7 @@ from crossmorph.data.phantom import SHAPE, SPACING, split_levels, tissue_slice
 from crossmorph.data.samples import Samples
 from crossmorph.data.simulation import RELAXATION, TISSUES, signal
 
-Contrast = Literal["t1", "t2", "pd", "flair", "random"]
+Acquisition = Literal["t1", "t2", "pd", "flair", "random"]
 Range = tuple[float, float]
 
 FINENESS = 2  # voxels of the source maps per voxel of the images, so that linear interpolation does not blur
@@ -63,8 +63,8 @@ class SynthesisSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    moving: tuple[Contrast, ...] = Field(default=("t2",), min_length=1)
-    fixed: tuple[Contrast, ...] = Field(default=("t1",), min_length=1)
+    moving: tuple[Acquisition, ...] = Field(default=("t2",), min_length=1)
+    fixed: tuple[Acquisition, ...] = Field(default=("t1",), min_length=1)
     near: Placement = Placement()
     far: Placement = Placement(shift=40.0, rotation=50.0, scale=(0.62, 1.6))
     elastic_sigma: Range = (5.0, 14.0)
@@ -218,7 +218,7 @@ def _acquire(
     rng: np.random.Generator,
     fractions: Float[Tensor, "3 *space"],
     layers: Float[Tensor, "layers *space"] | None,
-    contrast: Contrast,
+    contrast: Acquisition,
 ) -> Float[Tensor, "1 *space"]:
     """An image of an anatomy, in [0, 1] as :func:`crossmorph.image.scale_intensity` leaves it."""
     signals = torch.tensor(_tissue_signals(rng, contrast), dtype=torch.float32)
@@ -237,7 +237,7 @@ def _acquire(
     return _scaled(torch.hypot(image + real, imaginary))[None] ** math.exp(rng.uniform(-spec.gamma, spec.gamma))
 
 
-def _tissue_signals(rng: np.random.Generator, contrast: Contrast) -> list[float]:
+def _tissue_signals(rng: np.random.Generator, contrast: Acquisition) -> list[float]:
     """Signals of CSF, grey and white matter, the brightest 1."""
     if contrast == "random":
         drawn = rng.uniform(0.0, 1.0, len(TISSUES))

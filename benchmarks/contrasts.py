@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from crossmorph import DEFAULT_MODEL
+from crossmorph.data.extra import default_pairs
 from crossmorph.data.phantom import prepare_phantom
 from crossmorph.evaluation import evaluate
 from crossmorph.results import Row
@@ -24,7 +25,7 @@ def main() -> None:
     options = read_options()
     if not options.data.exists():
         options.data.parent.mkdir(parents=True, exist_ok=True)
-        prepare_phantom(options.data, extra=dict.fromkeys(SPLITS))
+        prepare_phantom(options.data, extra=default_pairs(SPLITS))
     options.results.mkdir(parents=True, exist_ok=True)
     print(f"| pairs | {' | '.join(options.methods)} |\n|---|{'---|' * len(options.methods)}")
     for split in SPLITS:

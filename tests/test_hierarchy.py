@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from crossmorph import spatial
+from crossmorph.affine import Affine, AffineSpec, same_place
 from crossmorph.hierarchy import Flow, Hierarchy, HierarchySpec, Registration, chain, fit_appearance
 from crossmorph.networks import PyramidSpec, UNetSpec
 
@@ -218,6 +219,22 @@ def test_looks_of_the_fine_network_are_chained() -> None:
     found = model.register_fine(moving, fixed, translated, coarse)
     torch.testing.assert_close(found.displacement, chain(*steps).displacement)
     torch.testing.assert_close(found.inverse, chain(*steps).inverse)
+
+
+# --- the affine start ------------------------------------------------------------------------------------------------
+
+
+def test_of_all_looks_the_one_that_agrees_best_is_taken_for_each_pair() -> None:
+    """Three looks: wrong, right and wrong for the first pair; wrong, wrong and wrong for the second, which stays."""
+    model = hierarchy(SPECS["unets"].model_copy(update={"affine": AffineSpec(features=(2,), hidden=2, canvas=32)}))
+    picture = spatial.bspline_smooth(random(2, 1, 32, 32), 4.0)
+    moving = torch.stack([torch.roll(picture[0], 4, 1), picture[1]])
+    looks = [Affine(torch.eye(2).expand(2, 2, 2), torch.tensor([[x, 0.0], [9.0, 0.0]])) for x in (-4.0, 4.0, 1.0)]
+    model.affine.forward = lambda *_: looks
+    found = model.register_affine(moving, picture, same_place(picture))
+    assert found.shift.tolist() == [[4.0, 0.0], [0.0, 0.0]]
+    with pytest.raises(ValueError, match="no affine network"):
+        hierarchy(SPECS["unets"]).register_affine(moving, picture, same_place(picture))
 
 
 # --- appearance ------------------------------------------------------------------------------------------------------

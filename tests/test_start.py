@@ -62,14 +62,6 @@ def test_what_the_network_finds_in_voxels_becomes_a_map_of_the_world(name: str) 
     np.testing.assert_allclose(found, TURN, atol=1e-4)
 
 
-def test_an_answer_that_does_not_help_is_not_taken() -> None:
-    image = picture((64, 64), np.diag([1.5, 1.5, 1]))
-    grid = covering_grid(image, 1.5, 8)
-    target = torch.from_numpy(image.data)[None, None]
-    away = Affine(torch.eye(2)[None], torch.full((1, 2), 20.0))
-    assert np.array_equal(place(image, image, target, grid, model(away), "affine"), np.eye(3))
-
-
 def test_without_a_network_or_a_wish_the_positions_are_believed() -> None:
     image = picture((64, 64), np.diag([1.5, 1.5, 1]))
     grid = covering_grid(image, 1.5, 8)

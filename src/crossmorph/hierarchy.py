@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from crossmorph import spatial
-from crossmorph.affine import Affine, AffineNetwork, AffineSpec
+from crossmorph.affine import Affine, AffineNetwork, AffineSpec, move, same_place
 from crossmorph.networks import PyramidSpec, UNet, UNetSpec, velocity_network
+from crossmorph.similarity import mi
 
 Stage = Literal["affine", "coarse", "translation", "fine"]
 STAGES: tuple[Stage, ...] = ("affine", "coarse", "translation", "fine")
@@ -110,10 +111,27 @@ class Hierarchy(nn.Module):
         return Registration(coarse, fine, chain(coarse, fine), mask, moving + mask)
 
     def register_affine(self, moving: Tensor, fixed: Tensor, start: Affine) -> Affine:
-        """The affine start. Raises ValueError where the hierarchy has no network for it."""
+        """The affine start: of where it begins and of what each look finds, what has the most mutual information.
+
+        A look can err, most of all on images unlike those of training; the images themselves then tell.
+
+        Args:
+            moving: the moving image; its grid may have another shape than the fixed one's.
+            fixed: the fixed image.
+            start: where the moving image is believed to lie.
+
+        Raises:
+            ValueError: the hierarchy has no network for it.
+        """
         if self.affine is None:
             raise ValueError("this hierarchy has no affine network")
-        return self.affine(fixed, moving, start)[-1]
+        shape, side = tuple(fixed.shape[2:]), self.affine.spec.canvas
+        candidates = [start, *self.affine(fixed, moving, start)]
+        still = move(fixed, same_place(fixed), shape, side)
+        seen = torch.cat([move(moving, candidate, shape, side) for candidate in candidates])
+        scores = mi(seen, still.repeat(len(candidates), *[1] * (still.ndim - 1))).view(len(candidates), -1)
+        best, pairs = scores.argmax(0), torch.arange(len(fixed), device=fixed.device)
+        return Affine(*(torch.stack(parts)[best, pairs] for parts in zip(*candidates, strict=True)))
 
     def register_coarse(self, moving: Tensor, fixed: Tensor, smoothness: Tensor | None = None) -> Flow:
         """``phi0 = G1(F, M)``."""

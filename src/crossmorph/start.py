@@ -8,11 +8,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from crossmorph.affine import Affine, move, same_place
+from crossmorph.affine import Affine
 from crossmorph.grid import Grid, centre, covering_grid, onto_grid
 from crossmorph.hierarchy import Hierarchy
 from crossmorph.image import Image
-from crossmorph.similarity import mi
 from crossmorph.transform import fields_overlap
 
 Start = Literal["affine", "centers", "none"]
@@ -50,11 +49,6 @@ def place(moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hi
     begin = _about_centres(np.linalg.inv(there.affine) @ matrix @ grid.affine, grid, there, target)
     with torch.inference_mode():
         found = hierarchy.register_affine(source, target, begin)
-        side = hierarchy.affine.spec.canvas
-        still = move(target, same_place(target), grid.shape, side)
-        before, after = (float(mi(move(source, affine, grid.shape, side), still)) for affine in (begin, found))
-    if not after > before:
-        return matrix
     voxels = _from_centres(found, grid, there)
     return np.asarray(there.affine @ voxels @ np.linalg.inv(grid.affine))
 

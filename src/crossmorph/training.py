@@ -259,7 +259,8 @@ def _share(run: Run, stage: int, step: int) -> tuple[Samples, Tensor]:
         assert config.data.synthesis is not None
         samples = synthesise(config.data.synthesis, config.seed, stage, first, count, far=STAGES[stage] == "affine")
     numbers = range(first, first + count)
-    smoothness = [np.random.default_rng([config.seed, stage, 3, number]).random() for number in numbers]
+    # Squared: detailed fields have more to learn than stiff ones.
+    smoothness = [np.random.default_rng([config.seed, stage, 3, number]).random() ** 2 for number in numbers]
     moved = [fabric.to_device(tensor) for tensor in samples]
     return Samples(*moved), fabric.to_device(torch.tensor(smoothness))
 

@@ -210,15 +210,16 @@ def _correlation(fixed: Tensor) -> Objective:
 def _climb(objective: Objective, controls: Tensor, steps: int, deadline: float) -> _Climb:
     """ADAM from the given control points until steps, time or gain end; none is lost, as the best point is kept."""
     began = time.perf_counter()
-    controls = controls.requires_grad_()
-    best = controls.detach().clone()
-    optimiser = torch.optim.Adam([controls], lr=RATE, betas=MOMENTS)
+    best = controls
+    # By hand (Kingma and Ba, ICLR 2015, arXiv 1412.6980): torch.optim imports the compiler at its first use, a second.
+    mean, square = torch.zeros_like(controls), torch.zeros_like(controls)
     highest: list[float] = []
     while True:
+        controls = controls.detach().requires_grad_()
         value = objective(controls)
         reached = float(value.detach())
         if not highest or reached > highest[-1]:
-            best = controls.detach().clone()
+            best = controls.detach()
         highest.append(max(highest[-1], reached) if highest else reached)
         taken = len(highest) - 1
         now = time.perf_counter()
@@ -226,8 +227,11 @@ def _climb(objective: Objective, controls: Tensor, steps: int, deadline: float) 
         if taken >= steps or stuck or now + (now - began) / (taken + 1) > deadline:
             return _Climb(best, taken, highest[0], highest[-1])
         (gradient,) = torch.autograd.grad(value, controls)
-        controls.grad = -gradient
-        optimiser.step()
+        mean = torch.lerp(gradient, mean, MOMENTS[0])
+        square = torch.lerp(gradient * gradient, square, MOMENTS[1])
+        slope = mean / (1 - MOMENTS[0] ** (taken + 1))
+        size = (square / (1 - MOMENTS[1] ** (taken + 1))).sqrt()
+        controls = controls + RATE * slope / (size + 1e-8)
 
 
 def _folded(displacement: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from crossmorph.grid import centre, covering_grid, onto_grid
 from crossmorph.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.image import Image
 from crossmorph.networks import UNetSpec
-from crossmorph.start import place
+from crossmorph.start import places
 from crossmorph.transform import Warp, followed_by, resample
 
 
@@ -58,7 +58,8 @@ def test_what_the_network_finds_in_voxels_becomes_a_map_of_the_world(name: str) 
     shift = (voxels @ middles[0] - middles[1])[:2]
     answer = Affine(*(torch.tensor(part, dtype=torch.float32)[None] for part in (voxels[:2, :2], shift)))
     target = torch.from_numpy(onto_grid(fixed, grid).data)[None, None]
-    found = place(moving, fixed, target, grid, model(answer), "affine")
+    believed, found = places(moving, fixed, target, grid, model(answer), "affine")
+    assert np.array_equal(believed, np.eye(3))
     np.testing.assert_allclose(found, TURN, atol=1e-4)
 
 
@@ -67,8 +68,9 @@ def test_without_a_network_or_a_wish_the_positions_are_believed() -> None:
     grid = covering_grid(image, 1.5, 8)
     target = torch.from_numpy(image.data)[None, None]
     good = Affine(torch.eye(2)[None], torch.zeros(1, 2))
-    assert np.array_equal(place(image, image, target, grid, model(None), "affine"), np.eye(3))
-    assert np.array_equal(place(image, image, target, grid, model(good), "none"), np.eye(3))
+    for hierarchy, start in ((model(None), "affine"), (model(good), "none"), (model(good), "affine")):
+        (only,) = places(image, image, target, grid, hierarchy, start)
+        assert np.array_equal(only, np.eye(3))
 
 
 @pytest.mark.parametrize("start", ["centers", "affine"])
@@ -77,6 +79,6 @@ def test_images_far_from_each_other_begin_centre_on_centre(start: str) -> None:
     moving = Image(fixed.data, world(0, (1.5, 1.5), (500.0, -300.0)))
     grid = covering_grid(fixed, 1.5, 8)
     target = torch.from_numpy(fixed.data)[None, None]
-    matrix = place(moving, fixed, target, grid, model(None), start)
+    (matrix,) = places(moving, fixed, target, grid, model(None), start)
     np.testing.assert_allclose(matrix[:2, 2], [500, -300])
     np.testing.assert_allclose(matrix @ [*centre(fixed), 1], [*centre(moving), 1])

@@ -20,7 +20,6 @@ from crossmorph.hierarchy import STAGES, Hierarchy
 from crossmorph.metrics import mean_dice
 from crossmorph.training import TrainingDivergedError, train
 
-
 PAPER = STAGES[1:]  # the stages of the smoke configuration: it has no affine network
 
 

@@ -156,7 +156,7 @@ def train(
 def evaluate(
     pairs: Annotated[Path, typer.Argument(help="pairs.csv of a dataset.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV, a row per pair and method.")],
-    methods: Annotated[str, typer.Option(help="Comma-separated; also syn-tuned.")] = METHODS,
+    methods: Annotated[str, typer.Option(help="Comma-separated; docs/reference.md has all.")] = METHODS,
     model: Annotated[str, typer.Option(help="Name of a shipped model, or a folder that train wrote.")] = DEFAULT_MODEL,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every method.")] = 1,
 ) -> None:

@@ -105,7 +105,10 @@ class Hierarchy(nn.Module):
             fixed: the fixed image.
             smoothness: 0 (detailed) to 1 (stiff) for each pair, for conditioned networks; None is the specification's.
         """
-        coarse = self.register_coarse(moving, fixed, smoothness)
+        return self.go_on(moving, fixed, self.register_coarse(moving, fixed, smoothness), smoothness)
+
+    def go_on(self, moving: Tensor, fixed: Tensor, coarse: Flow, smoothness: Tensor | None = None) -> Registration:
+        """Translation and fine, after the coarse field."""
         mask = self.translate(moving, fixed, coarse)
         fine = self.register_fine(moving, fixed, moving + mask, coarse, smoothness)
         return Registration(coarse, fine, chain(coarse, fine), mask, moving + mask)

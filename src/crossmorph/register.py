@@ -9,13 +9,15 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from crossmorph import spatial
 from crossmorph.checkpoint import Model
 from crossmorph.errors import InputError
 from crossmorph.grid import Grid, onto_grid, working_grid
-from crossmorph.hierarchy import Registration
+from crossmorph.hierarchy import Flow, Registration
 from crossmorph.image import Image, scale_intensity
 from crossmorph.refine import Refinement, refine
-from crossmorph.start import LEAST_OVERLAP, Start, place
+from crossmorph.similarity import mi
+from crossmorph.start import LEAST_OVERLAP, Start, places
 from crossmorph.transform import (
     Warp,
     after_moving,
@@ -30,7 +32,7 @@ class Settings(NamedTuple):
     """How a pair is registered.
 
     Attributes:
-        start: see :func:`crossmorph.start.place`.
+        start: see :func:`crossmorph.start.places`; of two, the one from which the coarse network gets further counts.
         smoothness: of the field, 0 (detailed) to 1 (stiff), for models that were trained for it; None is their default.
         refine: whether the field is optimised for this very pair after the networks.
         refine_seconds: for how long at most; None goes on until it stops gaining.
@@ -77,7 +79,7 @@ class Registered(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Two images on the model's grid, and what was done to get them there.
+    """Two images on the model's grid, what was done to get them there, and the coarse field.
 
     ``placed`` is the moving image in [0, 1] where the start put it; ``start`` takes a point there to its own place.
     """
@@ -88,6 +90,7 @@ class Prepared(NamedTuple):
     placed: Image
     start: Float[ndarray, "n n"]
     overlap: float
+    coarse: Flow
 
 
 def register_images(moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS) -> Registered:
@@ -104,10 +107,12 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
             that knows one only.
     """
     began = time.perf_counter()
-    prepared = prepare(moving, fixed, model, settings.start)
-    seconds = {"start": time.perf_counter() - began}
-    result = run_hierarchy(prepared, model, settings.smoothness)
-    seconds["networks"] = time.perf_counter() - began - seconds["start"]
+    smoothness = _smoothness(model, settings.smoothness)
+    prepared = prepare(moving, fixed, model, settings.start, smoothness)
+    seconds = {"coarse": time.perf_counter() - began}
+    with torch.inference_mode():
+        result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse, smoothness)
+    seconds["fine"] = time.perf_counter() - began - seconds["coarse"]
     refinement = None
     if settings.refine:
         translated = prepared.moving + result.mask
@@ -130,36 +135,37 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
     )
 
 
-def run_hierarchy(prepared: Prepared, model: Model, smoothness: float | None = None) -> Registration:
-    """The networks on prepared images. Raises InputError where the model cannot be told a smoothness."""
-    wanted = None
-    if smoothness is not None:
-        low, high = model.card.hierarchy.smoothness_range
-        if low == high:
-            raise InputError(f"smoothness {smoothness:g}: model {model.card.name} knows one only; expected none")
-        if not 0 <= smoothness <= 1:
-            raise InputError(f"smoothness {smoothness:g}: expected 0 (detailed) to 1 (stiff)")
-        wanted = prepared.moving.new_full((1,), smoothness)
-    with torch.inference_mode():
-        return model.hierarchy(prepared.moving, prepared.fixed, wanted)
+def _smoothness(model: Model, wanted: float | None) -> Tensor | None:
+    """What the networks are told. Raises InputError where they cannot be told that."""
+    if wanted is None:
+        return None
+    low, high = model.card.hierarchy.smoothness_range
+    if low == high:
+        raise InputError(f"smoothness {wanted:g}: model {model.card.name} knows one only; expected none")
+    if not 0 <= wanted <= 1:
+        raise InputError(f"smoothness {wanted:g}: expected 0 (detailed) to 1 (stiff)")
+    return torch.full((1,), wanted, device=next(model.hierarchy.parameters()).device)
 
 
 def register_start(moving: Image, fixed: Image, model: Model, start: Start = "affine") -> Warp:
     """The start alone, on the fixed image's grid; arguments and errors as :func:`register_images`."""
     prepared = prepare(moving, fixed, model, start)
-    return _on_fixed(torch.zeros(1, fixed.dim, *prepared.grid.shape), prepared, fixed)
+    return _on_fixed(torch.zeros_like(prepared.coarse.displacement), prepared, fixed)
 
 
 def register_coarse(moving: Image, fixed: Image, model: Model, start: Start = "affine") -> Warp:
     """The start and the first network, on the fixed image's grid; arguments and errors as :func:`register_images`."""
     prepared = prepare(moving, fixed, model, start)
-    with torch.inference_mode():
-        coarse = model.hierarchy.register_coarse(prepared.moving, prepared.fixed)
-    return _on_fixed(coarse.displacement, prepared, fixed)
+    return _on_fixed(prepared.coarse.displacement, prepared, fixed)
 
 
-def prepare(moving: Image, fixed: Image, model: Model, start: Start = "affine") -> Prepared:
-    """Both images in [0, 1] on the model's grid; arguments and errors as :func:`register_images`."""
+def prepare(
+    moving: Image, fixed: Image, model: Model, start: Start = "affine", smoothness: Tensor | None = None
+) -> Prepared:
+    """Both images in [0, 1] on the model's grid, coarsely registered from the better of the places they may begin at.
+
+    Arguments and errors as of :func:`register_images`.
+    """
     card, hierarchy = model.card, model.hierarchy
     dim = card.hierarchy.dim
     for role, image in (("moving", moving), ("fixed", fixed)):
@@ -172,16 +178,23 @@ def prepare(moving: Image, fixed: Image, model: Model, start: Start = "affine") 
     grid = working_grid(fixed, card.spacing, max(card.shape), hierarchy.divisor)
     device = next(hierarchy.parameters()).device
     still = torch.from_numpy(onto_grid(target, grid).data)[None, None].to(device)
-    matrix = place(source, target, still, grid, hierarchy, start)
-    placed = Image(source.data, np.linalg.inv(matrix) @ moving.affine, moving.physical)
-    overlap = fields_overlap(placed, fixed)
-    if overlap < LEAST_OVERLAP:
+    matrices = places(source, target, still, grid, hierarchy, start)
+    placed = [Image(source.data, np.linalg.inv(matrix) @ moving.affine, moving.physical) for matrix in matrices]
+    overlaps = [fields_overlap(image, fixed) for image in placed]
+    if max(overlaps) < LEAST_OVERLAP:
         raise InputError(
-            f"the moving image covers only {overlap:.0%} of the fixed image's field of view, expected at least "
+            f"the moving image covers only {max(overlaps):.0%} of the fixed image's field of view, expected at least "
             f"{LEAST_OVERLAP:.0%}; if their positions in the world are wrong, begin with --init centers"
         )
-    moved = torch.from_numpy(onto_grid(placed, grid).data)[None, None].to(device)
-    return Prepared(moved, still, grid, placed, matrix, overlap)
+    moved = torch.cat([torch.from_numpy(onto_grid(image, grid).data)[None, None].to(device) for image in placed])
+    with torch.inference_mode():
+        both = still.expand_as(moved)
+        wanted = None if smoothness is None else smoothness.expand(len(moved))
+        coarse = hierarchy.register_coarse(moved, both, wanted)
+        agreement = mi(spatial.warp(moved, coarse.displacement), both) if len(moved) > 1 else torch.zeros(1)
+    best = int(agreement.argmax())
+    chosen = Flow(*(field[best : best + 1] for field in coarse))
+    return Prepared(moved[best : best + 1], still, grid, placed[best], matrices[best], overlaps[best], chosen)
 
 
 def _on_fixed(displacement: Float[Tensor, "1 dim *space"], prepared: Prepared, fixed: Image) -> Warp:

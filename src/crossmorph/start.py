@@ -18,12 +18,14 @@ Start = Literal["affine", "centers", "none"]
 LEAST_OVERLAP = 0.25  # of the fixed field of view; below it there is little to compare
 
 
-def place(moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hierarchy, start: Start) -> ndarray:
-    """The affine map that the registration begins with, ``fixed space -> moving space`` in RAS millimetres.
+def places(
+    moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hierarchy, start: Start
+) -> list[Float[ndarray, "n n"]]:
+    """The affine maps that the registration may begin with, ``fixed space -> moving space`` in RAS millimetres.
 
     ``none`` is the identity: the images' positions in the world are believed. ``centers`` is the shift that lays centre
-    on centre. ``affine`` begins with either (the positions, unless the images hardly overlap) and moves on by the
-    hierarchy's affine network, if it has one and if the mutual information of the images rises.
+    on centre. ``affine`` is either (the positions, unless the images hardly overlap) and, beside it, where the
+    hierarchy's affine network moves on to from there, if it has one and it does.
 
     Args:
         moving: scaled to [0, 1].
@@ -34,14 +36,14 @@ def place(moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hi
         start: which of the three.
 
     Returns:
-        ``(dim + 1, dim + 1)``.
+        One or two maps, ``(dim + 1, dim + 1)``.
     """
     matrix = np.eye(fixed.dim + 1)
     far = start == "affine" and fields_overlap(moving, fixed) < LEAST_OVERLAP
     if start == "centers" or far:
         matrix[:-1, -1] = centre(moving) - centre(fixed)
     if start != "affine" or hierarchy.affine is None:
-        return matrix
+        return [matrix]
     # Both images in voxels of one size, each on a grid that shows all of it.
     spacing = float(np.linalg.norm(grid.affine[:-1, 0]))
     there = covering_grid(moving, spacing, hierarchy.divisor)
@@ -49,8 +51,9 @@ def place(moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hi
     begin = _about_centres(np.linalg.inv(there.affine) @ matrix @ grid.affine, grid, there, target)
     with torch.inference_mode():
         found = hierarchy.register_affine(source, target, begin)
-    voxels = _from_centres(found, grid, there)
-    return np.asarray(there.affine @ voxels @ np.linalg.inv(grid.affine))
+    if torch.equal(found.matrix, begin.matrix) and torch.equal(found.shift, begin.shift):
+        return [matrix]
+    return [matrix, there.affine @ _from_centres(found, grid, there) @ np.linalg.inv(grid.affine)]
 
 
 def _about_centres(voxels: Float[ndarray, "n n"], fixed: Grid, moving: Grid, like: Tensor) -> Affine:

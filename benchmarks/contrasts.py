@@ -1,4 +1,4 @@
-"""Dice beside tuned SyN for many contrasts, for whole heads and for far starts: ``make bench-contrasts``.
+"""Dice beside tuned SyN for many contrasts, for whole heads and for far starts: ``python benchmarks/contrasts.py``.
 
 Every list of pairs of the splits ``contrasts``, ``heads`` and ``far`` (simulated where they are not there yet), the
 first 16 pairs of each, one thread. Writes one CSV a list (a row per pair and method) into ``results/contrasts`` and

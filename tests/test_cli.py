@@ -124,7 +124,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "report suffix": (["-o", "moved.nii", "--report", "r.html"], "r.html: unknown picture format"),
     "output is input": (["-o", "moving.nii.gz"], "moving.nii.gz: wanted as moved, but is also the input"),
     "twice": (["-o", "m.nii.gz", "--translated", "m.nii.gz"], "m.nii.gz: wanted as translated, but is also"),
-    "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (t2t1-2d)"),
+    "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (any-2d)"),
     "device": (["-o", "moved.nii", "--device", "abacus"], "--device abacus: not available here"),
     "labels": (["-o", "moved.nii", "--labels", "moving.nii.gz", "l.nii"], "moving.nii.gz: 16"),
     "missing labels": (["-o", "moved.nii", "--labels", "none.nii", "l.nii"], "none.nii: cannot be read"),
@@ -197,7 +197,7 @@ def test_json_is_one_object(here, crossmorph):
     result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "-t", "t.h5", "--inverse", "inverse.nii.gz", "--json")
     assert (result.code, result.err) == (0, "")
     told = json.loads(result.out)
-    assert told["inputs"] == {"moving": "moving.nii.gz", "fixed": "fixed.nii.gz", "model": "t2t1-2d"}
+    assert told["inputs"] == {"moving": "moving.nii.gz", "fixed": "fixed.nii.gz", "model": "any-2d"}
     assert told["outputs"] == [
         {"kind": "moved", "path": "moved.nii.gz"},
         {"kind": "transform", "path": "t.h5"},
@@ -276,9 +276,9 @@ def test_help_imports_nothing_heavy(words):
 def test_models_are_listed_and_shown(crossmorph):
     listed = crossmorph("models", "list")
     assert listed.code == 0
-    assert listed.out.startswith("t2t1-2d  T2w to T1w brain slices")
-    shown = crossmorph("models", "show", "t2t1-2d")
-    assert json.loads(shown.out)["name"] == "t2t1-2d"
+    assert listed.out.startswith("any-2d  Brain slices of any two contrasts")
+    shown = crossmorph("models", "show", "any-2d")
+    assert json.loads(shown.out)["name"] == "any-2d"
     assert crossmorph("models", "show").out == shown.out
     missing = crossmorph("models", "show", "t9")
     assert (missing.code, missing.out) == (2, "")

@@ -188,7 +188,7 @@ def test_the_account_of_what_was_done(tmp_path, pair):
     files = files._replace(outputs=files.outputs._replace(report=folder / "out.pdf"))
     done = register_files(files.moving, files.fixed, files.outputs)
     told = done.as_dict()
-    assert told["inputs"] == {"moving": str(files.moving), "fixed": str(files.fixed), "model": "t2t1-2d"}
+    assert told["inputs"] == {"moving": str(files.moving), "fixed": str(files.fixed), "model": "any-2d"}
     kinds = ["moved", "transform", "inverse", "translated", "report", "labels"]
     assert [output["kind"] for output in told["outputs"]] == kinds
     assert all(Path(output["path"]).exists() for output in told["outputs"])

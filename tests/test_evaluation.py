@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 
 from crossmorph import evaluation
+from crossmorph.baselines.common import Timed
 from crossmorph.checkpoint import Card, save_model
 from crossmorph.data.pairs import Pair, read_pairs, write_pairs
 from crossmorph.errors import InputError
@@ -217,6 +218,7 @@ def test_a_transform_that_is_not_a_number_is_a_failure(pairs: Path, monkeypatch:
         ({"methods": []}, "received none"),
         ({"methods": ["crossmorph"], "model": "nowhere"}, "nowhere: no such model"),
         ({"threads": 0}, "received 0 threads"),
+        ({"count": 0}, "received 0 pairs to take"),
         ({"output": "missing/results.csv"}, "does not exist"),
         ({"output": "pairs.csv"}, "is the list of pairs"),
     ],
@@ -298,3 +300,49 @@ def test_threads_are_those_asked_for_and_only_meanwhile(pairs: Path, monkeypatch
     evaluate(pairs, ["none"], pairs.with_name("results.csv"), threads=3)
     assert set(seen) == {(3, 3)}
     assert (torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()) == before
+
+
+# --- peers and the number of pairs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", evaluation.PEERS)
+def test_a_peer_that_is_missing_is_said_before_anything_runs(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name == "simpleitk":
+        pytest.skip("is always there")
+
+    def missing(*_: object) -> None:
+        raise InputError("not installed")
+
+    monkeypatch.setattr(evaluation, "_run", lambda *_: pytest.fail("it ran"))
+    for module, function in (("ants", "start"), ("elastix", "load"), ("greedy", "load"), ("dipy", "load")):
+        monkeypatch.setattr(getattr(evaluation, module), function, missing)
+    with pytest.raises(InputError, match="not installed"):
+        evaluate(pairs, ["none", name], pairs.with_name("results.csv"))
+
+
+@pytest.mark.parametrize("name", evaluation.PEERS)
+def test_a_peer_gets_the_pair_and_the_threads(pairs: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    module = getattr(evaluation, {"affine": "ants", "syn": "ants", "syn-tuned": "ants"}.get(name, name))
+    seen = []
+
+    def register(moving: Image, fixed: Image, **options: object) -> Timed:
+        seen.append(options)
+        return Timed(Warp(np.full((fixed.dim, *fixed.shape), 2.0), fixed.affine), 7.0)
+
+    monkeypatch.setattr(module, "register", register)
+    for starting in {"start", "load"} & set(vars(module)):
+        monkeypatch.setattr(module, starting, lambda *_: None)
+    (row,) = evaluate(pairs, [name], pairs.with_name("results.csv"), threads=1, count=1)
+    assert row.scores["seconds"] == 7.0
+    assert row.scores["epe_mm"] > 0
+    expected = {"kind": name} if module is evaluation.ants else {} if name == "dipy" else {"threads": 1}
+    assert seen == [expected, expected]
+
+
+def test_only_the_first_pairs_are_taken(pairs: Path) -> None:
+    rows = evaluate(pairs, ["none"], pairs.with_name("results.csv"), count=1)
+    assert [row.pair for row in rows] == ["flat"]
+    rows = evaluate(pairs, ["none"], pairs.with_name("results.csv"), count=9)
+    assert [row.pair for row in rows] == ["flat", "solid"]

@@ -212,7 +212,7 @@ def test_overlap_is_of_the_fixed_field_of_view(case, model):
 
 def test_what_cannot_be_used_is_refused(case, model):
     volume = Image(np.random.default_rng(0).random((8, 9, 10), np.float32), np.eye(4))
-    with pytest.raises(InputError, match=r"moving image is 3-D, shape \(8, 9, 10\); model t2t1-2d registers 2-D"):
+    with pytest.raises(InputError, match=r"moving image is 3-D, shape \(8, 9, 10\); model any-2d registers 2-D"):
         register_images(volume, case.fixed, model)
     with pytest.raises(InputError, match="fixed image is 3-D"):
         register_images(case.moving, volume, model)

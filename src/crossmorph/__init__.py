@@ -6,7 +6,7 @@ The public names below are imported when they are first used, so that ``import c
 from importlib import import_module
 from typing import Any
 
-DEFAULT_MODEL = "t2t1-2d"
+DEFAULT_MODEL = "any-2d"
 
 _HOMES = {
     "Image": "image",

@@ -4,7 +4,8 @@ The rows are the result; :mod:`crossmorph.results` computes means and intervals 
 
 How time is taken: wall seconds of one registration of images that are already in memory, after one call on the first
 pair that is not timed (it pays for imports, allocation and caches). Reading files, loading weights and scoring do not
-count. For ANTs only ``ants.registration`` counts. ``none`` and ``oracle`` register nothing and have no seconds.
+count. For the peers only the tool's own registration counts, without our conversions; :mod:`crossmorph.baselines` has
+a module for each that says what that holds. ``none`` and ``oracle`` register nothing and have no seconds.
 """
 
 import contextlib
@@ -21,20 +22,24 @@ import SimpleITK as sitk
 import torch
 
 from crossmorph import DEFAULT_MODEL, metrics
-from crossmorph.baselines import ants
+from crossmorph.baselines import ants, dipy, elastix, greedy, simpleitk
+from crossmorph.baselines.common import Timed
 from crossmorph.checkpoint import Model, load_model
 from crossmorph.data.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output
 from crossmorph.image import Image, read_image, scale_intensity
-from crossmorph.register import register_coarse, register_images
+from crossmorph.register import Settings, register_coarse, register_images, register_start
 from crossmorph.results import Row, write_rows
 from crossmorph.runlog import progress_bar
 from crossmorph.transform import Warp, read_transform, resample, resample_warp, voxel_displacement
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("none", "affine", "syn", "syn-tuned", "coarse", "crossmorph", "oracle")
+PEERS = ("affine", "syn", "syn-tuned", "elastix", "greedy", "simpleitk", "dipy")
+OURS = ("start", "coarse", "crossmorph", "crossmorph-refined")
+REFINE_SECONDS = 0.5
+METHODS = ("none", *PEERS, *OURS, "oracle")
 
 
 class Case(NamedTuple):
@@ -65,6 +70,7 @@ def evaluate(
     output: str | Path,
     model: str = DEFAULT_MODEL,
     threads: int = 1,
+    count: int | None = None,
 ) -> list[Row]:
     """Run methods on every pair of a list and score what they find.
 
@@ -89,7 +95,8 @@ def evaluate(
         methods: names out of ``METHODS``.
         output: the CSV to write; it appears whole when all is done.
         model: weights of ``coarse`` and ``crossmorph``, see :func:`crossmorph.load_model`.
-        threads: of the CPU, for every method.
+        threads: of the CPU, for every method (``dipy`` always works on one).
+        count: take only the first so many pairs of the list, or as many as there are.
 
     Returns:
         The rows, by pair and then by method.
@@ -101,7 +108,9 @@ def evaluate(
         raise InputError(f"received {threads} threads; expected at least 1")
     if Path(output).resolve() == Path(pairs_csv).resolve():
         raise InputError(f"{output}: is the list of pairs; expected another file for the results")
-    pairs = read_pairs(pairs_csv)
+    if count is not None and count < 1:
+        raise InputError(f"received {count} pairs to take; expected at least 1")
+    pairs = read_pairs(pairs_csv)[:count]
     _check_methods(methods, pairs, pairs_csv)
     # The output is claimed first: one that cannot be written must show before hours of work, not after.
     with _limited(threads), atomic_output(Path(output)) as temporary:
@@ -144,36 +153,60 @@ def _limited(threads: int) -> Iterator[None]:
 def _method(name: str, model: Callable[[], Model], threads: int) -> Method:
     """The method of a name, with everything loaded that it needs."""
     match name:
-        case "affine" | "syn" | "syn-tuned":
-            ants.start(threads)
-            return partial(_ants, name)
+        case "start":
+            return partial(_part, register_start, model())
         case "coarse":
-            return partial(_coarse, model())
+            return partial(_part, register_coarse, model())
         case "crossmorph":
-            return partial(_crossmorph, model())
+            return partial(_crossmorph, Settings(), model())
+        case "crossmorph-refined":
+            return partial(_crossmorph, Settings(refine=True, refine_seconds=REFINE_SECONDS), model())
         case "oracle":
             return _oracle
-        case _:
+        case "none":
             return _none
+        case _:
+            return partial(_peer, _peer_register(name, threads))
+
+
+def _peer_register(name: str, threads: int) -> Callable[[Image, Image], Timed]:
+    """The registration of one of ``PEERS``; raises InputError where its package is missing."""
+    match name:
+        case "elastix":
+            elastix.load()
+            return partial(elastix.register, threads=threads)
+        case "greedy":
+            greedy.load()
+            return partial(greedy.register, threads=threads)
+        case "simpleitk":
+            return partial(simpleitk.register, threads=threads)
+        case "dipy":
+            dipy.load()
+            return dipy.register
+        case "affine" | "syn" | "syn-tuned":
+            ants.start(threads)
+            return partial(ants.register, kind=name)
+        case _:
+            raise AssertionError(name)
 
 
 def _none(case: Case) -> Outcome:
     return Outcome(Warp(np.zeros((case.fixed.dim, *case.fixed.shape), np.float32), case.fixed.affine))
 
 
-def _ants(kind: ants.Kind, case: Case) -> Outcome:
-    return Outcome(*ants.register(case.moving, case.fixed, kind))
+def _peer(register: Callable[[Image, Image], Timed], case: Case) -> Outcome:
+    return Outcome(*register(case.moving, case.fixed))
 
 
-def _coarse(model: Model, case: Case) -> Outcome:
+def _part(register: Callable[[Image, Image, Model], Warp], model: Model, case: Case) -> Outcome:
     began = time.perf_counter()
-    warp = register_coarse(case.moving, case.fixed, model)
+    warp = register(case.moving, case.fixed, model)
     return Outcome(warp, time.perf_counter() - began)
 
 
-def _crossmorph(model: Model, case: Case) -> Outcome:
+def _crossmorph(settings: Settings, model: Model, case: Case) -> Outcome:
     began = time.perf_counter()
-    registered = register_images(case.moving, case.fixed, model)
+    registered = register_images(case.moving, case.fixed, model, settings)
     return Outcome(registered.warp, time.perf_counter() - began, registered.translated)
 
 

@@ -25,8 +25,8 @@ from crossmorph.hierarchy import Flow, chain
 from crossmorph.similarity import mi
 
 SPACING = 8.0  # voxels between control points
-NCC_WEIGHT, WINDOW = 2.0, 9  # voxels a side, as in training
-BENDING_WEIGHT = 20.0  # for displacements in voxels
+NCC_WEIGHT, WINDOW = 10.0, 9  # voxels a side, as in training
+BENDING_WEIGHT = 60.0  # for displacements in voxels
 SQUARINGS = 4  # what is left to correct is a few voxels
 RATE, MOMENTS = 0.4, (0.7, 0.9)  # ADAM's step in voxels, and its memories: short, as there are few steps
 MOST_STEPS = 100

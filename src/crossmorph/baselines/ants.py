@@ -23,13 +23,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
+from crossmorph.baselines.common import SEED, Timed, from_sitk, geometry, require
 from crossmorph.errors import InputError
 from crossmorph.image import Image
-from crossmorph.nifti import lps_to_ras
 from crossmorph.transform import Warp
 
 THREADS_VARIABLE = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
-SEED = 1
 
 Kind = Literal["affine", "syn", "syn-tuned"]
 SETTINGS: dict[Kind, dict[str, Any]] = {
@@ -37,13 +36,6 @@ SETTINGS: dict[Kind, dict[str, Any]] = {
     "syn": {"type_of_transform": "SyN"},
     "syn-tuned": {"type_of_transform": "SyN", "aff_random_sampling_rate": 1.0, "reg_iterations": (100, 70, 50, 20)},
 }
-
-
-class Timed(NamedTuple):
-    """A transform on the fixed image's grid, and the wall seconds of ``ants.registration`` alone."""
-
-    warp: Warp
-    seconds: float
 
 
 class Started(NamedTuple):
@@ -90,7 +82,7 @@ def register(moving: Image, fixed: Image, kind: Kind) -> Timed:
         )
         seconds = time.perf_counter() - began
         transform = sitk.ReadTransform(result["fwdtransforms"])
-    return Timed(_to_warp(transform, fixed), seconds)
+    return Timed(from_sitk(transform, fixed), seconds)
 
 
 def start(threads: int) -> None:
@@ -110,41 +102,12 @@ def start(threads: int) -> None:
 @cache
 def _start() -> Started:
     threads = int(os.environ.setdefault(THREADS_VARIABLE, "1"))
-    try:
-        import ants
-    except ImportError as error:
-        raise InputError(
-            f'antspyx is not installed ({error}); expected it from: pip install "crossmorph[baselines]"'
-        ) from None
+    ants = require("ants", "antspyx")
     # on=True would refuse both transforms as not reproducible; on one thread the seed alone makes them so.
     ants.config.set_ants_deterministic(on=False, seed_value=SEED)
     return Started(ants, threads)
 
 
-class _Geometry(NamedTuple):
-    """ITK's description of a grid, LPS millimetres; directions row by row."""
-
-    origin: list[float]
-    spacing: list[float]
-    direction: list[list[float]]
-
-
-def _geometry(image: Image) -> _Geometry:
-    lps = lps_to_ras(image.affine)
-    direction = lps[:-1, :-1] / np.array(image.spacing)
-    return _Geometry(lps[:-1, -1].tolist(), list(image.spacing), direction.tolist())
-
-
 def _to_ants(ants: ModuleType, image: Image) -> Any:
-    origin, spacing, direction = _geometry(image)
+    origin, spacing, direction = geometry(image)
     return ants.from_numpy(image.data.astype(np.float32), origin, spacing, np.array(direction))
-
-
-def _to_warp(transform: sitk.Transform, fixed: Image) -> Warp:
-    origin, spacing, direction = _geometry(fixed)
-    flat = [value for row in direction for value in row]
-    field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, fixed.shape, origin, spacing, flat)
-    # SimpleITK's arrays are indexed from the last axis, with the components at the end.
-    displacement = np.ascontiguousarray(sitk.GetArrayFromImage(field).T)
-    displacement[:2] *= -1
-    return Warp(displacement, fixed.affine)

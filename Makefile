@@ -11,7 +11,7 @@ demo: .venv/.demo
 test: .venv/.test
 	$(BIN)/python -m pytest
 
-test-all: .venv/.test
+test-all: .venv/.bench
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: .venv/.lint
@@ -19,7 +19,7 @@ lint: .venv/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/.test
+bench: .venv/.bench
 	$(BIN)/python benchmarks/register.py
 
 clean:
@@ -34,9 +34,14 @@ clean:
 	touch $@
 
 .venv/.test: .venv/.demo
+	$(PIP) -e '.[test]'
+	touch $@
+
+# The peers weigh 2 GB.
+.venv/.bench: .venv/.test
 	$(PIP) -e '.[baselines,test]'
 	touch $@
 
 .venv/.lint: .venv/.test
-	$(PIP) -e '.[baselines,test,lint]'
+	$(PIP) -e '.[test,lint]'
 	touch $@

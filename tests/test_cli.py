@@ -236,7 +236,7 @@ def scatter(self: Hierarchy, velocity: torch.Tensor, like: torch.Tensor) -> Flow
 
 def test_a_registration_that_fails_its_own_checks_is_code_three(here, crossmorph, monkeypatch):
     monkeypatch.setattr(Hierarchy, "flow", scatter)
-    result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "--json")
+    result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "--json", "--init", "none")
     assert result.code == 3
     levels = {flag["name"]: flag["level"] for flag in json.loads(result.out)["flags"]}
     assert levels == {"agreement": "failed", "folding": "warning", "inverse": "warning"}

@@ -11,7 +11,7 @@ from scipy import ndimage
 from crossmorph.checkpoint import Model, load_model
 from crossmorph.data.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.grid import Grid, onto_grid
+from crossmorph.grid import Grid, centre, onto_grid
 from crossmorph.image import Image, read_image, scale_intensity
 from crossmorph.metrics import endpoint_error_mm, mean_dice, psnr
 from crossmorph.register import Registered, Settings, register_coarse, register_images
@@ -177,7 +177,8 @@ def test_pixels_stand_for_the_models_grid(case, plain, model):
         np.testing.assert_allclose(1.5 * ours.displacement[:, ::-1, ::-1], theirs.displacement, atol=2e-3)
 
 
-def test_centres_bring_images_together_from_afar(case, plain, model):
+def test_centres_bring_images_together_from_afar(case, model):
+    plain = register_images(case.moving, case.fixed, model, Settings("none"))
     far = moved_by(case.moving, (400.0, -250.0))
     with pytest.raises(InputError, match=r"covers only 0% .*--init centers"):
         register_images(far, case.fixed, model, Settings("none"))
@@ -201,6 +202,49 @@ def test_the_inverse_takes_the_fixed_image_to_the_moving_one(case, plain):
     error = loop_mm(plain.warp, plain.inverse, case.fixed_labels.data > 0)
     assert error.mean() < 0.15
     assert error.max() < 1
+
+
+def turned(image: Image, degrees: float, offset: tuple[float, float]) -> Image:
+    """The same image elsewhere in the world: turned about its centre, then shifted (mm)."""
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    affine = image.affine.copy()
+    middle = centre(image)
+    affine[:2, :2] = turn @ image.affine[:2, :2]
+    affine[:2, 2] = turn @ (image.affine[:2, 2] - middle) + middle + offset
+    return Image(image.data, affine)
+
+
+@pytest.mark.parametrize(("degrees", "offset"), [(35, (20.0, -15.0)), (-40, (0.0, 30.0)), (0, (500.0, 0.0))])
+def test_pairs_that_start_far_apart_end_where_near_ones_do(case, plain, model, degrees, offset):
+    far = turned(case.moving, degrees, offset)
+    labels = Image(case.moving_labels.data, far.affine)
+    found = register_images(far, case.fixed, model)
+    near = mean_dice(resample(case.moving_labels, plain.warp, "nearest").data, case.fixed_labels.data)
+    dice = mean_dice(resample(labels, found.warp, "nearest").data, case.fixed_labels.data)
+    assert dice > 0.95 * near
+    assert dice > mean_dice(on(labels, (case.fixed.shape, case.fixed.affine)).data, case.fixed_labels.data) + 0.3
+    assert loop_mm(found.warp, found.inverse, case.fixed_labels.data > 0).max() < 1.5
+
+
+def test_smoothness_is_obeyed_and_checked(case, model):
+    rough, stiff = (register_images(case.moving, case.fixed, model, Settings(smoothness=s)).warp for s in (0.0, 1.0))
+
+    def bend(warp: Warp) -> float:
+        return float(np.square(np.diff(warp.displacement, n=2, axis=1)).mean())
+
+    assert bend(stiff) < 0.7 * bend(rough)
+    with pytest.raises(InputError, match=r"smoothness 1.5: expected 0 \(detailed\) to 1"):
+        register_images(case.moving, case.fixed, model, Settings(smoothness=1.5))
+
+
+def test_refining_gains_and_keeps_the_rest(case, plain, model):
+    refined = register_images(case.moving, case.fixed, model, Settings(refine=True))
+    assert refined.refinement is not None
+    assert refined.refinement.after > refined.refinement.before
+    assert error_mm(refined.warp, case) < error_mm(plain.warp, case) + 0.1
+    assert loop_mm(refined.warp, refined.inverse, case.fixed_labels.data > 0).max() < 1.5
+    assert np.array_equal(refined.translated.data, plain.translated.data)
 
 
 def test_overlap_is_of_the_fixed_field_of_view(case, model):

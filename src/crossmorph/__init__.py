@@ -14,6 +14,7 @@ _HOMES = {
     "Hierarchy": "hierarchy",
     "HierarchySpec": "hierarchy",
     "Registration": "hierarchy",
+    "Settings": "register",
     "Warp": "transform",
     "load_model": "checkpoint",
     "read_image": "image",

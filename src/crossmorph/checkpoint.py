@@ -68,7 +68,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         content = path.read_bytes()
-        tensors = load(content)
+        tensors = dict(sorted(load(content).items()))  # safetensors gives them in any order
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot read weights ({error}), expected a safetensors file") from error
     # The header, eight bytes of its length and then JSON, holds the text; safetensors gives it for open files only.

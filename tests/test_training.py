@@ -160,6 +160,7 @@ def test_two_processes_give_the_gradient_of_one_on_the_joint_batch(smoke, tmp_pa
         torch.testing.assert_close(gradients[1][name], single, rtol=0, atol=float(1e-4 * scale))
 
 
+@pytest.mark.slow  # the gradient of two processes is in the default suite
 def test_two_processes_train_to_the_end(smoke, tmp_path):
     config = configure(smoke, tmp_path / "run", iterations=2, devices=2, accelerator="cpu")
     done = command("train", write_config(config, tmp_path / "two.yaml"))

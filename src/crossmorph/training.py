@@ -127,11 +127,9 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         raise InputError(problem)
     torch.manual_seed(config.seed)
     hierarchy = _first_weights(config)
-    data, validation = (
-        load_dataset(path, config.data.spacing, config.data.shape) if path else None
-        for path in (config.data.train, config.data.validation)
-    )
-    assert validation is not None
+    grid = config.data.spacing, config.data.shape
+    data = load_dataset(config.data.train, *grid) if config.data.train else None
+    validation = load_dataset(config.data.validation, *grid)
     start, moments = _restore(config.output / CHECKPOINT, hierarchy)
     hierarchy.to(fabric.device)
     done = _iterations_before(config, start.stage) + start.step

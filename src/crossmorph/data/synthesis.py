@@ -99,7 +99,7 @@ def _pair(spec: SynthesisSpec, rng: np.random.Generator, far: bool) -> tuple[Ten
     source = _source(levels[rng.integers(len(levels))])
     head = _head(rng) if rng.random() < spec.heads else None
     strain, sigma = rng.uniform(*spec.elastic_strain), rng.uniform(*spec.elastic_sigma)
-    # A rare image of a pair keeps its head where the other lost it.
+    # Now and then the fixed image has lost the head that the moving one keeps.
     heads = [head, head if rng.random() < 0.9 else None]
     images, truths = [], []
     turn = _turn(rng) if rng.random() < spec.turned else None
@@ -111,7 +111,7 @@ def _pair(spec: SynthesisSpec, rng: np.random.Generator, far: bool) -> tuple[Ten
         truth = maps[:3]
         if turn is not None:
             image, truth = turn(image), turn(truth)
-        images.append(image[None] if image.ndim == len(SHAPE) else image)
+        images.append(image)
         truths.append(truth)
     return images[0], images[1], truths[0], truths[1]
 

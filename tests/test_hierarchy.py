@@ -139,7 +139,7 @@ def test_networks_are_shown_the_fixed_image_first() -> None:
     """``G1(F, M)``, ``G2(F, M)``: what a checkpoint was trained on."""
     moving, fixed = pair((16, 16))
     model = hierarchy(SPECS["unets"], stir=0.3)
-    expected = model.flow(model.coarse(fixed, moving), moving)
+    expected = model.flow(model.coarse(model.coarse.encode(fixed), moving), moving)
     assert torch.equal(model.register_coarse(moving, fixed).displacement, expected.displacement)
     coarse = model.register_coarse(moving, fixed)
     assert torch.equal(model.translate(moving, fixed, coarse), model.translation(torch.cat([fixed, moving], dim=1)))
@@ -169,9 +169,9 @@ def test_fine_registration_sees_the_moving_images_as_it_should(sees: str) -> Non
     flow = model.register_fine(moving, fixed, translated, coarse)
     both = torch.cat([moving, translated], dim=1)
     seen = both if sees == "original" else spatial.warp(both, coarse.displacement)
-    expected = model.flow(model.fine(fixed, seen), moving)
+    expected = model.flow(model.fine(model.fine.encode(fixed), seen), moving)
     assert torch.equal(flow.displacement, expected.displacement)
-    other = model.flow(model.fine(fixed, both.flip(1)), moving)
+    other = model.flow(model.fine(model.fine.encode(fixed), both.flip(1)), moving)
     assert (flow.displacement - other.displacement).abs().max() > 1e-3
 
 
@@ -214,7 +214,7 @@ def test_looks_of_the_fine_network_are_chained() -> None:
     both, flow = torch.cat([moving, translated], dim=1), coarse
     steps = []
     for _ in range(2):
-        steps.append(model.flow(model.fine(fixed, spatial.warp(both, flow.displacement)), moving))
+        steps.append(model.flow(model.fine(model.fine.encode(fixed), spatial.warp(both, flow.displacement)), moving))
         flow = chain(coarse, chain(*steps) if len(steps) == 2 else steps[0])
     found = model.register_fine(moving, fixed, translated, coarse)
     torch.testing.assert_close(found.displacement, chain(*steps).displacement)
@@ -233,8 +233,14 @@ def test_of_all_looks_the_one_that_agrees_best_is_taken_for_each_pair() -> None:
     model.affine.forward = lambda *_: looks
     found = model.register_affine(moving, picture, same_place(picture))
     assert found.shift.tolist() == [[4.0, 0.0], [0.0, 0.0]]
-    with pytest.raises(ValueError, match="no affine network"):
-        hierarchy(SPECS["unets"]).register_affine(moving, picture, same_place(picture))
+
+
+def test_without_a_network_the_affine_start_is_searched() -> None:
+    picture = spatial.bspline_smooth(random(1, 1, 32, 32), 4.0)
+    moving = torch.roll(picture, 3, 2)
+    with torch.inference_mode():
+        found = hierarchy(SPECS["unets"]).register_affine(moving, picture, same_place(picture))
+    torch.testing.assert_close(found.shift, torch.tensor([[3.0, 0.0]]), atol=0.5, rtol=0)
 
 
 # --- appearance ------------------------------------------------------------------------------------------------------

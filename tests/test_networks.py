@@ -27,6 +27,11 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def look(network: nn.Module, fixed: Tensor, moving: Tensor, smoothness: Tensor | None = None) -> Tensor:
+    """One look of a network at a pair."""
+    return network(network.encode(fixed), moving, smoothness)
+
+
 def velocity_network(spec: UNetSpec | PyramidSpec, dim: int, stirred: bool = False) -> nn.Module:
     """One channel fixed, two moving; stirred, its last layers are as large as the others."""
     torch.manual_seed(0)
@@ -83,7 +88,7 @@ def test_unet_velocity_is_the_flow_at_half_resolution_in_its_voxels() -> None:
     network = velocity_network(SMALL_UNET, 2, stirred=True)
     fixed, moving = random(2, 1, 16, 24), random(2, 2, 16, 24, seed=1)
     flow = network.get_submodule("unet")(torch.cat([fixed, moving], dim=1))
-    torch.testing.assert_close(network(fixed, moving), torch.nn.functional.avg_pool2d(flow, 2) / 2)
+    torch.testing.assert_close(look(network, fixed, moving), torch.nn.functional.avg_pool2d(flow, 2) / 2)
 
 
 # --- pyramid ---------------------------------------------------------------------------------------------------------
@@ -137,7 +142,7 @@ def test_levels_without_estimator_feed_the_coarser_ones_only() -> None:
     project = interpolation @ torch.linalg.pinv(interpolation)
 
     def lost(spec: PyramidSpec) -> float:
-        velocity = velocity_network(spec, 2, stirred=True)(fixed, moving)
+        velocity = look(velocity_network(spec, 2, stirred=True), fixed, moving)
         return ((velocity - project @ velocity @ project.T).norm() / velocity.norm()).item()
 
     assert lost(SPARSE_PYRAMID) < 1e-5
@@ -165,7 +170,7 @@ def test_levels_add_up_in_the_voxels_of_the_next() -> None:
     pyramid = networks.Pyramid(SPARSE_PYRAMID, 2, 1, 2)
     pyramid.estimators[2] = Estimator(constant([1.0, 0.0], 4))
     pyramid.estimators[1] = Estimator(constant([0.0, 0.5], 8))
-    velocity = pyramid(random(1, 1, 32, 32), random(1, 2, 32, 32, seed=1))
+    velocity = look(pyramid, random(1, 1, 32, 32), random(1, 2, 32, 32, seed=1))
     torch.testing.assert_close(velocity, constant([4.0, 1.0], 16))
 
 
@@ -175,7 +180,7 @@ def test_an_estimator_is_shown_the_features_moved_by_the_velocity_so_far() -> No
     estimator = Estimator(constant([0.0, 0.0], 8))
     pyramid.estimators[2] = Estimator(constant([1.0, -0.5], 4))
     pyramid.estimators[1] = estimator
-    pyramid(fixed, moving)
+    look(pyramid, fixed, moving)
     features = pyramid.encode_fixed(fixed)[1]
     moved = spatial.warp(pyramid.encode_moving(moving)[1], constant([2.0, -1.0], 8))
     scores = networks.local_correlation(networks.normalise(features), networks.normalise(moved), 1)
@@ -190,7 +195,7 @@ def test_an_estimate_is_a_spline_of_the_control_spacing(control_spacing: float, 
     pyramid, estimate = networks.Pyramid(spec, 2, 1, 2), random(1, 2, 16, 16)
     pyramid.estimators[0] = Estimator(estimate)
     expected = estimate if spacing is None else spatial.bspline_smooth(estimate, spacing)
-    torch.testing.assert_close(pyramid(random(1, 1, 32, 32), random(1, 2, 32, 32)), expected)
+    torch.testing.assert_close(look(pyramid, random(1, 1, 32, 32), random(1, 2, 32, 32)), expected)
 
 
 # --- every network ---------------------------------------------------------------------------------------------------
@@ -200,7 +205,7 @@ def test_an_estimate_is_a_spline_of_the_control_spacing(control_spacing: float, 
 @dimensions
 def test_velocity_is_at_half_resolution(spec: UNetSpec | PyramidSpec, shape: tuple[int, ...]) -> None:
     dim = len(shape)
-    velocity = velocity_network(spec, dim)(random(2, 1, *shape), random(2, 2, *shape, seed=1))
+    velocity = look(velocity_network(spec, dim), random(2, 1, *shape), random(2, 2, *shape, seed=1))
     assert velocity.shape == (2, dim, *[size // 2 for size in shape])
     assert velocity.dtype == torch.float32
 
@@ -209,7 +214,7 @@ def test_velocity_is_at_half_resolution(spec: UNetSpec | PyramidSpec, shape: tup
 @dimensions
 def test_training_starts_at_the_identity(spec: UNetSpec | PyramidSpec, shape: tuple[int, ...]) -> None:
     """Not quite at zero, where nothing would learn."""
-    velocity = velocity_network(spec, len(shape))(random(2, 1, *shape), random(2, 2, *shape, seed=1))
+    velocity = look(velocity_network(spec, len(shape)), random(2, 1, *shape), random(2, 2, *shape, seed=1))
     assert 0 < velocity.abs().max() < 0.05
 
 
@@ -218,17 +223,19 @@ def test_training_starts_at_the_identity(spec: UNetSpec | PyramidSpec, shape: tu
 def test_a_batch_is_its_elements(spec: UNetSpec | PyramidSpec, shape: tuple[int, ...]) -> None:
     network = velocity_network(spec, len(shape), stirred=True)
     fixed, moving = random(3, 1, *shape), random(3, 2, *shape, seed=1)
-    together = network(fixed, moving)
+    together = look(network, fixed, moving)
     assert together.abs().max() > 1e-2
     for k in range(3):
-        torch.testing.assert_close(network(fixed[k : k + 1], moving[k : k + 1])[0], together[k], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            look(network, fixed[k : k + 1], moving[k : k + 1])[0], together[k], atol=1e-6, rtol=1e-5
+        )
 
 
 @registering
 @dimensions
 def test_every_parameter_learns(spec: UNetSpec | PyramidSpec, shape: tuple[int, ...]) -> None:
     network = velocity_network(spec, len(shape), stirred=True)
-    network(random(2, 1, *shape), random(2, 2, *shape, seed=1)).square().sum().backward()
+    look(network, random(2, 1, *shape), random(2, 2, *shape, seed=1)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -240,7 +247,7 @@ def test_every_parameter_learns(spec: UNetSpec | PyramidSpec, shape: tuple[int, 
 def test_blank_images_have_a_finite_gradient(spec: UNetSpec | PyramidSpec) -> None:
     """As at the end of a stack of slices: no feature has any variance."""
     network = velocity_network(spec, 2)
-    velocity = network(torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 16, 16))
+    velocity = look(network, torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 16, 16))
     velocity.square().sum().backward()
     assert velocity.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
@@ -250,15 +257,15 @@ def test_blank_images_have_a_finite_gradient(spec: UNetSpec | PyramidSpec) -> No
 def test_sides_that_do_not_divide_are_refused(spec: UNetSpec | PyramidSpec) -> None:
     divisor = 8 if spec is SPARSE_PYRAMID else 4
     with pytest.raises(ValueError, match=rf"image of \(16, 18\) voxels, expected .* multiple of {divisor}"):
-        velocity_network(spec, 2)(random(1, 1, 16, 18), random(1, 2, 16, 18))
+        look(velocity_network(spec, 2), random(1, 1, 16, 18), random(1, 2, 16, 18))
 
 
 def test_both_encoders_read_their_own_image() -> None:
     network = velocity_network(SMALL_PYRAMID, 2, stirred=True)
     fixed, moving = random(1, 1, 16, 16), random(1, 2, 16, 16, seed=1)
-    velocity = network(fixed, moving)
-    assert (network(1 - fixed, moving) - velocity).abs().max() > 1e-3
-    assert (network(fixed, 1 - moving) - velocity).abs().max() > 1e-3
+    velocity = look(network, fixed, moving)
+    assert (look(network, 1 - fixed, moving) - velocity).abs().max() > 1e-3
+    assert (look(network, fixed, 1 - moving) - velocity).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -291,19 +298,21 @@ def test_a_unet_goes_up_as_often_as_down() -> None:
 def test_a_pyramid_needs_more_than_one_voxel_at_its_coarsest() -> None:
     network = networks.velocity_network(PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1)), 2, 1, 1)
     with pytest.raises(ValueError, match=r"image of \(4, 4\) voxels, expected more"):
-        network(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+        look(network, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
 
 
 def test_a_conditioned_network_hears_of_the_smoothness_and_others_do_not() -> None:
     spec = PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1), control_spacing=1, conditioned=True)
     network = velocity_network(spec, 2, stirred=True)
     fixed, moving = random(2, 1, 16, 16), random(2, 2, 16, 16, seed=1)
-    velocity = network(fixed, moving, torch.tensor([0.0, 1.0]))
-    swapped = network(fixed, moving, torch.tensor([1.0, 0.0]))
+    velocity = look(network, fixed, moving, torch.tensor([0.0, 1.0]))
+    swapped = look(network, fixed, moving, torch.tensor([1.0, 0.0]))
     assert (velocity - swapped).flatten(1).abs().amax(1).min() > 1e-4
-    torch.testing.assert_close(network(fixed[:1], moving[:1], torch.tensor([0.0])), velocity[:1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        look(network, fixed[:1], moving[:1], torch.tensor([0.0])), velocity[:1], atol=1e-6, rtol=1e-5
+    )
     with pytest.raises(ValueError, match="conditioned on the smoothness"):
-        network(fixed, moving)
+        look(network, fixed, moving)
     for plain in (SMALL_PYRAMID, SMALL_UNET):
         deaf = velocity_network(plain, 2, stirred=True)
-        assert torch.equal(deaf(fixed, moving), deaf(fixed, moving, torch.tensor([0.0, 1.0])))
+        assert torch.equal(look(deaf, fixed, moving), look(deaf, fixed, moving, torch.tensor([0.0, 1.0])))

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from crossmorph import spatial
 from crossmorph.data import synthesis
-from crossmorph.data.phantom import SHAPE
-from crossmorph.data.synthesis import Placement, SynthesisSpec, synthesise
+from crossmorph.data.anatomy import SHAPE, SPACING
+from crossmorph.data.synthesis import Lattice, Placement, SynthesisSpec, synthesise
 from crossmorph.similarity import overlap
 
+SLICE = Lattice(SHAPE, SPACING)
+VOLUME = Lattice((24, 32, 24), 6.0)
 STILL = Placement(shift=0, rotation=0, scale=(1.0, 1.0))
 PLAIN = SynthesisSpec(near=STILL, elastic_strain=(0, 0), noise=(0, 0), bias=(0, 0), gamma=0)
 ANY = SynthesisSpec(moving=("t2", "random"), fixed=("t1", "random"), heads=0.5, coarse=0.5, turned=0.5)
@@ -21,7 +23,7 @@ def foreground(truth: Tensor) -> Tensor:
 
 
 def test_shapes_ranges_and_types() -> None:
-    samples = synthesise(ANY, 0, 1, 0, 6, far=False)
+    samples = synthesise(ANY, SLICE, 0, 1, 0, 6, far=False)
     assert samples.moving.shape == samples.fixed.shape == (6, 1, *SHAPE)
     assert samples.moving_truth.shape == samples.fixed_truth.shape == (6, 3, *SHAPE)
     for images in samples:
@@ -32,26 +34,43 @@ def test_shapes_ranges_and_types() -> None:
         assert (foreground(truth).flatten(1).float().mean(1) > 0.1).all()
 
 
+def test_volumes_are_drawn_the_same_way() -> None:
+    near = Placement(shift=1, rotation=5, scale=(0.95, 1.05))
+    spec = SynthesisSpec(moving=("t2", "random"), heads=0.5, coarse=0.5, near=near, elastic_sigma=(2, 3))
+    samples = synthesise(spec, VOLUME, 0, 1, 0, 4, far=False)
+    assert samples.moving.shape == samples.fixed.shape == (4, 1, *VOLUME.shape)
+    assert samples.moving_truth.shape == (4, 3, *VOLUME.shape)
+    for images in samples:
+        assert 0 <= images.min() <= images.max() <= 1 + 1e-5
+    litres = foreground(samples.fixed_truth).flatten(1).sum(1) * VOLUME.spacing**3 / 1e6
+    assert (litres > 1.2).all()  # the template's brain with its fluid holds 1.9
+    assert (litres < 2.6).all()
+    overlaps = overlap(samples.moving_truth, samples.fixed_truth)
+    assert (overlaps < 0.95).all()
+    again = synthesise(spec, VOLUME, 0, 1, 2, 1, far=False)
+    assert torch.equal(again.moving[0], samples.moving[2])
+
+
 def test_a_pair_depends_on_seed_stage_and_number_alone() -> None:
-    whole = synthesise(ANY, 3, 1, 10, 4, far=False)
-    parts = [synthesise(ANY, 3, 1, first, 2, far=False) for first in (10, 12)]
+    whole = synthesise(ANY, SLICE, 3, 1, 10, 4, far=False)
+    parts = [synthesise(ANY, SLICE, 3, 1, first, 2, far=False) for first in (10, 12)]
     for index in range(4):
         assert torch.equal(whole[index], torch.cat([part[index] for part in parts]))
-    for other in (synthesise(ANY, 4, 1, 10, 4, False), synthesise(ANY, 3, 2, 10, 4, False)):
+    for other in (synthesise(ANY, SLICE, 4, 1, 10, 4, False), synthesise(ANY, SLICE, 3, 2, 10, 4, False)):
         assert not torch.equal(whole.moving, other.moving)
 
 
 def test_without_deformation_both_images_show_one_anatomy() -> None:
-    samples = synthesise(PLAIN, 0, 1, 0, 3, far=False)
+    samples = synthesise(PLAIN, SLICE, 0, 1, 0, 3, far=False)
     # The 5% of shear and stretch that every placement has remain.
     assert overlap(samples.moving_truth, samples.fixed_truth).min() > 0.5
-    moved = synthesise(PLAIN.model_copy(update={"near": Placement(shift=20)}), 0, 1, 0, 3, far=False)
+    moved = synthesise(PLAIN.model_copy(update={"near": Placement(shift=20)}), SLICE, 0, 1, 0, 3, far=False)
     assert overlap(moved.moving_truth, moved.fixed_truth).mean() < 0.5
 
 
 def test_contrasts_are_those_of_the_sequences() -> None:
     """T1w: white matter brightest, CSF darkest; T2w: CSF brightest. By the fractions that come along."""
-    samples = synthesise(PLAIN, 0, 1, 0, 3, far=False)
+    samples = synthesise(PLAIN, SLICE, 0, 1, 0, 3, far=False)
 
     def mean(image: Tensor, truth: Tensor, tissue: int) -> float:
         return float(image[truth[:, tissue : tissue + 1] > 0.95].mean())
@@ -63,7 +82,7 @@ def test_contrasts_are_those_of_the_sequences() -> None:
 
 
 def test_random_contrasts_are_each_another() -> None:
-    samples = synthesise(PLAIN.model_copy(update={"moving": ("random",)}), 0, 1, 0, 12, far=False)
+    samples = synthesise(PLAIN.model_copy(update={"moving": ("random",)}), SLICE, 0, 1, 0, 12, far=False)
     order = set()
     for image, truth in zip(samples.moving, samples.moving_truth, strict=True):
         order.add(tuple(np.argsort([float(image[0][truth[k] > 0.9].mean()) for k in range(3)])))
@@ -72,7 +91,7 @@ def test_random_contrasts_are_each_another() -> None:
 
 def test_noise_bias_and_gamma_do_what_they_say() -> None:
     def white_matter(**changes: object) -> Tensor:
-        samples = synthesise(PLAIN.model_copy(update=changes), 0, 1, 0, 2, far=False)
+        samples = synthesise(PLAIN.model_copy(update=changes), SLICE, 0, 1, 0, 2, far=False)
         return samples.fixed[samples.fixed_truth[:, 2:3] > 0.99]
 
     still = white_matter()
@@ -83,7 +102,7 @@ def test_noise_bias_and_gamma_do_what_they_say() -> None:
 
 
 def test_far_pairs_lie_far_apart_and_only_the_moving_image_moves() -> None:
-    near, far = (synthesise(SynthesisSpec(), 0, 0, 0, 12, far=far) for far in (False, True))
+    near, far = (synthesise(SynthesisSpec(), SLICE, 0, 0, 0, 12, far=far) for far in (False, True))
     together = [float(overlap(s.moving_truth, s.fixed_truth).mean()) for s in (near, far)]
     assert together[1] < 0.8 * together[0]
 
@@ -96,7 +115,9 @@ def test_far_pairs_lie_far_apart_and_only_the_moving_image_moves() -> None:
 
 
 def test_heads_surround_the_brain_and_are_not_in_the_truth() -> None:
-    bare, dressed = (synthesise(PLAIN.model_copy(update={"heads": heads}), 0, 1, 0, 4, False) for heads in (0.0, 1.0))
+    bare, dressed = (
+        synthesise(PLAIN.model_copy(update={"heads": heads}), SLICE, 0, 1, 0, 4, False) for heads in (0.0, 1.0)
+    )
     outside = ~foreground(bare.fixed_truth)
     assert bare.fixed[outside].mean() < 0.05
     outside = ~foreground(dressed.fixed_truth)
@@ -118,8 +139,8 @@ def test_layers_fill_each_voxel_at_most_once_and_in_order() -> None:
 
 def test_turns_move_both_images_and_their_truths_alike() -> None:
     spec = PLAIN.model_copy(update={"turned": 1.0})
-    samples = synthesise(spec, 0, 1, 0, 6, far=False)
-    upright = synthesise(PLAIN, 0, 1, 0, 6, far=False)
+    samples = synthesise(spec, SLICE, 0, 1, 0, 6, far=False)
+    upright = synthesise(PLAIN, SLICE, 0, 1, 0, 6, far=False)
     assert overlap(samples.moving_truth, samples.fixed_truth).min() > 0.5
     # T1w: what is bright is white matter, wherever it was turned to.
     assert all(

@@ -7,8 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crossmorph.data.augment import AugmentSpec
-from crossmorph.data.phantom import SHAPE, SPACING
-from crossmorph.data.synthesis import SynthesisSpec
+from crossmorph.data.synthesis import Lattice, SynthesisSpec
 from crossmorph.errors import InputError
 from crossmorph.hierarchy import STAGES, HierarchySpec, Stage
 from crossmorph.objective import Weights
@@ -43,9 +42,14 @@ class DataSpec(Section):
     def _one_source(self) -> "DataSpec":
         if (self.train is None) == (self.synthesis is None):
             raise ValueError("expected either train (a list of pairs) or synthesis")
-        if self.synthesis and (self.shape, self.spacing) != (SHAPE, SPACING):
-            raise ValueError(f"synthesis makes slices of {SHAPE} voxels of {SPACING} mm, received another grid")
+        if self.synthesis and self.synthesis.turned and len(set(self.shape)) * len(self.shape) != 2:
+            raise ValueError(f"synthesis.turned transposes square slices, received a grid of {self.shape}")
         return self
+
+    @property
+    def lattice(self) -> Lattice:
+        """The grid, for the simulation."""
+        return Lattice(self.shape, self.spacing)
 
 
 class StageSpec(Section):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crossmorph import spatial
 from crossmorph.affine import Affine, AffineNetwork, AffineSpec, move, same_place
+from crossmorph.affine_search import CANVASES, search_affine
 from crossmorph.networks import PyramidSpec, UNet, UNetSpec, velocity_network
 from crossmorph.similarity import mi
 
@@ -21,7 +22,7 @@ RegistrationSpec = Annotated[UNetSpec | PyramidSpec, Field(discriminator="kind")
 class HierarchySpec(BaseModel):
     """What the networks are and what each of them sees.
 
-    ``affine``: the network of the affine start; None, as in the paper, has none.
+    ``affine``: the network of the affine start; without one it is found by search.
     ``translator_sees``: ``pair`` is the paper's ``G2(F, M)``; ``moving`` shows it M alone, so that it cannot bake the
     coarse field's misalignment into the translation. ``appearances``: 0, as in the paper, makes the mask one output of
     G2; a number n makes G2 draw n pictures of M, and the translation is their sum that fits F best (see
@@ -114,22 +115,20 @@ class Hierarchy(nn.Module):
         return Registration(coarse, fine, chain(coarse, fine), mask, moving + mask)
 
     def register_affine(self, moving: Tensor, fixed: Tensor, start: Affine) -> Affine:
-        """The affine start: of where it begins and of what each look finds, what has the most mutual information.
+        """The affine start: of where it begins and of what is found, what has the most mutual information.
 
-        A look can err, most of all on images unlike those of training; the images themselves then tell.
+        The affine network looks several times, or, where the specification has none, a search climbs from several
+        places. A look can err, most of all on images unlike those of training; the images themselves then tell.
 
         Args:
             moving: the moving image; its grid may have another shape than the fixed one's.
-            fixed: the fixed image.
+            fixed: the fixed image; without a network one pair at a time.
             start: where the moving image is believed to lie.
-
-        Raises:
-            ValueError: the hierarchy has no network for it.
         """
-        if self.affine is None:
-            raise ValueError("this hierarchy has no affine network")
-        shape, side = tuple(fixed.shape[2:]), self.affine.spec.canvas
-        candidates = [start, *self.affine(fixed, moving, start)]
+        shape = tuple(fixed.shape[2:])
+        side = self.affine.spec.canvas if self.affine else CANVASES[self.spec.dim][1]
+        found = self.affine(fixed, moving, start) if self.affine else search_affine(fixed, moving, start)
+        candidates = [start, *found]
         still = move(fixed, same_place(fixed), shape, side)
         seen = torch.cat([move(moving, candidate, shape, side) for candidate in candidates])
         scores = mi(seen, still.repeat(len(candidates), *[1] * (still.ndim - 1))).view(len(candidates), -1)
@@ -138,7 +137,7 @@ class Hierarchy(nn.Module):
 
     def register_coarse(self, moving: Tensor, fixed: Tensor, smoothness: Tensor | None = None) -> Flow:
         """``phi0 = G1(F, M)``."""
-        return self.flow(self.coarse(fixed, moving, self._smoothness(moving, smoothness)), moving)
+        return self.flow(self.coarse(self.coarse.encode(fixed), moving, self._smoothness(moving, smoothness)), moving)
 
     def translate(self, moving: Tensor, fixed: Tensor, coarse: Flow) -> Float[Tensor, "batch 1 *space"]:
         """``Mask = G2(F, M)``, or ``G2(M)`` where the specification shows it the moving image alone."""
@@ -154,10 +153,11 @@ class Hierarchy(nn.Module):
         """``phi1 = G3(F, M, T)``, from ``fine_looks`` looks chained."""
         both = torch.cat([moving, translated], dim=1)
         smoothness = self._smoothness(moving, smoothness)
+        encoded = self.fine.encode(fixed)
         fine, final = None, coarse
         for _ in range(self.spec.fine_looks):
             seen = spatial.warp(both, final.displacement) if self.spec.fine_sees == "aligned" else both
-            step = self.flow(self.fine(fixed, seen, smoothness), moving)
+            step = self.flow(self.fine(encoded, seen, smoothness), moving)
             fine = chain(fine, step) if fine else step
             final = chain(coarse, fine)
         assert fine is not None

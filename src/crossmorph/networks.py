@@ -1,7 +1,8 @@
 """Networks: a VoxelMorph-style U-Net, and a feature pyramid with local correlation. 2-D or 3-D by one argument.
 
-A network that registers is ``(fixed, moving) -> velocity`` on the grid of half resolution, in that grid's voxels;
-the hierarchy integrates it. Inputs may have several channels.
+A network that registers is ``(encode(fixed), moving) -> velocity`` on the grid of half resolution, in that grid's voxels;
+the hierarchy integrates it. What ``encode`` makes of a fixed image serves any number of looks. Inputs may have several
+channels.
 """
 
 import math
@@ -72,7 +73,7 @@ def convolution(dim: int, channels_in: int, channels_out: int, stride: int = 1) 
 
 def activated(dim: int, channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
     """A 3-kernel convolution and a leaky rectifier of slope 0.2."""
-    return nn.Sequential(convolution(dim, channels_in, channels_out, stride), nn.LeakyReLU(0.2))
+    return nn.Sequential(convolution(dim, channels_in, channels_out, stride), nn.LeakyReLU(0.2, inplace=True))
 
 
 def small_output(dim: int, channels_in: int, channels_out: int, spread: float = 1e-5) -> nn.Module:
@@ -130,14 +131,18 @@ class UNetVelocity(nn.Module):
         super().__init__()
         self.unet = UNet(spec, dim, channels_fixed + channels_moving, dim)
 
+    def encode(self, fixed: Float[Tensor, "batch cf *space"]) -> list[Tensor]:
+        """The fixed image itself: a U-Net sees both images at once."""
+        return [fixed]
+
     def forward(
         self,
-        fixed: Float[Tensor, "batch cf *space"],
+        fixed: list[Tensor],
         moving: Float[Tensor, "batch cm *space"],
         smoothness: Float[Tensor, " batch"] | None = None,  # noqa: ARG002
     ) -> Float[Tensor, "batch dim *half"]:
         """Velocity at half resolution, in voxels of that grid; it knows one smoothness only."""
-        flow = self.unet(torch.cat([fixed, moving], dim=1))
+        flow = self.unet(torch.cat([*fixed, moving], dim=1))
         return spatial.resize(flow, tuple(size // 2 for size in flow.shape[2:]))
 
 
@@ -207,33 +212,42 @@ class Pyramid(nn.Module):
                 )
             )
 
+    def encode(self, fixed: Float[Tensor, "batch cf *space"]) -> list[Tensor]:
+        """Features of the fixed image, finest first.
+
+        Raises:
+            ValueError: a side is no multiple of ``divisor``, or the coarsest level would be a single voxel.
+        """
+        check_divisible(fixed, self.divisor)
+        if math.prod(fixed.shape[2:]) == self.divisor ** (fixed.ndim - 2):
+            raise ValueError(
+                f"image of {tuple(fixed.shape[2:])} voxels, expected more: its coarsest level is a single one"
+            )
+        features: list[Tensor] = self.encode_fixed(fixed)
+        return features
+
     def forward(
         self,
-        fixed: Float[Tensor, "batch cf *space"],
+        fixed: list[Tensor],
         moving: Float[Tensor, "batch cm *space"],
         smoothness: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch dim *half"]:
         """Velocity at half resolution, in its voxels.
 
         Args:
-            fixed: the fixed image.
-            moving: the moving image.
+            fixed: what :meth:`encode` made of the fixed image.
+            moving: the moving image, on the same grid.
             smoothness: what conditioned networks are told, for each pair.
 
         Raises:
-            ValueError: a side is no multiple of ``divisor``, or a conditioned network is told nothing.
+            ValueError: a conditioned network is told nothing.
         """
         if self.conditioned and smoothness is None:
             raise ValueError("this network is conditioned on the smoothness, received none")
-        check_divisible(fixed, self.divisor)
-        if math.prod(fixed.shape[2:]) == self.divisor ** (fixed.ndim - 2):
-            raise ValueError(
-                f"image of {tuple(fixed.shape[2:])} voxels, expected more: its coarsest level is a single one"
-            )
-        pyramid = list(zip(self.encode_fixed(fixed), self.encode_moving(moving), strict=True))
-        dim = fixed.ndim - 2
+        pyramid = list(zip(fixed, self.encode_moving(moving), strict=True))
+        dim = moving.ndim - 2
         coarsest = self.estimated[-1]
-        velocity = fixed.new_zeros((fixed.shape[0], dim, *pyramid[coarsest][0].shape[2:]))
+        velocity = moving.new_zeros((len(moving), dim, *pyramid[coarsest][0].shape[2:]))
         for level in reversed(self.estimated):
             fixed_features, moved = pyramid[level]
             if level != coarsest:
@@ -246,7 +260,7 @@ class Pyramid(nn.Module):
             estimate = self.estimators[level](torch.cat(seen, dim=1))
             spacing = self.control_spacing / 2 ** (level + 1)
             velocity = velocity + (spatial.bspline_smooth(estimate, spacing) if spacing > 1 else estimate)
-        return spatial.resize(velocity, tuple(size // 2 for size in fixed.shape[2:]))
+        return spatial.resize(velocity, tuple(size // 2 for size in moving.shape[2:]))
 
 
 def normalise(features: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *space"]:
@@ -264,7 +278,10 @@ def check_divisible(image: Tensor, divisor: int) -> None:
         raise ValueError(f"image of {shape} voxels, expected every side to be a multiple of {divisor}")
 
 
-def velocity_network(spec: UNetSpec | PyramidSpec, dim: int, channels_fixed: int, channels_moving: int) -> nn.Module:
+def velocity_network(
+    spec: UNetSpec | PyramidSpec, dim: int, channels_fixed: int, channels_moving: int
+) -> UNetVelocity | Pyramid:
     """The registration network that a specification describes."""
-    build = UNetVelocity if isinstance(spec, UNetSpec) else Pyramid
-    return build(spec, dim, channels_fixed, channels_moving)  # type: ignore[arg-type]
+    if isinstance(spec, UNetSpec):
+        return UNetVelocity(spec, dim, channels_fixed, channels_moving)
+    return Pyramid(spec, dim, channels_fixed, channels_moving)

@@ -25,14 +25,14 @@ def places(
 
     ``none`` is the identity: the images' positions in the world are believed. ``centers`` is the shift that lays centre
     on centre. ``affine`` is either (the positions, unless the images hardly overlap) and, beside it, where the
-    hierarchy's affine network moves on to from there, if it has one and it does.
+    hierarchy moves on to from there (:meth:`Hierarchy.register_affine`), if it does.
 
     Args:
         moving: scaled to [0, 1].
         fixed: likewise.
         target: the fixed image on the working grid, ``(1, 1, *working)``.
         grid: that grid.
-        hierarchy: whose affine network to use.
+        hierarchy: whose affine start to use.
         start: which of the three.
 
     Returns:
@@ -42,7 +42,7 @@ def places(
     far = start == "affine" and fields_overlap(moving, fixed) < LEAST_OVERLAP
     if start == "centers" or far:
         matrix[:-1, -1] = centre(moving) - centre(fixed)
-    if start != "affine" or hierarchy.affine is None:
+    if start != "affine":
         return [matrix]
     # Both images in voxels of one size, each on a grid that shows all of it.
     spacing = float(np.linalg.norm(grid.affine[:-1, 0]))

@@ -255,7 +255,8 @@ def _share(run: Run, stage: int, step: int) -> tuple[Samples, Tensor]:
         samples = batch(run.data, config.data.augment, config.seed, stage, first, count)
     else:
         assert config.data.synthesis is not None
-        samples = synthesise(config.data.synthesis, config.seed, stage, first, count, far=STAGES[stage] == "affine")
+        far = STAGES[stage] == "affine"
+        samples = synthesise(config.data.synthesis, config.data.lattice, config.seed, stage, first, count, far)
     numbers = range(first, first + count)
     # Squared: detailed fields have more to learn than stiff ones.
     smoothness = [np.random.default_rng([config.seed, stage, 3, number]).random() ** 2 for number in numbers]

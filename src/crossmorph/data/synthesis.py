@@ -1,17 +1,18 @@
 """An endless stream of simulated pairs, drawn while training: any contrast, with or without a head around the brain.
 
-Each pair is one slice of the tissue maps under two random deformations, and each image of it gets a contrast, a bias
-field and noise of its own. What the objectives compare are not these images but the tissue fractions behind them, which
+Each pair is one anatomy, a slice of the tissue maps or all of them, under two random deformations, and each image of it
+gets a contrast, a bias field and noise of its own. What the objectives compare are not these images but the tissue fractions behind them, which
 are the same anatomies free of noise and contrast (Hoffmann et al., SynthMorph, IEEE TMI 2022,
 doi:10.1109/TMI.2021.3116879, trains on the overlap of the labels behind synthetic images). No true deformation is used.
 """
 
 import math
 from functools import cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy.linalg
 import scipy.ndimage
 import torch
 from jaxtyping import Float
@@ -19,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from crossmorph import spatial
-from crossmorph.data.phantom import SHAPE, SPACING, split_levels, tissue_slice
+from crossmorph.data.anatomy import tissue_slice, tissue_volume
+from crossmorph.data.phantom import split_levels
 from crossmorph.data.samples import Samples
 from crossmorph.data.simulation import RELAXATION, TISSUES, signal
 
@@ -27,13 +29,20 @@ Acquisition = Literal["t1", "t2", "pd", "flair", "random"]
 Range = tuple[float, float]
 
 FINENESS = 2  # voxels of the source maps per voxel of the images, so that linear interpolation does not blur
-MARGIN = 32  # voxels of the images that the source maps reach beyond the slices, for heads and shifts
+MARGIN = 48.0  # mm that the source maps reach beyond the images, for heads and shifts
 FARTHEST = 40.0  # mm outside the brain; beyond it the distance is held
 SOFTNESS = 0.6  # mm over which one layer of the head gives way to the next
 
 
+class Lattice(NamedTuple):
+    """The grid of the images: voxels along each axis, and the millimetres of one."""
+
+    shape: tuple[int, ...]
+    spacing: float
+
+
 class Placement(BaseModel):
-    """Ranges of the affine part of a deformation: shift in voxels and rotation in degrees to either side, scale.
+    """Ranges of the affine part of a deformation: shift in voxels, rotation in degrees in each plane, scale.
 
     Each deformation reaches for a fifth to the whole of all three.
     """
@@ -59,7 +68,7 @@ class SynthesisSpec(BaseModel):
         gamma: each image is raised to ``exp(+-gamma)``.
         heads: chance that a head surrounds the brain.
         coarse: chance that an image is blurred along an axis, as thick or few voxels do.
-        turned: chance that both images are mirrored or transposed alike.
+        turned: chance that both images are mirrored or transposed alike; square slices only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,11 +86,14 @@ class SynthesisSpec(BaseModel):
     turned: float = Field(default=0.0, ge=0, le=1)
 
 
-def synthesise(spec: SynthesisSpec, seed: int, stage: int, first: int, count: int, far: bool) -> Samples:
+def synthesise(
+    spec: SynthesisSpec, lattice: Lattice, seed: int, stage: int, first: int, count: int, far: bool
+) -> Samples:
     """Pairs ``first`` to ``first + count - 1`` of a stage's stream; each depends on (seed, stage, its number) alone.
 
     Args:
         spec: what to draw.
+        lattice: on what grid; of two axes: slices, of three: volumes.
         seed: of the run.
         stage: index of the stage.
         first: number of the first pair.
@@ -89,14 +101,18 @@ def synthesise(spec: SynthesisSpec, seed: int, stage: int, first: int, count: in
         far: place the moving images by ``spec.far``.
     """
     pairs = [
-        _pair(spec, np.random.default_rng([seed, stage, 2, number]), far) for number in range(first, first + count)
+        _pair(spec, lattice, np.random.default_rng([seed, stage, 2, number]), far)
+        for number in range(first, first + count)
     ]
     return Samples(*(torch.stack(column) for column in zip(*pairs, strict=True)))
 
 
-def _pair(spec: SynthesisSpec, rng: np.random.Generator, far: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    levels = split_levels("train")
-    source = _source(levels[rng.integers(len(levels))])
+def _pair(
+    spec: SynthesisSpec, lattice: Lattice, rng: np.random.Generator, far: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape = lattice.shape
+    levels = split_levels("train") if len(shape) == 2 else (None,)
+    source = _source(lattice, levels[rng.integers(len(levels))])
     head = _head(rng) if rng.random() < spec.heads else None
     strain, sigma = rng.uniform(*spec.elastic_strain), rng.uniform(*spec.elastic_sigma)
     # Now and then the fixed image has lost the head that the moving one keeps.
@@ -105,7 +121,8 @@ def _pair(spec: SynthesisSpec, rng: np.random.Generator, far: bool) -> tuple[Ten
     turn = _turn(rng) if rng.random() < spec.turned else None
     for role, contrasts in ((0, spec.moving), (1, spec.fixed)):
         placement = spec.far if far and role == 0 else spec.near
-        maps = spatial.warp(source[None], _to_source(_deformation(rng, placement, sigma, strain)))[0]
+        deformation = _deformation(rng, shape, placement, sigma, strain)
+        maps = spatial.warp(source[None], _to_source(deformation, lattice.spacing))[0]
         contrast = contrasts[rng.integers(len(contrasts))]
         image = _acquire(spec, rng, maps[:3], _layers(rng, maps[3], heads[role]), contrast)
         truth = maps[:3]
@@ -119,44 +136,59 @@ def _pair(spec: SynthesisSpec, rng: np.random.Generator, far: bool) -> tuple[Ten
 # --- anatomy ---------------------------------------------------------------------------------------------------------
 
 
+def _margin(spacing: float) -> int:
+    return math.ceil(MARGIN / spacing)
+
+
 @cache
-def _source(level: float) -> Float[Tensor, "4 *space"]:
-    """CSF, grey and white matter and the distance outside the brain (mm) at a level, finely sampled."""
-    fractions = np.pad(tissue_slice(level), [(0, 0)] + [(MARGIN, MARGIN)] * len(SHAPE))
+def _source(lattice: Lattice, level: float | None) -> Float[Tensor, "4 *space"]:
+    """CSF, grey and white matter and the distance outside the brain (mm), of a slice or all, finely sampled."""
+    margin = _margin(lattice.spacing)
+    if level is not None:
+        fractions = tissue_slice(level)
+    else:
+        fractions = tissue_volume(lattice.shape, lattice.spacing)
+    fractions = np.pad(fractions, [(0, 0)] + [(margin, margin)] * len(lattice.shape))
     fine = np.stack([scipy.ndimage.zoom(f, FINENESS, order=3, grid_mode=True, mode="nearest") for f in fractions])
     fine = np.clip(fine, 0, 1)
     fine /= np.maximum(fine.sum(0), 1)
-    distance = scipy.ndimage.distance_transform_edt(fine.sum(0) < 0.5) * SPACING / FINENESS
+    distance = scipy.ndimage.distance_transform_edt(fine.sum(0) < 0.5) * lattice.spacing / FINENESS
     return torch.from_numpy(np.concatenate([fine, np.minimum(distance, FARTHEST)[None]]).astype(np.float32))
 
 
-def _to_source(displacement: Float[Tensor, "1 dim *space"]) -> Float[Tensor, "1 dim *space"]:
+def _to_source(displacement: Float[Tensor, "1 dim *space"], spacing: float) -> Float[Tensor, "1 dim *space"]:
     """A displacement of the image grid as one that looks up the finer, wider source maps."""
     grid = spatial.identity_grid(tuple(displacement.shape[2:]))
-    return (grid + displacement + MARGIN + 0.5) * FINENESS - 0.5 - grid
+    return (grid + displacement + _margin(spacing) + 0.5) * FINENESS - 0.5 - grid
 
 
 def _deformation(
-    rng: np.random.Generator, placement: Placement, sigma: float, strain: float
+    rng: np.random.Generator, shape: tuple[int, ...], placement: Placement, sigma: float, strain: float
 ) -> Float[Tensor, "1 dim *space"]:
     """A random placement about the centre, plus Gaussian-smooth noise scaled to its largest displacement."""
+    dim = len(shape)
+    column = (1, dim, *[1] * dim)
     reach = rng.uniform(0.2, 1.0)
-    angle = math.radians(rng.uniform(-placement.rotation, placement.rotation) * reach)
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    planes = list(combinations(range(dim), 2))
+    generator = np.zeros((dim, dim))
+    for (i, j), angle in zip(planes, rng.uniform(-placement.rotation, placement.rotation, len(planes)), strict=True):
+        generator[j, i] = math.radians(angle) * reach
+        generator[i, j] = -generator[j, i]
     size = math.exp(rng.uniform(*np.log(placement.scale)) * reach)
-    stretch = torch.tensor(np.eye(2) + rng.uniform(-0.05, 0.05, (2, 2)), dtype=torch.float32)
-    shift = torch.tensor(rng.uniform(-placement.shift, placement.shift, 2) * reach, dtype=torch.float32)
-    matrix = turn @ stretch * size
-    grid = spatial.identity_grid(SHAPE)
-    centred = grid - (torch.tensor(SHAPE).view(1, -1, 1, 1) - 1) / 2
-    placed = torch.einsum("ij,bjxy->bixy", matrix, centred) - centred + shift.view(1, -1, 1, 1)
-    elastic = _smooth_noise(rng, 2, sigma)
+    stretch = np.eye(dim) + rng.uniform(-0.05, 0.05, (dim, dim))
+    matrix = torch.tensor(scipy.linalg.expm(generator) @ stretch * size, dtype=torch.float32)
+    shift = torch.tensor(rng.uniform(-placement.shift, placement.shift, dim) * reach, dtype=torch.float32)
+    centred = spatial.identity_grid(shape) - (torch.tensor(shape).view(column) - 1) / 2
+    placed = torch.einsum("ij,bj...->bi...", matrix, centred) - centred + shift.view(column)
+    elastic = _smooth_noise(rng, dim, shape, sigma)
     return placed + elastic * (strain * sigma * size / elastic.square().sum(0).max().sqrt())
 
 
-def _smooth_noise(rng: np.random.Generator, channels: int, sigma: float) -> Float[Tensor, "channels *space"]:
-    noise = torch.from_numpy(rng.standard_normal((channels, *SHAPE), dtype=np.float32))
-    for axis, size in enumerate(SHAPE, start=1):
+def _smooth_noise(
+    rng: np.random.Generator, channels: int, shape: tuple[int, ...], sigma: float
+) -> Float[Tensor, "channels *space"]:
+    noise = torch.from_numpy(rng.standard_normal((channels, *shape), dtype=np.float32))
+    for axis, size in enumerate(shape, start=1):
         noise = (noise.movedim(axis, -1) @ _gaussian(size, round(sigma, 1))).movedim(-1, axis)
     return noise
 
@@ -204,7 +236,7 @@ def _layers(
     """Parts of each voxel that are the layers of a head, whose thickness varies smoothly from place to place."""
     if head is None:
         return None
-    uneven = _smooth_noise(rng, 1, 10.0)[0]
+    uneven = _smooth_noise(rng, 1, tuple(distance.shape), 10.0)[0]
     distance = distance * torch.exp(uneven * (rng.uniform(0, 0.25) / uneven.abs().max()))
     beyond = [torch.sigmoid((distance - bound) / SOFTNESS) for bound in (0.0, *head.bounds)]
     return torch.stack([inner - outer for inner, outer in pairwise(beyond)])
@@ -222,18 +254,19 @@ def _acquire(
 ) -> Float[Tensor, "1 *space"]:
     """An image of an anatomy, in [0, 1] as :func:`crossmorph.image.scale_intensity` leaves it."""
     signals = torch.tensor(_tissue_signals(rng, contrast), dtype=torch.float32)
-    image = torch.einsum("t,txy->xy", signals, fractions)
+    shape = tuple(fractions.shape[1:])
+    image = torch.einsum("t,t...->...", signals, fractions)
     if layers is not None:
         image = image + _outside(rng, layers * (1 - fractions.sum(0)).clamp(0, 1))
-    bias = _smooth_noise(rng, 1, SHAPE[0] / 4)[0]
+    bias = _smooth_noise(rng, 1, shape, shape[0] / 4)[0]
     image = image * (1 + rng.uniform(*spec.bias) * ((bias - bias.min()) / (bias.max() - bias.min()) - 0.5))
     if rng.random() < spec.coarse:
-        axis = int(rng.integers(2))
-        blur = _gaussian(SHAPE[axis], round(rng.uniform(0.4, 1.3), 1))
+        axis = int(rng.integers(len(shape)))
+        blur = _gaussian(shape[axis], round(rng.uniform(0.4, 1.3), 1))
         image = (image.movedim(axis, -1) @ blur).movedim(-1, axis)
     low, high = spec.noise
     noise = (low + (high - low) * rng.random() ** 2) * float(signals.max())
-    real, imaginary = torch.from_numpy(rng.standard_normal((2, *SHAPE), dtype=np.float32)) * noise
+    real, imaginary = torch.from_numpy(rng.standard_normal((2, *shape), dtype=np.float32)) * noise
     return _scaled(torch.hypot(image + real, imaginary))[None] ** math.exp(rng.uniform(-spec.gamma, spec.gamma))
 
 
@@ -251,12 +284,12 @@ def _outside(rng: np.random.Generator, layers: Float[Tensor, "layers *space"]) -
     signals = rng.uniform(0.0, 1.3, len(layers))
     if rng.random() < 0.8:
         signals[[1, 3]] *= 0.15
-    mottle = _smooth_noise(rng, 1, rng.uniform(1.5, 6.0))[0]
+    mottle = _smooth_noise(rng, 1, tuple(layers.shape[1:]), rng.uniform(1.5, 6.0))[0]
     mottled = 1 + rng.uniform(0, 0.6) * mottle / mottle.abs().max()
-    return torch.einsum("l,lxy->xy", torch.tensor(signals, dtype=torch.float32), layers) * mottled
+    return torch.einsum("l,l...->...", torch.tensor(signals, dtype=torch.float32), layers) * mottled
 
 
 def _scaled(image: Float[Tensor, "*space"]) -> Float[Tensor, "*space"]:
-    """To [0, 1] between the 0.5 and 99.5 percentiles of every second voxel along each axis (a quarter of the time)."""
-    low, high = torch.quantile(image[::2, ::2].flatten(), torch.tensor([0.005, 0.995]))
+    """To [0, 1] between the 0.5 and 99.5 percentiles of every second voxel along each axis (a part of the time)."""
+    low, high = torch.quantile(image[(slice(None, None, 2),) * image.ndim].flatten(), torch.tensor([0.005, 0.995]))
     return ((image - low) / (high - low)).clamp(0, 1)

@@ -1,0 +1,142 @@
+"""The affine start without a network: a search over rotations, then the ascent of mutual information.
+
+For hierarchies that have no affine network, as that of volumes: a few seconds of descent cost less there than the
+networks after it. Everything runs on small canvases, in one order, so that the same images give the same bits.
+"""
+
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossmorph import spatial
+from crossmorph.affine import Affine, move, same_place
+from crossmorph.similarity import mi
+
+CANVASES = {2: (32, 64), 3: (24, 40)}  # voxels a side, of the search and of the last ascent
+STEPS = (40, 24)  # of ascent on each
+TURN = 0.6  # radians between the rotations tried about each axis
+TURNED = {2: 2, 3: 1}  # rotations to either side
+KEPT = 3  # places from which the ascent begins
+RATE = 0.04  # of ADAM, in radians, logarithms of size, and half sides of the canvas
+MOMENTS = 0.8, 0.95
+
+
+class _View(NamedTuple):
+    """Both images averaged down to the voxels of a canvas, and how many voxels of theirs make one."""
+
+    fixed: Tensor
+    moving: Tensor
+    shrunk: float
+    side: int
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def search_affine(
+    fixed: Float[Tensor, "1 1 *fixed"], moving: Float[Tensor, "1 1 *moving"], start: Affine
+) -> list[Affine]:
+    """Affine maps with locally the most mutual information, the best one last.
+
+    Rotations about the images' centres of intensity, and the place where the moving image is believed to lie, are
+    compared on a canvas; from the best few ADAM climbs on the logarithm of the matrix and the shift, and from the best of these
+    once more on a finer canvas.
+
+    Args:
+        fixed: the fixed image in [0, 1].
+        moving: the moving image in [0, 1], with voxels of the same size; its grid may have another shape.
+        start: where the moving image is believed to lie.
+    """
+    fixed, moving = fixed.detach().clone(), moving.detach().clone()
+    start = Affine(*(part.detach().clone() for part in start))
+    coarse, fine = (_view(fixed, moving, side) for side in CANVASES[fixed.ndim - 2])
+    tried = _join([start, _turned(coarse, start)])
+    kept = _take(tried, _agreement(coarse, tried).argsort(descending=True)[:KEPT])
+    climbed = _climb(coarse, _join([start, kept]), STEPS[0])
+    order = _agreement(coarse, climbed).argsort()
+    last = _climb(fine, _take(climbed, order[-1:]), STEPS[1])
+    return [_take(climbed, order[index : index + 1]) for index in range(len(order))] + [last]
+
+
+def _view(fixed: Tensor, moving: Tensor, side: int) -> _View:
+    shrunk = max(1.0, max(fixed.shape[2:]) / side)
+    small = [spatial.resize_image(_averaged(image, shrunk), _divided(image, shrunk)) for image in (fixed, moving)]
+    return _View(small[0], small[1], shrunk, side)
+
+
+def _averaged(image: Tensor, factor: float) -> Tensor:
+    """Halved as often as the factor says: linear resampling looks at neighbours only."""
+    while factor >= 2:
+        image, factor = spatial.resize_image(image, _divided(image, 2)), factor / 2
+    return image
+
+
+def _divided(image: Tensor, factor: float) -> tuple[int, ...]:
+    return tuple(max(1, round(size / factor)) for size in image.shape[2:])
+
+
+def _turned(view: _View, start: Affine) -> Affine:
+    """Rotations that lay the moving image's centre of intensity on the fixed one's."""
+    dim = view.fixed.ndim - 2
+    reach = [TURN * step for step in range(-TURNED[dim], TURNED[dim] + 1)]
+    planes = [(i, j) for j in range(dim) for i in range(j)]
+    generators = torch.zeros(len(reach) ** len(planes), dim, dim)
+    for turn, angles in zip(generators, product(reach, repeat=len(planes)), strict=True):
+        for (i, j), angle in zip(planes, angles, strict=True):
+            turn[i, j], turn[j, i] = -angle, angle
+    matrices = start.matrix @ torch.linalg.matrix_exp(generators.to(view.fixed))
+    centres = [_centre_of_intensity(image) for image in (view.fixed, view.moving)]
+    shifts = centres[1] - torch.einsum("bij,j->bi", matrices, centres[0])
+    return Affine(matrices, shifts * view.shrunk)
+
+
+def _centre_of_intensity(image: Tensor) -> Float[Tensor, " dim"]:
+    """In voxels from the centre of the grid."""
+    shape = tuple(image.shape[2:])
+    points = spatial.identity_grid(shape).to(image).flatten(2) - (torch.tensor(shape).to(image).view(1, -1, 1) - 1) / 2
+    weights = image.flatten(2)
+    return ((points * weights).sum(2) / weights.sum(2).clamp_min(1e-6))[0]
+
+
+def _agreement(view: _View, affine: Affine) -> Float[Tensor, " places"]:
+    """Mutual information of the fixed image and the moving one under each map."""
+    shape, count = tuple(view.fixed.shape[2:]), len(affine.matrix)
+    still = move(view.fixed, same_place(view.fixed), shape, view.side)
+    small = Affine(affine.matrix, affine.shift / view.shrunk)
+    moved = move(view.moving.expand(count, *view.moving.shape[1:]), small, shape, view.side)
+    return mi(moved, still.expand_as(moved))
+
+
+def _climb(view: _View, start: Affine, steps: int) -> Affine:
+    """ADAM (Kingma and Ba, ICLR 2015) with a rate that falls to nothing; every place climbs on its own."""
+    dim, half = view.fixed.ndim - 2, max(view.fixed.shape[2:]) * view.shrunk / 2
+    parameters = view.fixed.new_zeros(len(start.matrix), dim * (dim + 1))
+    mean, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
+    for step in range(steps):
+        parameters = parameters.detach().requires_grad_()
+        affine = _changed(start, parameters, half)
+        (gradient,) = torch.autograd.grad(_agreement(view, affine).sum(), parameters)
+        mean = torch.lerp(gradient, mean, MOMENTS[0])
+        square = torch.lerp(gradient * gradient, square, MOMENTS[1])
+        slope = mean / (1 - MOMENTS[0] ** (step + 1))
+        size = (square / (1 - MOMENTS[1] ** (step + 1))).sqrt()
+        parameters = parameters + RATE * (1 - step / steps) * slope / (size + 1e-8)
+    return Affine(*(part.detach() for part in _changed(start, parameters, half)))
+
+
+def _changed(start: Affine, parameters: Tensor, half: float) -> Affine:
+    """A map after one about the fixed centre: shift in half sides, then the logarithm of a matrix."""
+    dim = start.shift.shape[1]
+    turn = torch.linalg.matrix_exp(parameters[:, dim:].unflatten(1, (dim, dim)))
+    shift = torch.einsum("bij,bj->bi", start.matrix, parameters[:, :dim] * half) + start.shift
+    return Affine(start.matrix @ turn, shift)
+
+
+def _join(affines: list[Affine]) -> Affine:
+    return Affine(*(torch.cat(parts) for parts in zip(*affines, strict=True)))
+
+
+def _take(affine: Affine, index: Tensor) -> Affine:
+    return Affine(affine.matrix[index], affine.shift[index])

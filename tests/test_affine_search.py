@@ -1,0 +1,74 @@
+"""The search finds affine maps it was not told, across contrasts, and gives the same bits again."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from crossmorph import spatial
+from crossmorph.affine import Affine, affine_displacement, same_place
+from crossmorph.affine_search import search_affine
+
+SHAPES = [(48, 56), (32, 40, 36)]
+
+
+def anatomy(shape: tuple[int, ...]) -> Tensor:
+    """An ellipsoid with a lopsided inside, nothing around it."""
+    grid = spatial.identity_grid(shape)
+    middle = (torch.tensor(shape).view(1, -1, *[1] * len(shape)) - 1) / 2
+    reach = torch.tensor(shape).view(1, -1, *[1] * len(shape)) * 0.36
+    inside = torch.sigmoid(20 * (1 - ((grid - middle) / reach).square().sum(1, keepdim=True).sqrt()))
+    noise = torch.rand((1, 1, *shape), generator=torch.Generator().manual_seed(1))
+    mottle = spatial.bspline_smooth(noise, 4.0)
+    mottle = (mottle - mottle.mean()) / mottle.std()
+    return inside * (0.55 + 0.15 * mottle).clamp(0.05, 1)
+
+
+def pull_back(dim: int, degrees: float, size: float, shift: float) -> Affine:
+    angle = math.radians(degrees)
+    matrix = torch.eye(dim)
+    matrix[:2, :2] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return Affine(matrix[None] * size, torch.tensor([[shift, -shift / 2, shift / 3][:dim]]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("degrees", "size", "shift"), [(8, 1.05, 2.0), (-38, 1.1, 5.0)])
+def test_a_known_map_is_found_across_contrasts(
+    shape: tuple[int, ...], degrees: float, size: float, shift: float
+) -> None:
+    """fixed(p) = f(moving(A p)) with another contrast: the map found differs from A by under a voxel in the anatomy."""
+    moving = anatomy(shape)
+    truth = pull_back(len(shape), degrees, size, shift)
+    seen = spatial.warp(moving, affine_displacement(truth, moving), outside="zero")
+    fixed = torch.where(seen > 0.05, 1.1 - seen, seen)  # dark where the moving image is bright
+    found = search_affine(fixed, moving, same_place(fixed))[-1]
+    difference = affine_displacement(found, moving) - affine_displacement(truth, moving)
+    error = torch.linalg.vector_norm(difference, dim=1, keepdim=True)[seen > 0.3]
+    assert error.mean() < 0.7
+    assert error.max() < 2
+
+
+def test_a_shift_beyond_the_grid_is_found_by_the_centres_of_intensity() -> None:
+    picture = anatomy((48, 48))
+    moving = torch.nn.functional.pad(picture, [0, 0, 60, 0])
+    found = search_affine(picture, moving, same_place(picture))[-1]
+    # The grids' centres are 30 voxels apart, the anatomies 60.
+    torch.testing.assert_close(found.shift, torch.tensor([[30.0, 0.0]]), atol=0.5, rtol=0)
+
+
+def test_same_bits_at_any_number_of_threads_and_nothing_learns() -> None:
+    picture = anatomy((32, 40))
+    moving = spatial.warp(picture, affine_displacement(pull_back(2, 12, 1.0, 1.0), picture))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                found.append(search_affine(picture, moving, same_place(picture)))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one.matrix, two.matrix)
+        assert torch.equal(one.shift, two.shift)
+        assert not one.matrix.requires_grad

@@ -34,7 +34,7 @@ def model(answer: Affine | None) -> Hierarchy:
     """A hierarchy that finds the same affine map whatever it sees; None: where it began."""
     small = UNetSpec(encoder=(2, 2, 2), decoder=(2, 2, 2), final=())
     hierarchy = Hierarchy(HierarchySpec(coarse=small, translator=small, fine=small))
-    hierarchy.register_affine = lambda moving, fixed, start: answer or start
+    hierarchy.register_affine = lambda _moving, _fixed, start: answer or start
     return hierarchy
 
 

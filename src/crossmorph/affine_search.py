@@ -41,8 +41,8 @@ def search_affine(
     """Affine maps with locally the most mutual information, the best one last.
 
     Rotations about the images' centres of intensity, and the place where the moving image is believed to lie, are
-    compared on a canvas; from the best few ADAM climbs on the logarithm of the matrix and the shift, and from the best of these
-    once more on a finer canvas.
+    compared on a canvas; from the best few ADAM climbs on the logarithm of the matrix and the shift, and from the best
+    of these once more on a finer canvas.
 
     Args:
         fixed: the fixed image in [0, 1].

@@ -1,8 +1,8 @@
 """Networks: a VoxelMorph-style U-Net, and a feature pyramid with local correlation. 2-D or 3-D by one argument.
 
-A network that registers is ``(encode(fixed), moving) -> velocity`` on the grid of half resolution, in that grid's voxels;
-the hierarchy integrates it. What ``encode`` makes of a fixed image serves any number of looks. Inputs may have several
-channels.
+A network that registers is ``(encode(fixed), moving) -> velocity`` on the grid of half resolution, in that grid's
+voxels; the hierarchy integrates it. What ``encode`` makes of a fixed image serves any number of looks. Inputs may have
+several channels.
 """
 
 import math

@@ -27,7 +27,6 @@ from crossmorph.transform import (
     resample_warp,
 )
 
-
 # Where the coarse network raises mutual information by this factor, no other place is tried: of 300 simulated pairs a
 # second place was better for eight, of which seven rose by less from the first.
 CONVINCING = 1.25

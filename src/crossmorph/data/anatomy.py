@@ -42,7 +42,7 @@ def tissue_maps() -> tuple[Float[np.ndarray, "tissue x y z"], Float[np.ndarray, 
 
 @cache
 def _blurred_maps(spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """The maps as voxels of ``spacing`` see them: their full width at half maximum, in quadrature with the maps' 1 mm."""
+    """The maps as voxels of ``spacing`` see them: that full width at half maximum, in quadrature with the maps' 1 mm."""
     maps, affine = tissue_maps()
     sigma = np.sqrt(max(spacing**2 - 1, 0)) / np.sqrt(8 * np.log(2))
     return np.stack([scipy.ndimage.gaussian_filter(tissue, sigma) for tissue in maps]), affine
@@ -55,7 +55,7 @@ def slice_affine(z_mm: float) -> Float[np.ndarray, "4 4"]:
     return affine
 
 
-def volume_affine(shape: tuple[int, int, int], spacing: float) -> Float[np.ndarray, "4 4"]:
+def volume_affine(shape: tuple[int, ...], spacing: float) -> Float[np.ndarray, "4 4"]:
     """Voxel to RAS millimetres of an isotropic grid about the centre of the brain."""
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = np.array(CENTRE) - (np.array(shape) - 1) / 2 * spacing
@@ -82,7 +82,7 @@ def tissue_slice(z_mm: float) -> Float[np.ndarray, "tissue x y"]:
     return fractions
 
 
-def tissue_volume(shape: tuple[int, int, int], spacing: float) -> Float[np.ndarray, "tissue x y z"]:
+def tissue_volume(shape: tuple[int, ...], spacing: float) -> Float[np.ndarray, "tissue x y z"]:
     """The tissue fractions of the whole brain on the grid of `volume_affine`."""
     return _sampled(shape, spacing, volume_affine(shape, spacing))
 

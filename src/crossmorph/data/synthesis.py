@@ -1,9 +1,10 @@
 """An endless stream of simulated pairs, drawn while training: any contrast, with or without a head around the brain.
 
 Each pair is one anatomy, a slice of the tissue maps or all of them, under two random deformations, and each image of it
-gets a contrast, a bias field and noise of its own. What the objectives compare are not these images but the tissue fractions behind them, which
-are the same anatomies free of noise and contrast (Hoffmann et al., SynthMorph, IEEE TMI 2022,
-doi:10.1109/TMI.2021.3116879, trains on the overlap of the labels behind synthetic images). No true deformation is used.
+gets a contrast, a bias field and noise of its own. What the objectives compare are not these images but the tissue
+fractions behind them, which are the same anatomies free of noise and contrast (Hoffmann et al., SynthMorph, IEEE TMI
+2022, doi:10.1109/TMI.2021.3116879, trains on the overlap of the labels behind synthetic images). No true deformation is
+used.
 """
 
 import math
@@ -144,10 +145,7 @@ def _margin(spacing: float) -> int:
 def _source(lattice: Lattice, level: float | None) -> Float[Tensor, "4 *space"]:
     """CSF, grey and white matter and the distance outside the brain (mm), of a slice or all, finely sampled."""
     margin = _margin(lattice.spacing)
-    if level is not None:
-        fractions = tissue_slice(level)
-    else:
-        fractions = tissue_volume(lattice.shape, lattice.spacing)
+    fractions = tissue_volume(lattice.shape, lattice.spacing) if level is None else tissue_slice(level)
     fractions = np.pad(fractions, [(0, 0)] + [(margin, margin)] * len(lattice.shape))
     fine = np.stack([scipy.ndimage.zoom(f, FINENESS, order=3, grid_mode=True, mode="nearest") for f in fractions])
     fine = np.clip(fine, 0, 1)

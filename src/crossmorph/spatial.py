@@ -219,10 +219,26 @@ def spatial_gradient(field: Float[Tensor, "batch channel *space"]) -> Float[Tens
 
 def jacobian_determinant(displacement: Float[Tensor, "batch dim *space"]) -> Float[Tensor, "batch *space"]:
     """``det(d phi / d p)`` of ``phi = id + u`` at every voxel, by central differences (one-sided at the ends)."""
-    dim = displacement.shape[1]
-    jacobian = spatial_gradient(displacement).flatten(3).permute(0, 3, 1, 2)
-    jacobian = jacobian + torch.eye(dim, dtype=displacement.dtype, device=displacement.device)
-    return torch.linalg.det(jacobian).unflatten(1, displacement.shape[2:])
+    gradient = spatial_gradient(displacement)
+    columns = []
+    for axis, column in enumerate(gradient.unbind(2)):
+        unit = torch.zeros(displacement.shape[1]).to(displacement)
+        unit[axis] = 1
+        columns.append(column + unit.view(1, -1, *[1] * len(displacement.shape[2:])))
+    return _determinant(columns)
+
+
+def _determinant(columns: list[Float[Tensor, "batch dim *space"]]) -> Float[Tensor, "batch *space"]:
+    """Of the matrices with these two or three columns; for millions of them far faster than a general routine."""
+    if len(columns) == 2:
+        (a, c), (b, d) = (column.unbind(1) for column in columns)
+        return a * d - b * c
+    first, second, third = (column.unbind(1) for column in columns)
+    total = torch.zeros_like(first[0])
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        total = total + first[i] * (second[j] * third[k] - second[k] * third[j])
+    return total
 
 
 def strict_jacobian(displacement: Float[Tensor, "batch dim *space"]) -> Float[Tensor, "batch corners *cells"]:
@@ -247,8 +263,7 @@ def strict_jacobian(displacement: Float[Tensor, "batch dim *space"]) -> Float[Te
                 if other != axis:
                     edge = edge.narrow(other + 2, corner[other], shape[other] - 1)
             columns.append(edge)
-        matrix = torch.stack(columns, dim=2).flatten(3).permute(0, 3, 1, 2)
-        determinants.append(torch.linalg.det(matrix).unflatten(1, [size - 1 for size in shape]))
+        determinants.append(_determinant(columns))
     return torch.stack(determinants, dim=1)
 
 

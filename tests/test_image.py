@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -9,9 +10,10 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy import ndarray
+from scipy.spatial.transform import Rotation
 
 from crossmorph.errors import InputError
-from crossmorph.image import Image, read_image, scale_intensity, write_image
+from crossmorph.image import Image, in_stored_type, read_image, read_series, scale_intensity, write_image, write_series
 
 
 def ramp(shape: tuple[int, ...]) -> ndarray:
@@ -106,6 +108,176 @@ def test_a_volume_is_not_written_as_png(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"volume\.png: PNG holds 2-D images, got shape \(3, 4, 5\)"):
         write_image(tmp_path / "volume.png", Image(ramp((3, 4, 5)), np.eye(4)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["volume.tif", "volume.tiff"])
+def test_tiff_holds_what_png_holds(tmp_path: Path, name: str) -> None:
+    for data, reason in ((ramp((3, 4, 5)), "TIFF holds 2-D images"), (ramp((3, 4)) - 9, "TIFF holds whole numbers")):
+        with pytest.raises(InputError, match=reason):
+            write_image(tmp_path / name, Image(data, np.eye(data.ndim + 1)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "stored"),
+    [
+        (np.int16, (1, 0), np.int16),
+        (np.uint8, None, np.uint8),
+        (np.float64, (1, 0), np.float64),
+        (np.int16, (0.5, 0), None),
+        (np.int16, (1, -1024), None),
+        (np.int16, (0, 7), np.int16),  # NIfTI: slope 0 means no scale
+    ],
+)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_stored_is_the_type_of_plain_voxels(
+    tmp_path: Path, dtype: type, scale: tuple[float, float] | None, stored: type | None, order: str
+) -> None:
+    header = nibabel.Nifti1Header(endianness=order)
+    header.set_data_dtype(dtype)
+    nifti = nibabel.Nifti1Image(ramp((6, 5)).astype(dtype), np.eye(4), header)
+    nibabel.save(nifti, tmp_path / "a.nii")
+    if scale:
+        content = bytearray((tmp_path / "a.nii").read_bytes())
+        content[112:120] = np.array(scale, f"{order}f4").tobytes()
+        (tmp_path / "a.nii").write_bytes(content)
+    for image in (read_image(tmp_path / "a.nii"), read_series(tmp_path / "a.nii")[0]):
+        assert image.stored == stored
+        assert image.stored is None or image.stored.isnative
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_stored_of_a_png_is_its_depth(tmp_path: Path, depth: type) -> None:
+    PIL.Image.fromarray(np.arange(20, dtype=depth).reshape(4, 5)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").stored == depth
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (np.uint8, [[0, 0, 2, 255]]),
+        (np.int16, [[-300, 0, 2, 32767]]),
+        (np.int64, [[-300, 0, 2, 10**12]]),
+        (np.float32, [[-300.2, 0.4, 1.6, 1e12]]),
+        (None, [[-300.2, 0.4, 1.6, 1e12]]),
+    ],
+)
+def test_a_moved_image_takes_the_type_of_the_moving_one(stored: type | None, expected: list) -> None:
+    moved = Image(np.array([[-300.2, 0.4, 1.6, 1e12]]), np.eye(3))
+    source = Image(ramp((2, 2)), np.diag([2.0, 2, 1]), stored=None if stored is None else np.dtype(stored))
+    typed = in_stored_type(moved, source)
+    assert typed.data.tolist() == expected
+    assert typed.data.dtype == (np.dtype(stored) if stored in (np.uint8, np.int16, np.int64) else moved.data.dtype)
+    np.testing.assert_array_equal(typed.affine, moved.affine)
+    for kind in (np.int64, np.uint64):
+        limits = np.iinfo(kind)
+        far = in_stored_type(
+            Image(np.array([[-1e30, 1e30]]), np.eye(3)), Image(ramp((2, 2)), np.eye(3), stored=np.dtype(kind))
+        )
+        assert far.data[0, 0] == limits.min
+        assert limits.max - 2048 <= int(far.data[0, 1]) <= limits.max
+
+
+def test_int16_stays_int16_from_file_to_file(tmp_path: Path) -> None:
+    values = np.arange(-15, 15, dtype=np.int16).reshape(6, 5)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 2, 2, 1])), tmp_path / "a.nii")
+    image = read_image(tmp_path / "a.nii")
+    for name in ("b.nii.gz", "b.mha", "b.nrrd"):
+        write_image(tmp_path / name, in_stored_type(Image(image.data + 0.3, image.affine), image))
+        written = sitk.ReadImage(str(tmp_path / name))
+        assert written.GetPixelID() == sitk.sitkInt16
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(written).T, values)
+
+
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", [20, -10, 30], degrees=True).as_matrix() * [1.5, 2, -3]
+OBLIQUE[:3, 3] = -10, 20, 30
+
+
+def save_series(path: Path, shape: tuple[int, ...], dtype: type = np.int16) -> nibabel.Nifti1Image:
+    """A series of 2.5 s a volume on an oblique, left-handed grid."""
+    nifti = nibabel.Nifti1Image(ramp(shape).astype(dtype), OBLIQUE)
+    nifti.header.set_xyzt_units("mm", "msec")
+    nifti.header["pixdim"][4] = 2500
+    nibabel.save(nifti, path)
+    return nifti
+
+
+def test_a_series_is_read_volume_by_volume_and_survives(tmp_path: Path) -> None:
+    theirs = save_series(tmp_path / "a.nii.gz", (6, 5, 4, 3))
+    images = read_series(tmp_path / "a.nii.gz")
+    assert [image.shape for image in images] == [(6, 5, 4)] * 3
+    for k, image in enumerate(images):
+        np.testing.assert_array_equal(image.data, np.asarray(theirs.dataobj)[..., k])
+        np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-5)
+        nibabel.save(theirs.slicer[..., k], tmp_path / "one.nii")
+        np.testing.assert_array_equal(image.affine, read_image(tmp_path / "one.nii").affine)
+        assert image.stored == np.int16
+    write_series(tmp_path / "b.nii.gz", [in_stored_type(image, image) for image in images])
+    again = nibabel.load(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(again.dataobj, theirs.dataobj)
+    np.testing.assert_allclose(again.affine, OBLIQUE, atol=1e-5)
+    assert (again.get_data_dtype(), again.header.get_zooms()[3]) == (np.int16, 2500)
+    assert again.header.get_xyzt_units() == ("mm", "msec")
+
+
+def test_a_moved_series_takes_its_time_from_the_moving_one(tmp_path: Path) -> None:
+    save_series(tmp_path / "moving.nii", (6, 5, 4, 3))
+    nibabel.save(nibabel.Nifti1Image(ramp((3, 4, 5)), np.diag([2.0, 2, 2, 1])), tmp_path / "fixed.nii")
+    moving, fixed = read_series(tmp_path / "moving.nii"), read_image(tmp_path / "fixed.nii")
+    moved = [Image(fixed.data + k, fixed.affine, header=fixed.header) for k in range(3)]
+    write_series(tmp_path / "moved.nii", moved, moving[0].header)
+    again = nibabel.load(tmp_path / "moved.nii")
+    assert (again.shape, again.header.get_zooms()) == ((3, 4, 5, 3), (2, 2, 2, 2500))
+    assert again.header.get_xyzt_units() == ("mm", "msec")
+    np.testing.assert_array_equal(np.asarray(again.dataobj)[..., 2], fixed.data + 2)
+
+
+def test_a_series_of_slices_is_two_dimensional(tmp_path: Path) -> None:
+    theirs = save_series(tmp_path / "a.nii", (6, 5, 1, 3))
+    images = read_series(tmp_path / "a.nii")
+    assert [image.shape for image in images] == [(6, 5)] * 3
+    write_series(tmp_path / "b.nii", images)
+    again = nibabel.load(tmp_path / "b.nii")
+    np.testing.assert_array_equal(again.dataobj, theirs.dataobj)
+    np.testing.assert_allclose(again.affine, OBLIQUE, atol=1e-5)
+    write_series(tmp_path / "c.nii", [Image(image.data, np.diag([2.0, 3, 1])) for image in images])
+    for image, other in zip(read_series(tmp_path / "c.nii"), images, strict=True):
+        np.testing.assert_array_equal(image.data, other.data)
+        np.testing.assert_allclose(image.affine, np.diag([2.0, 3, 1]))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.mha", "a.png"])
+def test_an_image_is_a_series_of_one(tmp_path: Path, name: str) -> None:
+    write_image(tmp_path / name, Image(ramp((6, 5)).astype(np.uint8), np.diag([2.0, 3, 1])))
+    (image,) = read_series(tmp_path / name)
+    alone = read_image(tmp_path / name)
+    np.testing.assert_array_equal(image.data, alone.data)
+    np.testing.assert_array_equal(image.affine, alone.affine)
+    write_series(tmp_path / f"b{name}", [image])
+    np.testing.assert_array_equal(read_image(tmp_path / f"b{name}").data, alone.data)
+
+
+def test_series_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    save_series(tmp_path / "vectors.nii", (6, 5, 4, 1, 3))
+    with pytest.raises(InputError, match=r"shape \(6, 5, 4, 1, 3\), expected a series of at most four axes"):
+        read_series(tmp_path / "vectors.nii")
+    save_series(tmp_path / "nan.nii", (6, 5, 4, 2), np.float32)
+    content = (tmp_path / "nan.nii").read_bytes()
+    (tmp_path / "nan.nii").write_bytes(content[:-4] + np.float32(np.nan).tobytes())
+    with pytest.raises(InputError, match="1 of 240 voxels are NaN"):
+        read_series(tmp_path / "nan.nii")
+    one, other = Image(ramp((3, 4, 5)), np.eye(4)), Image(ramp((3, 4, 5)), np.diag([1.0, 1, 2, 1]))
+    for images in ([one, other], [one, Image(ramp((3, 4, 6)), np.eye(4))]):
+        with pytest.raises(InputError, match="image 1 of the series lies on another grid"):
+            write_series(tmp_path / "b.nii", images)
+    with pytest.raises(InputError, match="unknown series format"):
+        write_series(tmp_path / "b.mha", [one, one])
+
+
+def test_a_series_may_hold_a_volume_of_one_intensity(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5, 2), np.float32), np.eye(4)), tmp_path / "a.nii")
+    assert [image.data.max() for image in read_series(tmp_path / "a.nii")] == [0, 0]
 
 
 def test_an_affine_of_another_dimension_is_refused() -> None:

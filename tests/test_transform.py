@@ -1,9 +1,8 @@
-"""Warps in millimetres: what SimpleITK and ANTs make of our files, hand arithmetic, grids, every refused file."""
+"""Warps in millimetres: hand arithmetic, grids, files and back, every refused file."""
 
 import gzip
-from dataclasses import replace
+import tracemalloc
 from pathlib import Path
-from typing import NamedTuple
 
 import nibabel
 import numpy as np
@@ -15,15 +14,21 @@ from numpy import ndarray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from crossmorph import interpolate
 from crossmorph.errors import InputError
-from crossmorph.image import Image, read_image, write_image
+from crossmorph.image import Image
 from crossmorph.transform import (
+    Resampling,
     Warp,
+    after_moving,
+    displacement_at,
     fields_overlap,
+    followed_by,
     from_voxel_displacement,
     read_transform,
     resample,
     resample_warp,
+    transform_points,
     voxel_displacement,
     write_transform,
 )
@@ -47,59 +52,13 @@ def turn3(*degrees: float) -> ndarray:
     return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
 
 
-class Grids(NamedTuple):
-    """The grids of a moving and a fixed image."""
-
-    moving_shape: tuple[int, ...]
-    moving: ndarray
-    fixed_shape: tuple[int, ...]
-    fixed: ndarray
-    suffix: str = ".nii.gz"
-
-
-PAGE = np.diag([-1.0, -1.0, 1.0])
-AXIAL = affine(np.eye(2), [-20, -18])
 GRIDS = {
-    "same": Grids((40, 36), AXIAL, (40, 36), AXIAL),
-    "flipped": Grids((40, 36), affine(np.diag([-1.0, 1.0]), [19, -18]), (40, 36), AXIAL),
-    "anisotropic": Grids(
-        (40, 36), affine(np.diag([1.0, 1.3]), [-20, -21]), (50, 30), affine(np.diag([0.8, 1.4]), [-19, -21])
-    ),
-    "rotated": Grids(
-        (40, 36),
-        affine(turn(25) @ np.diag([1.2, 0.8]), [-12, -25]),
-        (34, 44),
-        affine(turn(-10) @ np.diag([-1, 0.7]), [16, -15]),
-    ),
-    "oblique slice": Grids(
-        (40, 36),
-        affine([[0.95, 0.1], [-0.15, 1.2]], [-20, -18]),
-        (30, 34),
-        affine([[1.1, -0.2], [0.1, 0.9]], [-14, -16]),
-    ),
-    "png": Grids((40, 36), PAGE, (36, 44), PAGE, ".png"),
-    "3d oblique": Grids(
-        (20, 22, 14),
-        affine(turn3(10, 20, -15) @ np.diag([1, 1.2, 2]), [-12, -15, -13]),
-        (24, 16, 12),
-        affine(turn3(-20, 5, 12) @ np.diag([-1.1, 1.2, 1.8]), [12, -12, -9]),
-    ),
+    "axial": ((40, 36), affine(np.eye(2), [-20, -18])),
+    "rotated": ((34, 44), affine(turn(-10) @ np.diag([-1, 0.7]), [16, -15])),
+    "oblique slice": ((30, 34), affine([[1.1, -0.2], [0.1, 0.9]], [-14, -16])),
+    "page": ((36, 44), np.diag([-1.0, -1.0, 1.0])),
+    "3d oblique": ((24, 16, 12), affine(turn3(-20, 5, 12) @ np.diag([-1.1, 1.2, 1.8]), [12, -12, -9])),
 }
-
-
-class Case(NamedTuple):
-    """A written pair with a warp, and what we make of it."""
-
-    folder: Path
-    suffix: str
-    moving: Image
-    labels: Image
-    fixed: Image
-    warp: Warp
-
-    def file(self, name: str) -> str:
-        """Path of an image of the pair."""
-        return str(self.folder / (name + self.suffix))
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> ndarray:
@@ -108,66 +67,17 @@ def smooth(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> nd
     return (field - field.min()) / np.ptp(field)
 
 
-@pytest.fixture(scope="module", params=GRIDS)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Images and transforms on disk, on each pair of grids."""
-    grids, rng, folder = GRIDS[request.param], np.random.default_rng(0), tmp_path_factory.mktemp("case")
-    for name, shape, matrix in (
-        ("moving", grids.moving_shape, grids.moving),
-        ("fixed", grids.fixed_shape, grids.fixed),
-    ):
-        picture = np.round(20 + 200 * smooth(rng, shape, 1.5)).astype(np.float32)
-        write_image(folder / (name + grids.suffix), Image(picture, matrix))
-    moving, fixed = (read_image(folder / (name + grids.suffix)) for name in ("moving", "fixed"))
-    labels = replace(moving, data=np.digitize(moving.data, [80, 120, 160]).astype(np.int32))
-    write_image(folder / f"labels{grids.suffix}", labels)
-    displacement = np.stack([8 * (smooth(rng, fixed.shape, 4) - 0.4) for _ in fixed.shape])
-    warp = from_voxel_displacement(displacement, fixed.affine)
-    write_transform(folder / "warp.h5", warp)
-    write_transform(folder / "warp.nii.gz", warp)
-    return Case(folder, grids.suffix, moving, labels, fixed, warp)
-
-
-def itk_transform(path: Path) -> sitk.Transform:
-    """A transform file as SimpleITK reads it."""
-    if path.suffix == ".h5":
-        return sitk.ReadTransform(str(path))
-    return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
-
-
-@pytest.mark.parametrize("name", ["warp.h5", "warp.nii.gz"])
-def test_simpleitk_reproduces_our_moved_image_and_labels(case: Case, name: str) -> None:
-    fixed, transform = sitk.ReadImage(case.file("fixed")), itk_transform(case.folder / name)
-    moving = sitk.ReadImage(case.file("moving"), sitk.sitkFloat32)
-    theirs = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)).T
-    ours = resample(case.moving, case.warp)
-    assert (ours.data > 0).mean() > 0.3
-    np.testing.assert_allclose(ours.data, theirs, atol=1e-3 * np.ptp(case.moving.data))
-
-    labels = sitk.ReadImage(case.file("labels"))
-    theirs = sitk.GetArrayFromImage(sitk.Resample(labels, fixed, transform, sitk.sitkNearestNeighbor, 0)).T
-    np.testing.assert_array_equal(resample(case.labels, case.warp, "nearest").data, theirs)
-
-
-@pytest.mark.parametrize("name", ["warp.h5", "warp.nii.gz"])
-def test_ants_reproduces_our_moved_image_and_labels(case: Case, name: str) -> None:
-    ants = pytest.importorskip("ants")
-    fixed, transform = ants.image_read(case.file("fixed")), [str(case.folder / name)]
-    theirs = ants.apply_transforms(fixed, ants.image_read(case.file("moving")), transform).numpy()
-    np.testing.assert_allclose(resample(case.moving, case.warp).data, theirs, atol=1e-3 * np.ptp(case.moving.data))
-    labels = ants.image_read(case.file("labels"))
-    theirs = ants.apply_transforms(fixed, labels, transform, interpolator="nearestNeighbor").numpy()
-    np.testing.assert_array_equal(resample(case.labels, case.warp, "nearest").data, theirs)
-
-
+@pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(("name", "tolerance"), [("warp.h5", 1e-12), ("warp.nii.gz", 1e-6), ("warp.nii", 1e-6)])
-def test_transforms_round_trip(case: Case, name: str, tolerance: float, tmp_path: Path) -> None:
-    write_transform(tmp_path / name, case.warp)
+def test_transforms_round_trip(grid: str, name: str, tolerance: float, tmp_path: Path) -> None:
+    shape, matrix = GRIDS[grid]
+    rng = np.random.default_rng(0)
+    warp = from_voxel_displacement(np.stack([8 * (smooth(rng, shape, 4) - 0.4) for _ in shape]), matrix)
+    write_transform(tmp_path / name, warp)
     again = read_transform(tmp_path / name)
-    np.testing.assert_allclose(again.displacement, case.warp.displacement, atol=tolerance)
-    np.testing.assert_allclose(
-        again.affine, case.warp.affine, atol=max(tolerance, 1e-6) if ".nii" in name else tolerance
-    )
+    np.testing.assert_allclose(again.displacement, warp.displacement, atol=tolerance)
+    assert again.displacement.dtype == (np.float64 if name == "warp.h5" else np.float32)
+    np.testing.assert_allclose(again.affine, warp.affine, atol=max(tolerance, 1e-6) if ".nii" in name else tolerance)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -236,6 +146,127 @@ def test_types_of_moved_images(dtype: type) -> None:
     assert (moved.data.dtype, moved.physical, moved.header) == (dtype, False, None)
     np.testing.assert_array_equal(moved.data, image.data)
     assert resample(image, still).data.dtype == np.float32
+
+
+def test_half_way_cases_go_up_as_in_itk() -> None:
+    image = Image(np.arange(1, 6, dtype=np.int16)[:, None], np.eye(3))
+    displacement = np.zeros((2, 5, 1))
+    displacement[0, :, 0] = [-0.5, -0.5, 0.5, 0.49, 0.5]
+    assert resample(image, Warp(displacement, np.eye(3)), "nearest").data[:, 0].tolist() == [1, 2, 4, 4, 0]
+
+
+def test_generic_labels_by_hand() -> None:
+    """At (.4, .4) the corners weigh .36, .24, .24, .16: two corners of one label outweigh the nearest."""
+    labels = Image(np.array([[5, 7], [7, 9]], np.uint8), np.eye(3))
+    here = Warp(np.array([[[0.4]], [[0.4]]]), np.eye(3))
+    assert resample(labels, here, "genericlabel").data.tolist() == [[7]]
+    assert resample(labels, here, "nearest").data.tolist() == [[5]]
+    tie = Warp(np.array([[[0.0, 0.5]], [[0.5, -0.25]]]), np.eye(3))
+    moved = resample(labels, tie, "genericlabel").data
+    assert moved.tolist() == [[5, 7]]  # of equals the smaller; then weights 1/8 of 5, 1/2 of 7, 3/8 of 9
+    assert moved.dtype == np.uint8
+    line = Image(np.array([[3], [1], [1]]), np.eye(3))
+    beyond = Warp(np.array([[[-0.4], [-0.4]], [[0.4], [0.0]]]), np.eye(3))
+    assert resample(line, beyond, "genericlabel").data.tolist() == [[3], [1]]
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10**6), st.sampled_from([2, 3]))
+def test_generic_labels_are_the_largest_of_all_labels_pictures(seed: int, dim: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = Image(rng.integers(-2, 3, tuple(range(4, 4 + dim))).astype(np.int32), np.eye(dim + 1))
+    warp = Warp(rng.normal(0, 0.8, (dim, *labels.shape)), np.eye(dim + 1))
+    names = np.unique(labels.data)
+    pictures = [resample(Image((labels.data == name).astype(np.float32), labels.affine), warp).data for name in names]
+    expected = np.where(np.sum(pictures, 0) > 0, names[np.argmax(pictures, 0)], 0)
+    np.testing.assert_array_equal(resample(labels, warp, "genericlabel").data, expected)
+
+
+def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    shape, grid = GRIDS["3d oblique"]
+    image = Image(smooth(rng, (20, 22, 14), 1).astype(np.float32), affine(turn3(10, 20, -15), [-10, -11, -8]))
+    labels = Image(np.digitize(image.data, [0.3, 0.6]), image.affine)
+    warp = Warp(4 * np.stack([smooth(rng, shape, 2) for _ in shape]).astype(np.float32), grid)
+    finer = affine(grid[:3, :3] / 2, [5, -5, 3])
+
+    def everything() -> list[ndarray]:
+        other = followed_by(after_moving(resample_warp(warp, image.affine, image.shape), grid), image.affine)
+        parallel = resample_warp(warp, finer, (30, 20, 20)).displacement
+        modes: list[Resampling] = ["nearest", "genericlabel"]
+        moved = [resample(image, warp).data, *(resample(labels, warp, mode).data for mode in modes)]
+        return [*moved, other.displacement, parallel, np.array(fields_overlap(image, labels))]
+
+    whole = everything()
+    monkeypatch.setattr(interpolate, "SLAB_VOXELS", 100)
+    for one, many in zip(whole, everything(), strict=True):
+        np.testing.assert_allclose(many, one, rtol=1e-6, atol=1e-6)
+        assert one.dtype == many.dtype
+
+
+def test_memory_stays_below_a_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a volume of 64^3 no step takes as much, besides its result, as one copy of the field in float64."""
+    monkeypatch.setattr(interpolate, "SLAB_VOXELS", 2**13)
+    shape, grid = (64, 64, 64), affine(turn3(5, 0, 0), [0, 0, 0])
+    warp = Warp(np.zeros((3, *shape), np.float32), np.eye(4))
+    image = Image(np.zeros(shape, np.float32), np.eye(4))
+    for name, step in {
+        "resample": lambda: resample(image, warp),
+        "resample_warp": lambda: resample_warp(warp, grid, shape),
+        "followed_by": lambda: followed_by(warp, grid),
+        "after_moving": lambda: after_moving(warp, grid),
+        "fields_overlap": lambda: fields_overlap(image, image),
+    }.items():
+        tracemalloc.start()
+        kept = step()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        result = kept.displacement.nbytes if isinstance(kept, Warp) else getattr(kept, "data", np.zeros(0)).nbytes
+        assert peak - result < 3 * 64**3 * 8 / 2, name
+
+
+def test_types_of_fields_are_kept() -> None:
+    shape, grid = GRIDS["rotated"]
+    for kind in (np.float32, np.float64):
+        warp = from_voxel_displacement(np.ones((2, *shape), kind), grid)
+        made = [warp, resample_warp(warp, np.eye(3), (5, 6)), followed_by(warp, grid), after_moving(warp, np.eye(3))]
+        assert {one.displacement.dtype for one in made} == {np.dtype(kind)}
+
+
+def test_float32_fields_are_good_enough() -> None:
+    """A field in float32 moves an image by less than a ten-thousandth of its range from where float64 does."""
+    rng = np.random.default_rng(0)
+    image = Image(rng.random((60, 60)).astype(np.float32), affine(turn(20) * 1.5, [100, -90]))
+    points = affine(turn(20) * 1.5, [70, -80])
+    warp = Warp(30 * np.stack([smooth(rng, (60, 60), 5) for _ in "xy"]), points)
+    narrow = Warp(warp.displacement.astype(np.float32), points)
+    np.testing.assert_allclose(resample(image, narrow).data, resample(image, warp).data, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10**6), st.sampled_from([2, 3]))
+def test_parallel_grids_are_resampled_as_any(seed: int, dim: int) -> None:
+    rng = np.random.default_rng(seed)
+    old = affine(np.eye(dim)[rng.permutation(dim)] * rng.choice([-1, 1], dim) * rng.uniform(0.5, 2, dim), [0.3] * dim)
+    new = affine(np.eye(dim)[rng.permutation(dim)] * rng.uniform(0.5, 2, dim), [-1.0] * dim)
+    warp = Warp(rng.standard_normal((dim, *range(3, 3 + dim))), old)
+    shape = tuple(range(5, 5 + dim))
+    points = transform_points(new, np.indices(shape, np.float64))
+    made = resample_warp(warp, new, shape).displacement
+    np.testing.assert_allclose(made, displacement_at(warp, points), atol=1e-12)
+
+
+def test_followed_by_and_after_moving_by_hand() -> None:
+    grid, other = affine(np.diag([2.0, 3.0]), [-4, 5]), affine(turn(30), [1, 2])
+    warp = Warp(np.random.default_rng(0).standard_normal((2, 4, 3)), grid)
+    points = np.stack([2.0 * np.indices((4, 3))[0] - 4, 3.0 * np.indices((4, 3))[1] + 5])
+    ends = points + warp.displacement
+    then = np.einsum("ij,jkl->ikl", turn(30), ends) + np.reshape([1, 2], (2, 1, 1))
+    np.testing.assert_allclose(points + followed_by(warp, other).displacement, then, atol=1e-12)
+    moved = after_moving(warp, other)
+    np.testing.assert_allclose(
+        transform_points(other, np.indices((4, 3), float)) + moved.displacement, ends, atol=1e-12
+    )
 
 
 def test_dimensions_must_agree() -> None:

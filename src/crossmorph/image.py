@@ -1,14 +1,15 @@
-"""Images and label maps: NIfTI and PNG files to arrays with their geometry, and back.
+"""Images, label maps and series: files to arrays with their geometry, and back.
 
 ``Image.affine`` is what ITK reads from the same file, in RAS millimetres; :mod:`crossmorph.nifti` has the rule, and
-what a 2-D image keeps of a three-dimensional world.
+what a 2-D image keeps of a three-dimensional world; :mod:`crossmorph.formats` has the one exception, MINC.
 """
 
 import math
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +21,15 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.files import DEFLATE_LIMIT, atomic_output, readable, suffix_of
-from crossmorph.nifti import NIFTI_SUFFIXES, read_affine, read_nifti, write_nifti
+from crossmorph.formats import PAGE, Content, read_dicom, read_itk, read_minc, read_tiff, write_itk
+from crossmorph.nifti import NIFTI_SUFFIXES, plain_type, read_affine, read_nifti, spatial_shape, write_nifti
 
-IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".png")
+# Of 2-D pictures without millimetres.
+GREY_SUFFIXES = (".png", ".tif", ".tiff")
+# That can be written: an image is one file, so that it appears whole.
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *GREY_SUFFIXES, ".mha", ".nrrd")
+# That can be read, besides a folder of one DICOM series.
+READABLE_SUFFIXES = (*IMAGE_SUFFIXES, ".mhd", ".nhdr", ".mnc", ".mnc.gz")
 
 # On T1w, T2w and PDw slices of the phantom (3% Rician noise, half of them background) the upper one moves by at most
 # 0.6% (one standard deviation) from one noise to the next and clips 1.1% of the brain.
@@ -43,12 +50,14 @@ class Image:
             position codes is physical: its spacing is in the header, and only its position is unknown (ITK puts it at
             the origin).
         header: header of the NIfTI file it came from, carried into outputs on the same grid.
+        stored: type of the file's voxels where they are the intensities or labels themselves, without a scale.
     """
 
     data: Shaped[ndarray, "*space"]
     affine: Float[ndarray, "n n"]
     physical: bool = True
     header: nibabel.Nifti1Header | None = None
+    stored: np.dtype | None = None
 
     def __post_init__(self) -> None:
         """Refuse an affine of another dimension than the data."""
@@ -83,12 +92,14 @@ class Scaled(NamedTuple):
 
 
 def read_image(path: str | Path, labels: bool = False) -> Image:
-    """Read an image or a label map from a NIfTI (``.nii``, ``.nii.gz``) or greyscale PNG file.
+    """Read an image or a label map.
 
-    Trailing axes of one voxel are dropped: ``(X, Y, 1)`` and ``(X, Y, 1, 1)`` are 2-D.
+    NIfTI (``.nii``, ``.nii.gz``), MetaImage (``.mha``, ``.mhd``), NRRD (``.nrrd``, ``.nhdr``), MINC (``.mnc``,
+    ``.mnc.gz``), greyscale PNG and TIFF, or a folder that holds one DICOM series. Trailing axes of one voxel are
+    dropped: ``(X, Y, 1)`` and ``(X, Y, 1, 1)`` are 2-D.
 
     Args:
-        path: the file.
+        path: the file or folder.
         labels: read whole numbers, as int32, instead of intensities, as float32.
 
     Returns:
@@ -97,31 +108,53 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
     Raises:
         InputError: the file is missing, unreadable, damaged, of another kind, or cannot be used: more than three
             axes, colour, complex numbers, NaN or infinite voxels, an image of one intensity, labels that are not
-            whole numbers, an affine that is singular or that ITK refuses.
+            whole numbers, an affine that is singular or that ITK refuses, a DICOM series that lacks slices.
     """
     path = Path(path)
-    suffix = suffix_of(path, IMAGE_SUFFIXES, "image")
+    content = _read(path)
+    data = _labels(path, content.voxels) if labels else _varied(path, _intensities(path, content.voxels))
+    return Image(data, content.affine, content.physical, content.header, content.stored)
+
+
+def read_series(path: str | Path) -> list[Image]:
+    """Read the volumes of a NIfTI series ``(X, Y, Z, T)``; any other image is a series of one.
+
+    Args:
+        path: the file or folder.
+
+    Returns:
+        Images of one grid, with the file's header, which knows the time step. Unlike :func:`read_image` this takes
+        volumes of one intensity.
+
+    Raises:
+        InputError: as of :func:`read_image`, or more than four axes.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES):
+        return [read_image(path)]
     with readable(path):
-        if suffix == ".png":
-            raw, affine, header = _read_png(path), np.diag([-1.0, -1.0, 1.0]), None
-        else:
-            raw, header = read_nifti(path)
-            raw = raw.reshape(_space(path, raw.shape))
-            affine = read_affine(path, raw.ndim)
-    data = _labels(path, raw) if labels else _intensities(path, raw)
-    return Image(data, affine, physical=suffix != ".png", header=header)
+        raw, header = read_nifti(path)
+        shape = spatial_shape(path, raw.shape[:3])
+        if max(raw.shape[4:], default=1) > 1:
+            raise InputError(f"{path}: has shape {raw.shape}, expected a series of at most four axes")
+        affine = read_affine(path, len(shape))
+    data = _intensities(path, raw.reshape(*shape, -1))
+    stored = plain_type(header)
+    return [Image(np.ascontiguousarray(data[..., i]), affine, True, header, stored) for i in range(data.shape[-1])]
 
 
 def write_image(path: str | Path, image: Image) -> None:
-    """Write an image as NIfTI (``.nii``, ``.nii.gz``) or PNG; the file appears whole or not at all.
+    """Write an image as NIfTI, MetaImage, NRRD, PNG or TIFF; the file appears whole or not at all.
 
-    NIfTI: integers keep their type (int64 becomes int32), anything else is float32. ``image.header`` lends the
-    through-plane position, the number of axes and the position code; qform and sform are the same, and ITK reads
-    ``image.affine`` back.
+    NIfTI (``.nii``, ``.nii.gz``): integers keep their type (int64 becomes int32), anything else is float32.
+    ``image.header`` lends the through-plane position, the number of axes and the position code; qform and sform are
+    the same, and ITK reads ``image.affine`` back.
 
-    PNG (2-D only, geometry is not stored): whole numbers, or floats rounded to them, at 8 bits if they lie in 0..255
-    and at 16 bits if in 0..65535; floats within 0..1 that are not whole are stored times 65535. Nothing wraps or is
-    clipped.
+    MetaImage (``.mha``) and NRRD (``.nrrd``), compressed: the same types; a 2-D image has two axes.
+
+    PNG and TIFF (2-D only, geometry is not stored): whole numbers, or floats rounded to them, at 8 bits if they lie
+    in 0..255 and at 16 bits if in 0..65535; floats within 0..1 that are not whole are stored times 65535. Nothing
+    wraps or is clipped.
 
     Args:
         path: where to; the suffix chooses the format, an existing file is replaced.
@@ -131,10 +164,58 @@ def write_image(path: str | Path, image: Image) -> None:
         InputError: unknown suffix, missing or unwritable folder, or voxels or an affine that the format cannot hold.
     """
     path = Path(path)
-    if suffix_of(path, IMAGE_SUFFIXES, "image") == ".png":
-        _write_png(path, image)
-    else:
+    if path.name.lower().endswith((".mhd", ".nhdr")):
+        raise InputError(f"{path}: is a header beside a file of voxels, which cannot appear together; expected .mha")
+    suffix = suffix_of(path, IMAGE_SUFFIXES, "image")
+    if suffix in GREY_SUFFIXES:
+        _write_picture(path, image)
+    elif suffix in NIFTI_SUFFIXES:
         write_nifti(path, image.data, image.affine, image.header)
+    else:
+        write_itk(path, image.data, image.affine)
+
+
+def write_series(path: str | Path, images: list[Image], timing: nibabel.Nifti1Header | None = None) -> None:
+    """Write images of one grid as the volumes of a NIfTI file ``(X, Y, Z, T)``; a single one as :func:`write_image`.
+
+    Args:
+        path: where to, ``.nii`` or ``.nii.gz``.
+        images: at least one; types and geometry as :func:`write_image` has them, the header of the first counts.
+        timing: header that lends the time step and its unit; None: the first image's.
+
+    Raises:
+        InputError: images of different shape or position, another suffix, or as of :func:`write_image`.
+    """
+    path = Path(path)
+    first = images[0]
+    if len(images) == 1:
+        write_image(path, first)
+        return
+    suffix_of(path, NIFTI_SUFFIXES, "series")
+    for number, image in enumerate(images):
+        if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=1e-6):
+            raise InputError(f"{path}: image {number} of the series lies on another grid than the first")
+    data = np.stack([image.data for image in images], axis=-1)
+    write_nifti(path, data, first.affine, first.header, first.header if timing is None else timing)
+
+
+def in_stored_type(image: Image, source: Image) -> Image:
+    """The image in the type that another's voxels have in their file, if that is one of integers.
+
+    Args:
+        image: intensities or labels, say a moved image.
+        source: where they come from: the moving image. Its ``stored`` may be None, and the image stays as it is.
+
+    Returns:
+        Voxels rounded to the nearest integer and clipped to what the type holds.
+    """
+    if source.stored is None or source.stored.kind not in "iu":
+        return image
+    limits = np.iinfo(source.stored)
+    values = np.rint(np.asarray(image.data, np.float64))
+    # The largest of 64 bits is no float64; the next one below is.
+    top = float(limits.max) if int(float(limits.max)) <= limits.max else np.nextafter(float(limits.max), 0)
+    return replace(image, data=values.clip(limits.min, top).astype(source.stored), stored=source.stored)
 
 
 def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
@@ -163,12 +244,31 @@ def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
     return Scaled(np.clip((values - low) / (high - low), 0, 1).astype(np.float32), low, high)
 
 
+def _read(path: Path) -> Content:
+    """What a file or folder holds, whatever the format."""
+    if path.is_dir():
+        return read_dicom(path)
+    suffix = suffix_of(path, READABLE_SUFFIXES, "image")
+    with readable(path):
+        return READERS[suffix](path)
+
+
+def _read_nifti(path: Path) -> Content:
+    raw, header = read_nifti(path)
+    raw = raw.reshape(spatial_shape(path, raw.shape))
+    return Content(raw, read_affine(path, raw.ndim), plain_type(header), header)
+
+
 def _intensities(path: Path, raw: ndarray) -> ndarray:
     with np.errstate(over="ignore"):
         data = np.ascontiguousarray(raw, np.float32)
     bad = int(data.size - np.count_nonzero(np.isfinite(data)))
     if bad:
         raise InputError(f"{path}: {bad} of {data.size} voxels are NaN or infinite; replace them before registration")
+    return data
+
+
+def _varied(path: Path, data: ndarray) -> ndarray:
     if data.min() == data.max():
         raise InputError(f"{path}: every voxel is {data.flat[0]:g}; an image of one intensity cannot be registered")
     return data
@@ -186,18 +286,8 @@ def _labels(path: Path, raw: ndarray) -> ndarray:
     return np.ascontiguousarray(raw).astype(np.int32)
 
 
-def _space(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without trailing axes of one voxel: two axes or three."""
-    axes = max([2, *(axis + 1 for axis, size in enumerate(shape) if size > 1)])
-    if len(shape) < 2 or axes > 3:
-        raise InputError(
-            f"{path}: has shape {shape}, expected a 2-D or 3-D image; extract one volume of a series first"
-        )
-    return shape[:axes]
-
-
-def _read_png(path: Path) -> ndarray:
-    """Grey levels ``(x, y)`` of an 8- or 16-bit greyscale PNG; one bit becomes 0 and 255, as in ITK."""
+def _read_png(path: Path) -> Content:
+    """Grey levels of an 8- or 16-bit greyscale PNG; one bit becomes 0 and 255, as in ITK."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
@@ -210,6 +300,7 @@ def _read_png(path: Path) -> ndarray:
                         f"{path}: announces {png.size} pixels, more than {path.stat().st_size} bytes can hold"
                     )
                 levels = np.asarray(png.convert("L") if png.mode == "1" else png)
+                stored = np.dtype(np.uint8 if png.mode in ("1", "L") else np.uint16)
     except InputError:
         raise
     except PIL.UnidentifiedImageError as error:
@@ -220,19 +311,32 @@ def _read_png(path: Path) -> ndarray:
         if isinstance(error, PermissionError):
             raise
         raise InputError(f"{path}: is truncated or damaged ({error})") from error
-    return levels.T.astype(np.int32)
+    return Content(levels.T.astype(np.int32), PAGE, stored, physical=False)
 
 
-def _write_png(path: Path, image: Image) -> None:
+def _write_picture(path: Path, image: Image) -> None:
+    kind = "PNG" if path.suffix.lower() == ".png" else "TIFF"
     if image.dim != 2:
-        raise InputError(f"{path}: PNG holds 2-D images, got shape {image.shape}; write NIfTI")
+        raise InputError(f"{path}: {kind} holds 2-D images, got shape {image.shape}; write NIfTI")
     levels = np.round(image.data)
     unit_range = image.data.min() >= 0 and image.data.max() <= 1 and not np.array_equal(levels, image.data)
     if unit_range:
         levels = np.round(image.data.astype(np.float64) * 65535)
     if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > 65535:
         low, high = float(image.data.min()), float(image.data.max())
-        raise InputError(f"{path}: PNG holds whole numbers from 0 to 65535, got {low:g} to {high:g}; write NIfTI")
+        raise InputError(f"{path}: {kind} holds whole numbers from 0 to 65535, got {low:g} to {high:g}; write NIfTI")
     depth = np.uint16 if unit_range or levels.max() > 255 else np.uint8
     with atomic_output(path) as temporary:
-        PIL.Image.fromarray(np.ascontiguousarray(levels.T.astype(depth))).save(temporary, format="PNG")
+        PIL.Image.fromarray(np.ascontiguousarray(levels.T.astype(depth))).save(temporary, format=kind)
+
+
+READERS: dict[str, Callable[[Path], Content]] = {
+    ".nii.gz": _read_nifti,
+    ".nii": _read_nifti,
+    ".png": _read_png,
+    ".tif": read_tiff,
+    ".tiff": read_tiff,
+    ".mnc": read_minc,
+    ".mnc.gz": read_minc,
+    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr"), read_itk),
+}

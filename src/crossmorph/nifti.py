@@ -136,19 +136,54 @@ def read_affine(path: Path, dim: int) -> Float[ndarray, "n n"]:
         raise InputError(f"{path}: ITK cannot use its geometry ({itk_reason(error)})") from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-    axes = reader.GetDimension()
-    direction = np.reshape(reader.GetDirection(), (axes, axes))[:dim, :dim]
-    if abs(np.linalg.det(direction)) < SINGULAR_DIRECTION:
+    return spatial_affine(path, itk_affine(reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()), dim)
+
+
+def spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without trailing axes of one voxel: two axes or three.
+
+    Raises:
+        InputError: fewer axes, or more.
+    """
+    axes = max([2, *(axis + 1 for axis, size in enumerate(shape) if size > 1)])
+    if len(shape) < 2 or axes > 3:
+        raise InputError(
+            f"{path}: has shape {shape}, expected a 2-D or 3-D image; extract one volume of a series first"
+        )
+    return shape[:axes]
+
+
+def spatial_affine(path: Path, affine: Float[ndarray, "m m"], dim: int) -> Float[ndarray, "n n"]:
+    """What the first ``dim`` axes of an image know of its world; of a slice of a volume as the module says.
+
+    Args:
+        path: the file, for errors.
+        affine: index to RAS millimetres of all its axes.
+        dim: axes to keep, no more than there are.
+
+    Raises:
+        InputError: what is left is singular or not finite.
+    """
+    axes = len(affine) - 1
+    spacing = np.linalg.norm(affine[:axes, :dim], axis=0)
+    kept = np.eye(dim + 1)
+    kept[:dim, :dim], kept[:dim, dim] = affine[:dim, :dim], affine[:dim, axes]
+    if abs(np.linalg.det(kept[:dim, :dim] / np.where(spacing > 0, spacing, 1))) < SINGULAR_DIRECTION:
         if axes == dim:
-            raise InputError(
-                f"{path}: its affine is singular in {dim} dimensions and ITK cannot read it;"
-                " a coronal or sagittal slice must be stored with three axes, (X, Y, 1)"
-            )
-        direction = np.eye(dim)
-    affine = itk_affine(reader.GetSpacing()[:dim], tuple(direction.ravel()), reader.GetOrigin()[:dim])
-    if not np.isfinite(affine).all() or min(np.linalg.norm(affine[:dim, :dim], axis=0)) == 0:
+            advice = "; a coronal or sagittal slice must be stored with three axes, (X, Y, 1)" if dim == 2 else ""
+            raise InputError(f"{path}: its affine is singular in {dim} dimensions and ITK cannot read it{advice}")
+        kept[:dim, :dim] = lps_to_ras(np.diag([*spacing, 1]))[:dim, :dim]
+    if not np.isfinite(kept).all() or spacing.min() == 0:
         raise InputError(f"{path}: its affine is singular or not finite")
-    return affine
+    return kept
+
+
+def plain_type(header: nibabel.Nifti1Header) -> np.dtype | None:
+    """The type of the stored voxels where they are the intensities themselves; None where a scale comes between."""
+    slope, intercept = header.get_slope_inter()
+    if slope not in (None, 1) or intercept not in (None, 0):
+        return None
+    return np.dtype(header.get_data_dtype().newbyteorder("="))
 
 
 def write_nifti(
@@ -156,14 +191,17 @@ def write_nifti(
     data: Shaped[ndarray, "*space"],
     affine: Float[ndarray, "n n"],
     header: nibabel.Nifti1Header | None = None,
+    timing: nibabel.Nifti1Header | None = None,
 ) -> None:
-    """Write an image such that ITK reads its affine back; the file appears whole or not at all.
+    """Write an image or a series such that ITK reads its affine back; the file appears whole or not at all.
 
     Args:
         path: where to, ``.nii`` or ``.nii.gz``; an existing file is replaced.
-        data: two or three axes; integers keep their type (int64 becomes int32), anything else is float32.
+        data: two or three axes, of a series one more, written as the fourth; integers keep their type (int64 becomes
+            int32), anything else is float32.
         affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``; written as qform and as sform.
         header: lends the through-plane position, the number of axes and the position code.
+        timing: lends a series its time step and the unit of it.
 
     Raises:
         InputError: missing or unwritable folder, or voxels or an affine that NIfTI cannot hold.
@@ -175,16 +213,22 @@ def write_nifti(
     made.set_intent("none")
     made["cal_min"] = made["cal_max"] = 0
     made.extensions.clear()
+    if timing is not None:
+        made.set_xyzt_units("mm", timing.get_xyzt_units()[1])
+        made["pixdim"][4], made["toffset"] = timing["pixdim"][4], timing["toffset"]
+    dim = len(affine) - 1
+    volumes = data.shape[dim:]
     with atomic_output(path) as temporary:
-        stored = _storable(path, data)
+        stored = storable(path, data)
         made.set_data_dtype(stored.dtype)
-        for full, shape in _placements(affine, data.shape, header):
-            nifti = nibabel.Nifti1Image(stored.reshape(shape), None, made)
+        for full, shape in _placements(affine, data.shape[:dim], header):
+            axes = (*shape, 1, 1)[:3] + volumes if volumes else shape
+            nifti = nibabel.Nifti1Image(stored.reshape(axes), None, made)
             nifti.set_qform(full, code)
             nifti.set_sform(full, code)
             nibabel.save(nifti, temporary)
             with contextlib.suppress(InputError):
-                if np.allclose(read_affine(temporary, data.ndim), affine, rtol=1e-4, atol=1e-4):
+                if np.allclose(read_affine(temporary, dim), affine, rtol=1e-4, atol=1e-4):
                     return
         raise InputError(
             f"{path}: NIfTI cannot hold the affine {affine.tolist()} such that ITK reads it back (is it sheared?)"
@@ -211,8 +255,12 @@ def _placements(
     return [*placements, (embedded[0], lent), embedded]
 
 
-def _storable(path: Path, data: ndarray) -> ndarray:
-    """Voxels in a type that every NIfTI reader knows."""
+def storable(path: Path, data: ndarray) -> ndarray:
+    """Voxels in a type that every reader knows: integers keep theirs (int64 becomes int32), the rest is float32.
+
+    Raises:
+        InputError: integers beyond 32 bits.
+    """
     if data.dtype == bool:
         return data.astype(np.uint8)
     if data.dtype in (np.int64, np.uint64):

@@ -10,22 +10,24 @@ moving image has at ``x + d(x)``. Files hold the same field in ITK's LPS millime
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output, readable, suffix_of
 from crossmorph.image import Image
+from crossmorph.interpolate import affine_slab, inside, lattice, linear, majority, nearest, rotate, slabs
 from crossmorph.nifti import embed_affine, itk_affine, itk_reason, lps_to_ras, read_affine, read_nifti
-from crossmorph.spatial import Interpolation, Outside, sample
 
+Resampling = Literal["linear", "nearest", "genericlabel"]
 TRANSFORM_SUFFIXES = (".h5", ".nii.gz", ".nii")
 
 # NIfTI intent codes of vector data, and their world: ITK passes 1007 (vector) through as LPS, and since 5.4 reads
@@ -68,87 +70,111 @@ class Warp:
 
 def voxel_displacement(warp: Warp) -> Float[ndarray, "dim *space"]:
     """The field in voxels of its own grid, component ``k`` along array axis ``k``: ``u = M^-1 d``."""
-    return _rotate(np.linalg.inv(_matrix(warp.affine)), warp.displacement)
+    return rotate(np.linalg.inv(_matrix(warp.affine)), warp.displacement)
 
 
 def from_voxel_displacement(displacement: Float[ndarray, "dim *space"], affine: Float[ndarray, "dim+1 dim+1"]) -> Warp:
     """A warp of a field in voxels of its own grid: ``d = M u``, ``M`` the linear part of the grid's affine.
 
     Args:
-        displacement: ``u``, ``(dim, *space)``, voxels, component ``k`` along array axis ``k``.
+        displacement: ``u``, ``(dim, *space)``, voxels, component ``k`` along array axis ``k``; its type is kept.
         affine: voxel index to RAS millimetres of the grid.
     """
-    return Warp(_rotate(_matrix(affine), displacement), np.asarray(affine, np.float64))
+    return Warp(rotate(_matrix(affine), displacement), np.asarray(affine, np.float64))
 
 
-def resample(image: Image, warp: Warp, interpolation: Interpolation = "linear") -> Image:
+def resample(image: Image, warp: Warp, interpolation: Resampling = "linear") -> Image:
     """Bring a moving image or label map onto the warp's grid: ``moved(x) = moving(x + d(x))``, sampled once.
 
     The moving image reaches half a voxel beyond its outermost centres, where the edge value is held, and is 0 outside
-    (ITK's rule), so the result is that of ``antsApplyTransforms`` and ``SimpleITK.Resample``.
+    (ITK's rule), so the result is that of ``antsApplyTransforms`` and ``SimpleITK.Resample``. Besides the result,
+    memory is needed for a slab of the grid and for the part of the moving image that it looks at.
 
     Args:
         image: the moving image, on any grid of the warp's dimension.
         warp: where each point of the fixed grid looks.
-        interpolation: ``linear`` for intensities, ``nearest`` for labels.
+        interpolation: ``linear`` for intensities; for labels ``nearest`` (half-way cases go up) or ``genericlabel``,
+            the label with most weight in linear interpolation, which gives smoother borders.
 
     Returns:
         Image on the warp's grid without a header (the fixed image's is the caller's to give): float32 where linear,
-        of the moving image's own type where nearest.
+        else of the moving image's own type.
 
     Raises:
         InputError: image and warp differ in dimension.
     """
     if image.dim != warp.dim:
         raise InputError(f"a {warp.dim}-D transform cannot be applied to a {image.dim}-D image of shape {image.shape}")
-    points = _grid_points(warp.affine, warp.shape) + warp.displacement
-    values = _sample(image.data[None], _indices(image.affine, points), interpolation, "zero")[0]
-    dtype = np.float32 if interpolation == "linear" else image.data.dtype
-    return Image(values.astype(dtype), warp.affine, image.physical)
+    to_image = np.linalg.inv(image.affine)
+    data = np.empty(warp.shape, np.float32 if interpolation == "linear" else image.data.dtype)
+    for slab in slabs(warp.shape):
+        coordinates = affine_slab(to_image @ warp.affine, warp.shape, slab)
+        coordinates += rotate(_matrix(to_image), warp.displacement[:, slab].astype(np.float64))
+        data[slab] = _SAMPLERS[interpolation](image.data, coordinates)
+        data[slab][~inside(coordinates, image.shape)] = 0
+    return Image(data, warp.affine, image.physical)
 
 
 def resample_warp(warp: Warp, affine: Float[ndarray, "n n"], shape: tuple[int, ...]) -> Warp:
     """The same field on another grid: linear in millimetres, its edge values held beyond its own grid.
 
     Args:
-        warp: the field.
+        warp: the field; the type of its displacement is kept.
         affine: voxel index to RAS millimetres of the new grid.
         shape: shape of the new grid.
     """
     if warp.shape == tuple(shape) and np.array_equal(warp.affine, affine):
         return warp
-    coordinates = _indices(warp.affine, _grid_points(affine, shape))
-    return Warp(_sample(warp.displacement, coordinates, "linear", "edge"), np.asarray(affine, np.float64))
+    return Warp(
+        lattice(warp.displacement, np.linalg.inv(warp.affine) @ affine, tuple(shape)), np.asarray(affine, np.float64)
+    )
 
 
 def followed_by(warp: Warp, matrix: Float[ndarray, "n n"]) -> Warp:
     """The warp and then an affine map, as one warp on the same grid: ``x -> A (x + d(x))``.
 
     Args:
-        warp: the field that acts first.
+        warp: the field that acts first; the type of its displacement is kept.
         matrix: ``A``, ``(dim + 1, dim + 1)``, RAS millimetres to RAS millimetres.
     """
-    points = _grid_points(warp.affine, warp.shape)
-    moved = _rotate(_matrix(matrix), points + warp.displacement) + np.reshape(matrix[:-1, -1], (-1, *[1] * warp.dim))
-    return Warp(moved - points, warp.affine)
+    displacement = np.empty_like(warp.displacement)
+    for slab in slabs(warp.shape):
+        # A (x + d) - x = A d + (A - I) x, where x is an affine function of the voxel index.
+        rest = affine_slab(matrix @ warp.affine - warp.affine, warp.shape, slab)
+        displacement[:, slab] = rotate(_matrix(matrix), warp.displacement[:, slab].astype(np.float64)) + rest
+    return Warp(displacement, warp.affine)
 
 
 def after_moving(warp: Warp, affine: Float[ndarray, "n n"]) -> Warp:
     """The warp of a grid that was moved before, told from where the grid lay: each voxel still ends where it did.
 
     Args:
-        warp: the field on the moved grid.
+        warp: the field on the moved grid; the type of its displacement is kept.
         affine: voxel index to RAS millimetres of the same voxels before they were moved.
     """
-    ends = _grid_points(warp.affine, warp.shape) + warp.displacement
-    return Warp(ends - _grid_points(affine, warp.shape), np.asarray(affine, np.float64))
+    displacement = warp.displacement.copy()
+    for slab in slabs(warp.shape):
+        displacement[:, slab] += affine_slab(warp.affine - affine, warp.shape, slab)
+    return Warp(displacement, np.asarray(affine, np.float64))
+
+
+def displacement_at(warp: Warp, points: Float64[ndarray, "dim *out"]) -> Float64[ndarray, "dim *out"]:
+    """``d(x)`` at any points in RAS millimetres, linear between the grid's voxels, edge values held beyond it."""
+    return linear(warp.displacement, transform_points(np.linalg.inv(warp.affine), points))
+
+
+def transform_points(
+    matrix: Float[ndarray, "n n"], points: Float64[ndarray, "dim *out"]
+) -> Float64[ndarray, "dim *out"]:
+    """``A x + t`` of every point."""
+    return rotate(_matrix(matrix), points) + np.reshape(matrix[:-1, -1], (-1,) + (1,) * (points.ndim - 1))
 
 
 def fields_overlap(moving: Image, fixed: Image) -> float:
     """Fraction of the fixed image's field of view, by voxel centres, that lies inside the moving image's."""
-    coordinates = _indices(moving.affine, _grid_points(fixed.affine, fixed.shape))
-    size = np.reshape(moving.shape, (-1,) + (1,) * fixed.dim)
-    return float(((coordinates >= -0.5) & (coordinates < size - 0.5)).all(0).mean())
+    matrix = np.linalg.inv(moving.affine) @ fixed.affine
+    within = (inside(affine_slab(matrix, fixed.shape, slab), moving.shape) for slab in slabs(fixed.shape))
+    return sum(int(slab.sum()) for slab in within) / fixed.data.size
 
 
 def write_transform(path: str | Path, warp: Warp) -> None:
@@ -166,13 +192,11 @@ def write_transform(path: str | Path, warp: Warp) -> None:
     suffix = suffix_of(path, TRANSFORM_SUFFIXES, "transform")
     if not np.isfinite(warp.displacement).all():
         raise InputError(f"{path}: the transform to write holds NaN or infinite displacements")
-    lps = np.array(warp.displacement, np.float64)
-    lps[:2] *= -1
     with atomic_output(path) as temporary:
         if suffix == ".h5":
-            _write_composite(path, temporary, lps, warp.affine)
+            _write_composite(path, temporary, warp)
         else:
-            _write_nifti_warp(path, temporary, lps, warp.affine)
+            _write_nifti_warp(path, temporary, warp)
 
 
 def read_transform(path: str | Path) -> Warp:
@@ -187,43 +211,48 @@ def read_transform(path: str | Path) -> Warp:
     """
     path = Path(path)
     suffix = suffix_of(path, TRANSFORM_SUFFIXES, "transform")
+    if suffix == ".h5":
+        return itk_warp(path, read_itk_transform(path))
     with readable(path):
-        return _read_composite(path) if suffix == ".h5" else _read_nifti_warp(path)
+        return _read_nifti_warp(path)
+
+
+def read_itk_transform(path: Path) -> sitk.Transform:
+    """A file of ITK's as SimpleITK reads it, of its own class. Raises InputError where it is none, or is damaged."""
+    with readable(path):
+        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            return sitk.ReadTransform(os.fspath(path)).Downcast()
+        except RuntimeError as error:
+            raise InputError(f"{path}: is not an ITK transform, or is truncated ({itk_reason(error)})") from error
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _matrix(affine: ndarray) -> ndarray:
     return np.asarray(affine, np.float64)[:-1, :-1]
 
 
-def _rotate(matrix: ndarray, vectors: ndarray) -> ndarray:
-    rotated: ndarray = np.einsum("ij,j...->i...", matrix, vectors)
-    return rotated
+_SAMPLERS: dict[Resampling, Callable[[ndarray, ndarray], ndarray]] = {
+    "linear": lambda data, coordinates: linear(data[None], coordinates)[0],
+    "nearest": nearest,
+    "genericlabel": majority,
+}
 
 
-def _grid_points(affine: ndarray, shape: tuple[int, ...]) -> ndarray:
-    """RAS millimetres of every voxel centre, ``(dim, *space)``, float64."""
-    offset = np.reshape(affine[:-1, -1], (-1,) + (1,) * len(shape))
-    return _rotate(_matrix(affine), np.indices(shape, np.float64)) + offset
+def _lps(warp: Warp, dtype: type) -> ndarray:
+    """The field in ITK's frame; the components of a voxel, and voxels along the first axis, next to one another."""
+    lps: ndarray = np.array(warp.displacement, dtype, order="F")
+    lps[:2] *= -1
+    return lps
 
 
-def _indices(affine: ndarray, points: ndarray) -> ndarray:
-    """Voxel coordinates, in the grid of ``affine``, of points in RAS millimetres."""
-    offset = np.reshape(affine[:-1, -1], (-1,) + (1,) * (points.ndim - 1))
-    return _rotate(np.linalg.inv(_matrix(affine)), points - offset)
-
-
-def _sample(channels: ndarray, coordinates: ndarray, mode: Interpolation, outside: Outside) -> ndarray:
-    # In float64: float32 coordinates would move points that lie on a voxel's face to its wrong side.
-    image, points = (torch.from_numpy(np.array(array, np.float64))[None] for array in (channels, coordinates))
-    values: ndarray = sample(image, points, mode, outside)[0].numpy()
-    return values
-
-
-def _write_composite(path: Path, temporary: Path, lps: ndarray, affine: ndarray) -> None:
-    dim = lps.shape[0]
+def _write_composite(path: Path, temporary: Path, warp: Warp) -> None:
+    dim = warp.dim
     # SimpleITK's arrays are indexed from the last axis, with the components at the end.
-    field = sitk.GetImageFromArray(np.ascontiguousarray(lps.T), isVector=True)
-    itk = lps_to_ras(affine)
+    field = sitk.GetImageFromArray(_lps(warp, np.float64).T, isVector=True)
+    itk = lps_to_ras(warp.affine)
     spacing = np.linalg.norm(_matrix(itk), axis=0)
     field.SetSpacing(spacing.tolist())
     field.SetDirection((_matrix(itk) / spacing).ravel().tolist())
@@ -235,9 +264,9 @@ def _write_composite(path: Path, temporary: Path, lps: ndarray, affine: ndarray)
         raise InputError(f"{path}: cannot be written ({itk_reason(error)})") from error
 
 
-def _write_nifti_warp(path: Path, temporary: Path, lps: ndarray, affine: ndarray) -> None:
-    dim = lps.shape[0]
-    data = np.moveaxis(lps, 0, -1).astype(np.float32)
+def _write_nifti_warp(path: Path, temporary: Path, warp: Warp) -> None:
+    dim, affine = warp.dim, warp.affine
+    data = np.moveaxis(_lps(warp, np.float32), 0, -1)
     data = data[:, :, None, None] if dim == 2 else data[:, :, :, None]
     full = embed_affine(affine) if dim == 2 else affine
     nifti = nibabel.Nifti1Image(data, full)
@@ -254,11 +283,12 @@ def _write_nifti_warp(path: Path, temporary: Path, lps: ndarray, affine: ndarray
         raise InputError(f"{path}: NIfTI cannot hold the sheared grid {np.asarray(affine).tolist()} for ITK; write .h5")
 
 
-def _read_composite(path: Path) -> Warp:
-    try:
-        transform = sitk.ReadTransform(os.fspath(path)).Downcast()
-    except RuntimeError as error:
-        raise InputError(f"{path}: is not an ITK transform, or is truncated ({itk_reason(error)})") from error
+def itk_warp(path: Path, transform: sitk.Transform) -> Warp:
+    """The warp of a displacement field or of a composite whose first to act is one; ``path`` is for the errors.
+
+    Raises:
+        InputError: another transform is the first to act, or the field holds NaN.
+    """
     first = transform
     if isinstance(transform, sitk.CompositeTransform):
         transform.FlattenTransform()
@@ -294,6 +324,6 @@ def _read_nifti_warp(path: Path) -> Warp:
 def _from_lps(path: Path, lps: ndarray, affine: ndarray) -> Warp:
     if not np.isfinite(lps).all():
         raise InputError(f"{path}: holds NaN or infinite displacements")
-    displacement = np.ascontiguousarray(lps, np.float64)
+    displacement: ndarray = np.array(lps, np.float32 if lps.dtype == np.float32 else np.float64, order="C")
     displacement[:2] *= -1
     return Warp(displacement, affine)

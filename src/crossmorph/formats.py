@@ -1,0 +1,424 @@
+"""MetaImage, NRRD, TIFF, DICOM series and MINC files to voxels with their geometry; MetaImage and NRRD back.
+
+ITK reads all of them but MINC, and its geometry counts (:mod:`crossmorph.nifti`). It is not trusted with the size: a
+header may announce more than the file holds, and a damaged compressed MetaImage is read as whatever was in memory. So
+the bytes are counted, and compressed ones unpacked to the end, before ITK sees the voxels.
+
+MINC keeps world coordinates right, anterior and superior, and ITK 5 takes them for left, posterior and superior: half a
+turn about the vertical axis (https://github.com/InsightSoftwareConsortium/ITK/pull/4864). nibabel reads them as they
+are meant, and so do we: here alone ``affine`` is not what ITK reads.
+"""
+
+import contextlib
+import math
+import os
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel
+import numpy as np
+import PIL.Image
+import SimpleITK as sitk
+from jaxtyping import Float, Num, Shaped
+from numpy import ndarray
+
+from crossmorph.errors import InputError
+from crossmorph.files import DEFLATE_LIMIT, atomic_output
+from crossmorph.nifti import itk_affine, itk_reason, lps_to_ras, spatial_affine, spatial_shape, storable
+
+ITK_READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
+REALS = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
+TYPES = {getattr(sitk, f"sitk{name}"): np.dtype(name.lower()) for name in REALS}
+
+# A picture without millimetres: one a pixel, first pixel at the origin, x to the left and y to the back as in ITK.
+PAGE = np.diag([-1.0, -1.0, 1.0])
+
+TIFF_MODES = ("L", "I", "I;16", "I;16B", "F")
+
+# Header fields of MetaImage and NRRD that hold geometry; their parsers read NaN as 0.
+GEOMETRY = {"offset", "position", "origin", "elementspacing", "elementsize", "transformmatrix", "rotation"}
+GEOMETRY |= {"orientation", "spacings", "space directions", "space origin"}
+
+# A slice may lie this far from where even spacing would put it: positions are decimal numbers, often of two digits.
+POSITION_TOLERANCE_MM = 0.02
+POSITION_TOLERANCE = 0.01  # of the spacing
+
+SERIES_NAMED = 5
+DICOM_MAGIC = (128, b"DICM")  # https://dicom.nema.org/medical/dicom/current/output/chtml/part10/chapter_7.html
+
+_SILENCE = threading.RLock()
+
+
+class Content(NamedTuple):
+    """What an image file holds.
+
+    Attributes:
+        voxels: ``(*space)``, two or three axes, x first; of any real type.
+        affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``.
+        stored: type of the voxels in the file, None where a scale comes between them and the intensities.
+        header: of a NIfTI file.
+        physical: whether the affine has millimetres.
+    """
+
+    voxels: Num[ndarray, "*space"]
+    affine: Float[ndarray, "n n"]
+    stored: np.dtype | None
+    header: nibabel.Nifti1Header | None = None
+    physical: bool = True
+
+
+class Payload(NamedTuple):
+    """Where the voxels of a MetaImage or NRRD file lie: from byte ``start`` of ``file``."""
+
+    file: Path
+    start: int
+    compressed: bool
+
+
+def read_itk(path: Path) -> Content:
+    """Read a MetaImage (``.mha``, ``.mhd``) or NRRD (``.nrrd``, ``.nhdr``) file.
+
+    Raises:
+        InputError: not such a file, truncated or damaged, of voxels that are not one real number each, not 2-D or
+            3-D, of a geometry that is singular or not finite, or stored in a way that cannot be checked: as text,
+            bzip2, or in several files of voxels.
+    """
+    reader = _information(path, ITK_READERS[path.suffix.lower()])
+    needed = math.prod(reader.GetSize()) * TYPES[reader.GetPixelID()].itemsize
+    _check_payload(path, _payload(path), needed)
+    with _itk(path):
+        image = reader.Execute()
+    return _content(path, image)
+
+
+def read_tiff(path: Path) -> Content:
+    """Read a greyscale TIFF file of one page; its resolution is none of the body's and is dropped.
+
+    Raises:
+        InputError: not TIFF, truncated, of colour or several pages, or announcing more than the file can hold.
+    """
+    reader = _information(path, "TIFFImageIO")
+    size = reader.GetSize()
+    if len(size) != 2:
+        raise InputError(f"{path}: holds {size[-1]} pages, expected one greyscale picture")
+    if math.prod(size) > DEFLATE_LIMIT * 8 * path.stat().st_size:
+        raise InputError(f"{path}: announces {size} pixels, more than {path.stat().st_size} bytes can hold")
+    mode = _tiff_mode(path)
+    if mode not in TIFF_MODES:
+        raise InputError(f"{path}: holds a palette, colour or transparency (mode {mode}); save it as greyscale")
+    with _itk(path):
+        image = reader.Execute()
+    return _content(path, image)._replace(affine=PAGE, physical=False)
+
+
+def _tiff_mode(path: Path) -> str:
+    """Pillow's word for the pixels: of palettes and transparency ITK makes grey levels that mean nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(path, formats=["TIFF"]) as tiff:
+                return tiff.mode
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: is not a TIFF picture of a known kind, or is too large ({error})") from error
+
+
+def read_minc(path: Path) -> Content:
+    """Read a MINC file, version 1 (also ``.mnc.gz``) or 2.
+
+    Returns:
+        Voxels with the axes of the file in reverse, x first as a rule; ``stored`` is set where all intensities are
+        whole numbers of the file's type.
+
+    Raises:
+        InputError: not MINC, truncated or damaged, not of three spatial axes, or of a singular geometry.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image: Any = nibabel.load(path)
+            announced = math.prod(image.shape) * image.get_data_dtype().itemsize
+            if announced > DEFLATE_LIMIT * path.stat().st_size:
+                raise InputError(
+                    f"{path}: is truncated: its header announces {announced} bytes, too many for a file of "
+                    f"{path.stat().st_size} bytes"
+                )
+            shape = spatial_shape(path, image.shape[::-1])
+            voxels = np.asarray(image.dataobj).T.reshape(shape)
+    except InputError:
+        raise
+    except Exception as error:  # nibabel passes on whatever it stumbles over in a damaged file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: is not a MINC file that nibabel can read, or is damaged ({reason[0]})") from error
+    affine = spatial_affine(path, image.affine[:, [2, 1, 0, 3]], len(shape))
+    return Content(voxels, affine, _exact_type(voxels, image.get_data_dtype().newbyteorder("=")))
+
+
+def _exact_type(voxels: ndarray, dtype: np.dtype) -> np.dtype | None:
+    """The type, if it holds every voxel as it is."""
+    if dtype.kind not in "iu":
+        return dtype
+    limits = np.iinfo(dtype)
+    with np.errstate(invalid="ignore"):
+        whole = (voxels == np.round(voxels)).all() and limits.min <= voxels.min() and voxels.max() <= limits.max
+    return dtype if whole else None
+
+
+def read_dicom(folder: Path) -> Content:
+    """Read the DICOM series that a folder holds, in order of position.
+
+    Returns:
+        Voxels rescaled as the slices say; ``stored`` is the type after that, where all slices share it.
+
+    Raises:
+        InputError: no series or several, slices that are missing, truncated, doubled, shifted against each other or
+            unlike the others, several frames a file, or colour.
+    """
+    files = _series_files(folder)
+    slices = [_information(file, "GDCMImageIO") for file in files]
+    for file, reader in zip(files, slices, strict=True):
+        size, bound = reader.GetSize(), DEFLATE_LIMIT * file.stat().st_size
+        if size[2:] not in ((), (1,)):
+            raise InputError(f"{file}: holds {size[2]} frames, expected one slice a file; convert it to NIfTI first")
+        if math.prod(size) > bound:
+            raise InputError(f"{file}: announces {size} pixels, more than {file.stat().st_size} bytes can hold")
+    files = _in_order(folder, files, slices)
+    types = {reader.GetPixelID() for reader in slices}
+    series = sitk.ImageSeriesReader()
+    series.SetImageIO("GDCMImageIO")
+    series.SetFileNames([str(file) for file in files])
+    if len(types) > 1:  # scaled slice by slice: ITK would cast all to the type of the first
+        series.SetOutputPixelType(sitk.sitkFloat64)
+    with _itk(folder):
+        image = series.Execute()
+    content = _content(folder, image)
+    return content if len(types) == 1 else content._replace(stored=None)
+
+
+def _series_files(folder: Path) -> list[Path]:
+    """The files of the one series in a folder."""
+    try:
+        candidates = [file for file in sorted(folder.iterdir()) if _is_dicom(file)]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    with _itk(folder):
+        names = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        series = {name: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), name) for name in names}
+    if not series and not candidates:
+        raise InputError(f"{folder}: is a folder without DICOM files, expected an image file or one DICOM series")
+    if len(series) > 1:
+        found = ", ".join(f"{name} ({len(files)} files)" for name, files in list(series.items())[:SERIES_NAMED])
+        more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
+        raise InputError(
+            f"{folder}: holds {len(series)} DICOM series, {found}{more}; expected one, move it to a folder"
+        )
+    files = [Path(file) for names in series.values() for file in names]
+    # GDCM passes over a file that ends too early.
+    lost = sorted({file.name for file in candidates} - {file.name for file in files})
+    if lost:
+        raise InputError(
+            f"{folder}: {len(lost)} of {len(candidates)} DICOM files are truncated, damaged or no images: "
+            f"{', '.join(lost[:SERIES_NAMED])}; expected one whole series"
+        )
+    return files
+
+
+def _is_dicom(file: Path) -> bool:
+    start, magic = DICOM_MAGIC
+    if file.is_dir() or file.name.upper() == "DICOMDIR":
+        return False
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(len(magic)) == magic
+
+
+def _in_order(folder: Path, files: list[Path], slices: list[sitk.ImageFileReader]) -> list[Path]:
+    """The files by position along the slices' normal; refused where they do not make a volume."""
+    if len(files) == 1:
+        return files
+    for file, reader in zip(files, slices, strict=True):
+        if not reader.HasMetaDataKey("0020|0032"):
+            raise InputError(f"{file}: has no ImagePositionPatient, so its place in the series is unknown")
+        if not _alike(reader, slices[0]):
+            raise InputError(
+                f"{file}: its size {reader.GetSize()[:2]}, spacing or orientation is not that of {files[0].name}, size "
+                f"{slices[0].GetSize()[:2]}; expected slices of one volume"
+            )
+    normal = np.reshape(slices[0].GetDirection(), (3, 3))[:, 2]
+    positions = np.array([reader.GetOrigin() for reader in slices])
+    order = np.argsort(positions @ normal)
+    files = [files[index] for index in order]
+    steps = np.diff(positions[order], axis=0)
+    gaps = steps @ normal
+    usual = float(np.median(gaps))
+    tolerance = POSITION_TOLERANCE_MM + POSITION_TOLERANCE * usual
+    if gaps.min() < tolerance / 2:
+        raise InputError(f"{folder}: several slices of the series lie in one place, expected one a position")
+    uneven = int(np.abs(gaps - usual).argmax())
+    if abs(gaps[uneven] - usual) > tolerance:
+        raise InputError(
+            f"{folder}: slices are missing: {files[uneven].name} and {files[uneven + 1].name} lie {gaps[uneven]:g} mm "
+            f"apart, the others {usual:g} mm ({len(files)} slices)"
+        )
+    across = float(np.linalg.norm(steps - np.outer(gaps, normal), axis=1).max())
+    if across > tolerance:
+        raise InputError(
+            f"{folder}: its slices are shifted by {across:g} mm against each other (a tilted gantry), expected "
+            "positions along their normal; convert it to NIfTI first"
+        )
+    return files
+
+
+def _alike(one: sitk.ImageFileReader, other: sitk.ImageFileReader) -> bool:
+    """Whether two slices have the same size, spacing and orientation."""
+    near = np.allclose(one.GetSpacing()[:2], other.GetSpacing()[:2], atol=1e-4)
+    return (
+        one.GetSize() == other.GetSize() and near and np.allclose(one.GetDirection(), other.GetDirection(), atol=1e-4)
+    )
+
+
+def write_itk(path: Path, data: Shaped[ndarray, "*space"], affine: Float[ndarray, "n n"]) -> None:
+    """Write an image as compressed MetaImage (``.mha``) or NRRD (``.nrrd``); it appears whole or not at all.
+
+    Args:
+        path: where to; the suffix chooses the format, an existing file is replaced.
+        data: two or three axes; integers keep their type (int64 becomes int32), anything else is float32.
+        affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``.
+
+    Raises:
+        InputError: missing or unwritable folder, labels beyond 32 bits, or a singular affine.
+    """
+    dim = data.ndim
+    lps = lps_to_ras(affine)
+    spacing = np.linalg.norm(lps[:dim, :dim], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(storable(path, data).T))
+    with atomic_output(path) as temporary, _itk(path, "written"):
+        image.SetSpacing(spacing.tolist())
+        image.SetDirection((lps[:dim, :dim] / spacing).ravel().tolist())
+        image.SetOrigin(lps[:dim, dim].tolist())
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _information(path: Path, kind: str) -> sitk.ImageFileReader:
+    """A reader that knows the header; one real number a voxel, in a shape that can be used."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(kind)
+    reader.SetFileName(str(path))
+    with _itk(path):
+        reader.ReadImageInformation()
+    if reader.GetPixelID() not in TYPES:
+        found = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        raise InputError(f"{path}: holds voxels of {found} (colour or several numbers), expected one real number each")
+    if min(reader.GetSize()) < 1:
+        raise InputError(f"{path}: has shape {reader.GetSize()}, expected axes of at least one voxel")
+    if kind != "TIFFImageIO":
+        spatial_shape(path, reader.GetSize())
+    return reader
+
+
+def _content(path: Path, image: sitk.Image) -> Content:
+    affine = itk_affine(image.GetSpacing(), image.GetDirection(), image.GetOrigin())
+    shape = spatial_shape(path, image.GetSize())
+    voxels = sitk.GetArrayFromImage(image).T.reshape(shape)
+    return Content(voxels, spatial_affine(path, affine, len(shape)), voxels.dtype)
+
+
+def _payload(path: Path) -> Payload:
+    """Where the voxels are, from the text at the head of a MetaImage or NRRD file that ITK understood.
+
+    MetaImage: https://itk.org/Wiki/ITK/MetaIO/Documentation; NRRD: https://teem.sourceforge.net/nrrd/format.html.
+    """
+    meta = ITK_READERS[path.suffix.lower()] == "MetaImageIO"
+    fields, start = _fields(path, "=" if meta else ":", "elementdatafile" if meta else "")
+    for key in GEOMETRY & fields.keys():
+        if "nan" in fields[key].lower() or "inf" in fields[key].lower():
+            raise InputError(f"{path}: its {key} is {fields[key]}, expected finite numbers")
+    encoding = _meta_encoding(fields) if meta else fields.get("encoding", "").lower()
+    if encoding not in ("raw", "gzip", "gz"):
+        raise InputError(f"{path}: its voxels are stored as {encoding}, expected raw or gzip")
+    name = fields.get("elementdatafile") or fields.get("data file") or fields.get("datafile") or "LOCAL"
+    if name.upper() == "LOCAL":
+        return Payload(path, start, encoding != "raw")
+    if name.upper().startswith("LIST") or "%" in name:
+        raise InputError(f"{path}: its voxels lie in several files ({name}), expected one")
+    if not (path.parent / name).is_file():
+        raise InputError(f"{path}: its voxels should lie in {path.parent / name}, which is missing")
+    return Payload(path.parent / name, 0, encoding != "raw")
+
+
+def _fields(path: Path, separator: str, last: str) -> tuple[dict[str, str], int]:
+    """The fields of a text header by lower-case name, and the byte after it: after the field ``last``, or a blank."""
+    fields = {}
+    with path.open("rb") as stream:
+        for line in iter(stream.readline, b""):
+            key, _, value = line.decode("latin-1").partition(separator)
+            key = key.strip().lower()
+            if not value.startswith("="):  # in NRRD := begins what the user noted
+                fields[key] = value.strip()
+            if key == last:
+                break
+        return fields, stream.tell()
+
+
+def _meta_encoding(fields: dict[str, str]) -> str:
+    if fields.get("binarydata", "True")[:1].lower() in ("f", "0"):
+        return "text"
+    return "gzip" if fields.get("compresseddata", "False")[:1].lower() in ("t", "1") else "raw"
+
+
+def _check_payload(path: Path, payload: Payload, needed: int) -> None:
+    """Refuse a file that holds fewer bytes of voxels than its header announces, or damaged ones."""
+    there = payload.file.stat().st_size - payload.start
+    if needed > there * (DEFLATE_LIMIT if payload.compressed else 1):
+        raise InputError(
+            f"{path}: is truncated: its header announces {needed} bytes of voxels, too many for the {there} that are "
+            "there"
+        )
+    if not payload.compressed:
+        return
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib (MetaImage) or gzip (NRRD), whichever begins here
+    held = 0
+    with payload.file.open("rb") as stream:
+        stream.seek(payload.start)
+        try:
+            while not inflater.eof and (chunk := stream.read(1 << 16)):
+                held += len(inflater.decompress(chunk))
+        except zlib.error as error:
+            raise InputError(f"{path}: is damaged ({error})") from error
+    if not inflater.eof or held < needed:
+        raise InputError(
+            f"{path}: is truncated or damaged: its header announces {needed} bytes of voxels, {held} were unpacked"
+        )
+
+
+@contextlib.contextmanager
+def _itk(path: Path, done: str = "read") -> Iterator[None]:
+    """Let ITK work without a word on the terminal; its exception becomes an ``InputError``.
+
+    MetaIO, HDF5 and libtiff write to the process's standard error themselves, past ITK's own switch, so the stream is
+    turned away; one thread at a time, or two would restore each other's.
+    """
+    with _SILENCE:
+        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        except RuntimeError as error:
+            raise InputError(f"{path}: cannot be {done} by ITK ({_reason(error)})") from error
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            os.close(nowhere)
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _reason(error: RuntimeError) -> str:
+    for word, wanted in (("spacing", "millimetres above 0"), ("direction", "independent axes")):
+        if f"to change {word}" in str(error):
+            return f"its {word} is zero, singular or not finite, expected {wanted}"
+    return itk_reason(error)

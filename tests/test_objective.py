@@ -85,7 +85,7 @@ def test_smoothness_is_numpys(shape: tuple[int, ...]) -> None:
     u = torch.rand((3, len(shape), *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     steps = [np.diff(u.numpy(), axis=axis) ** 2 for axis in range(2, u.ndim)]
     expected = sum(squares.sum(1).mean() for squares in steps)
-    assert objective.smoothness(u).item() == pytest.approx(expected, rel=1e-12)
+    assert objective.smoothness(u).mean().item() == pytest.approx(expected, rel=1e-12)
 
 
 @dimensions
@@ -96,7 +96,7 @@ def test_smoothness_is_a_mean_over_voxels(shape: tuple[int, ...]) -> None:
         grid = spatial.identity_grid(larger)
         ramp = torch.zeros_like(grid)
         ramp[:, -1] = 0.5 * grid[:, 0]
-        assert objective.smoothness(ramp.repeat(factor, *[1] * (len(shape) + 1))).item() == pytest.approx(0.25)
+        assert objective.smoothness(ramp.repeat(factor, *[1] * (len(shape) + 1))).mean().item() == pytest.approx(0.25)
     assert objective.smoothness(shift(shape, 3.0).displacement).item() == 0
 
 
@@ -152,7 +152,7 @@ def test_weights_are_the_papers() -> None:
 
 def test_coarse_terms_by_hand() -> None:
     """M = 1 2 3 4, F = 1 0 0 2, one voxel apart: M o phi = 2 3 4 4 and F o phi^-1 = 1 1 0 0."""
-    terms = objective.coarse_terms(row(1, 2, 3, 4), row(1, 0, 0, 2), row_shift(1), product_mean, WEIGHTS)
+    terms = objective.coarse_terms(row(1, 2, 3, 4), row(1, 0, 0, 2), row_shift(1), product_mean, WEIGHTS, even())
     assert [term.item() for term in terms] == pytest.approx([0, -3 * (2 + 8) / 4, -3 * (1 + 2) / 4])
 
 
@@ -170,8 +170,13 @@ def test_translation_terms_by_hand() -> None:
 def test_fine_terms_by_hand() -> None:
     """M = 1 2 3 4 and T = 4 3 2 1, two voxels on: 3 4 4 4 and 2 1 1 1; F = 1 0 1 1."""
     samples = Samples(row(0, 0, 0, 0), row(1, 0, 1, 1), row(1, 2, 3, 4), row(1, 0, 1, 1))
-    terms = objective.fine_terms(samples, row(4, 3, 2, 1), row_shift(1), row_shift(2), product_mean, WEIGHTS)
+    terms = objective.fine_terms(samples, row(4, 3, 2, 1), row_shift(1), row_shift(2), product_mean, WEIGHTS, even())
     assert [term.item() for term in terms] == pytest.approx([0, -17 * (3 + 4 + 4) / 4, 19 * (1 + 1 + 0 + 0) / 4])
+
+
+def even(pairs: int = 1) -> objective.Balance:
+    """Nothing weighs more than it is."""
+    return objective.balance(torch.zeros(pairs), (1.0, 1.0))
 
 
 @dimensions
@@ -183,8 +188,8 @@ def test_terms_are_their_equations(name: str, shape: tuple[int, ...]) -> None:
     fields = 2 * torch.rand((6, 2, len(shape), *shape), generator=generator) - 1
     coarse, fine, final = Flow(*fields[:2]), Flow(*fields[2:4]), Flow(*fields[4:])
     mask, w = mask - 0.5, WEIGHTS
-    first = objective.coarse_terms(moving, fixed, coarse, sim, w)
-    assert first.smoothness.item() == pytest.approx(2 * objective.smoothness(coarse.displacement).item())
+    first = objective.coarse_terms(moving, fixed, coarse, sim, w, even(2))
+    assert first.smoothness.item() == pytest.approx(2 * objective.smoothness(coarse.displacement).mean().item())
     moved, moved_back = spatial.warp(moving, coarse.displacement), spatial.warp(fixed, coarse.inverse)
     assert first.forward.item() == pytest.approx(-3 * sim(moved, fixed).mean().item())
     assert first.backward.item() == pytest.approx(-3 * sim(moved_back, moving).mean().item())
@@ -196,9 +201,9 @@ def test_terms_are_their_equations(name: str, shape: tuple[int, ...]) -> None:
     assert second.structure.item() == pytest.approx(-7 * sim(translated, moving).mean().item())
     assert second.error.item() == pytest.approx(11 * error)
 
-    third = objective.fine_terms(images(moving, fixed), translated, fine, final, sim, w)
+    third = objective.fine_terms(images(moving, fixed), translated, fine, final, sim, w, even(2))
     error = similarity.mse(spatial.warp(translated, final.displacement), fixed).mean().item()
-    assert third.smoothness.item() == pytest.approx(13 * objective.smoothness(fine.displacement).item())
+    assert third.smoothness.item() == pytest.approx(13 * objective.smoothness(fine.displacement).mean().item())
     assert third.similarity.item() == pytest.approx(
         -17 * sim(spatial.warp(moving, final.displacement), fixed).mean().item()
     )
@@ -216,12 +221,12 @@ def test_better_alignment_costs_less(name: str, shape: tuple[int, ...]) -> None:
     mask = blob(shape, at=2.0) - moving
     sim = similarity.SIMILARITIES[name]
     right, wrong = shift(shape, 2.0), shift(shape, 0.0)
-    coarse = [objective.coarse_terms(moving, fixed, flow, sim, Weights()) for flow in (right, wrong)]
+    coarse = [objective.coarse_terms(moving, fixed, flow, sim, Weights(), even()) for flow in (right, wrong)]
     assert coarse[0].forward < coarse[1].forward
     assert coarse[0].backward < coarse[1].backward
     fine = [
         objective.fine_terms(
-            Samples(moving, fixed, moving, fixed), moving + mask, shift(shape, 0.0), flow, sim, Weights()
+            Samples(moving, fixed, moving, fixed), moving + mask, shift(shape, 0.0), flow, sim, Weights(), even()
         )
         for flow in (right, wrong)
     ]
@@ -244,14 +249,24 @@ def test_better_translation_costs_less(shape: tuple[int, ...]) -> None:
     assert good.mask < bad.mask
 
 
-def test_a_factor_of_each_pair_multiplies_its_smoothness() -> None:
-    """One pair has the differences 1 in one of 3 x 2 forward steps along the first axis, the other twice that."""
+def test_each_pair_counts_in_its_balance() -> None:
+    """Differences of 1 in one of 3 x 2 steps, twice that in the other pair; factors 1/2 and 8 of the smoothness."""
     u = torch.zeros(2, 2, 3, 2)
     u[0, 0, 1:, 0] = 1
     u[1, 0, 1:, 0] = 2
     each = [1 / 4 + 2 / 3, 4 / 4 + 8 / 3]  # 4 steps along the first axis, 3 along the second
-    assert objective.smoothness(u).item() == pytest.approx(sum(each) / 2)
-    assert objective.smoothness(u, torch.tensor([10.0, 0.5])).item() == pytest.approx((10 * each[0] + each[1] / 2) / 2)
+    torch.testing.assert_close(objective.smoothness(u), torch.tensor(each))
+    balance = objective.balance(torch.tensor([0.0, 1.0]), (0.5, 8.0))
+    torch.testing.assert_close(balance.smoothness, torch.tensor([2 / 3, 16 / 9]))
+    torch.testing.assert_close(balance.agreement, torch.tensor([4 / 3, 2 / 9]))
+    zeros, weights = torch.zeros(2, 1, 3, 2), Weights(coarse_smoothness=1, coarse_similarity=1)
+
+    def first_and_second(varying: torch.Tensor, _constant: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([3.0, 9.0]).to(varying)
+
+    terms = objective.coarse_terms(zeros, zeros, Flow(u, -u), first_and_second, weights, balance)
+    assert terms.smoothness.item() == pytest.approx((each[0] * 2 / 3 + each[1] * 16 / 9) / 2)
+    assert terms.forward.item() == terms.backward.item() == pytest.approx(-(3 * 4 / 3 + 9 * 2 / 9) / 2)
 
 
 def test_the_affine_terms_fall_as_images_meet() -> None:
@@ -280,7 +295,8 @@ def test_a_rougher_field_costs_more() -> None:
     smooth = spatial.bspline_smooth(rough, 4.0)
     image = blob((16, 16))
     costs = [
-        objective.coarse_terms(image, image, Flow(u, -u), similarity.mi, Weights()).smoothness for u in (smooth, rough)
+        objective.coarse_terms(image, image, Flow(u, -u), similarity.mi, Weights(), even()).smoothness
+        for u in (smooth, rough)
     ]
     assert 0 < costs[0] < 0.3 * costs[1]
 
@@ -297,7 +313,7 @@ def test_gradients_reach_the_network_of_their_stage_alone(stage: str, name: str)
     moving, fixed, sim = blob((16, 16), at=2.0), 1 - 0.9 * blob((16, 16)), similarity.SIMILARITIES[name]
     coarse = model.register_coarse(moving, fixed)
     if stage == "coarse":
-        terms: objective.Terms = objective.coarse_terms(moving, fixed, coarse, sim, Weights())
+        terms: objective.Terms = objective.coarse_terms(moving, fixed, coarse, sim, Weights(), even(len(moving)))
     else:
         coarse = Flow(*(field.detach() for field in coarse))
         mask = model.translate(moving, fixed, coarse)
@@ -307,7 +323,9 @@ def test_gradients_reach_the_network_of_their_stage_alone(stage: str, name: str)
             translated = moving + mask.detach()
             fine = model.register_fine(moving, fixed, translated, coarse)
             final = Flow(spatial.compose(coarse.displacement, fine.displacement), fine.inverse)
-            terms = objective.fine_terms(images(moving, fixed), translated, fine, final, sim, Weights())
+            terms = objective.fine_terms(
+                images(moving, fixed), translated, fine, final, sim, Weights(), even(len(moving))
+            )
     sum(terms, torch.zeros(())).backward()
     for network in ("coarse", "translation", "fine"):
         gradients = [parameter.grad for parameter in getattr(model, network).parameters()]
@@ -338,9 +356,9 @@ def test_gradients_of_a_field_are_the_slopes(stage: str) -> None:
     def terms(field: Tensor) -> tuple[Tensor, ...]:
         flow = Flow(field, -field)
         if stage == "coarse":
-            return objective.coarse_terms(moving, fixed, flow, similarity.mi, WEIGHTS)
+            return objective.coarse_terms(moving, fixed, flow, similarity.mi, WEIGHTS, even())
         return objective.fine_terms(
-            Samples(moving, fixed, moving, fixed), translated, flow, flow, similarity.mi, WEIGHTS
+            Samples(moving, fixed, moving, fixed), translated, flow, flow, similarity.mi, WEIGHTS, even()
         )
 
     assert torch.autograd.gradcheck(terms, (u,))

@@ -137,7 +137,7 @@ data = load_dataset(config.data.train, config.data.spacing, config.data.shape)
 run = Run(fabric, config, hierarchy, data, data, None, print)
 loss = StageLoss(hierarchy, "coarse", mi, mi, config.weights)
 module, _ = fabric.setup(loss, torch.optim.Adam(hierarchy.coarse.parameters()))
-fabric.backward(torch.stack(module(*_share(run, 1, 0))).sum())
+fabric.backward(torch.stack(module(_share(run, 1, 0))).sum())
 if fabric.is_global_zero:
     save_file({name: p.grad for name, p in hierarchy.coarse.named_parameters()}, sys.argv[2])
 """

@@ -83,7 +83,8 @@ class TrainConfig(Section):
     """Everything a run depends on. The defaults are the paper's recipe.
 
     ``batch`` counts pairs over all processes. ``begin`` names a model, shipped or in a folder, of the same hierarchy,
-    whose weights the run begins with; None begins with random ones.
+    whose weights the run begins with; None begins with random ones. ``gradient_clip`` is the largest norm of a
+    gradient: one wild field must not undo the others' work; None, as in the paper, is any.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -97,6 +98,7 @@ class TrainConfig(Section):
     stages: StageSpecs = StageSpecs()
     batch: int = Field(default=1, ge=1)
     schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
     log_every: int = Field(default=50, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)

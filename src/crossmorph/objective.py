@@ -62,17 +62,36 @@ class FineTerms(NamedTuple):
 Terms = AffineTerms | CoarseTerms | TranslationTerms | FineTerms
 
 
-def smoothness(
-    displacement: Float[Tensor, "batch dim *space"], factor: Float[Tensor, " batch"] | None = None
-) -> Float[Tensor, ""]:
+class Balance(NamedTuple):
+    """Factors, for each pair, of the smoothness terms and of all others."""
+
+    smoothness: Float[Tensor, " batch"]
+    agreement: Float[Tensor, " batch"]
+
+
+def balance(wanted: Float[Tensor, " batch"], between: tuple[float, float]) -> Balance:
+    """How smoothness weighs against the rest in pairs that are asked for more or less of it.
+
+    ``f = low^(1 - s) high^s`` multiplies the smoothness weight; then both sides are divided by ``(1 + f) / 2``, so that
+    neither drowns the other pairs of a batch (a convex combination, as in HyperMorph, Hoopes et al., IPMI 2021, arXiv
+    2101.01035). At ``f = 1`` nothing changes.
+
+    Args:
+        wanted: ``s``, from 0 to 1.
+        between: ``low`` and ``high``, the factors at either end.
+    """
+    factor = between[0] ** (1 - wanted) * between[1] ** wanted
+    return Balance(2 * factor / (1 + factor), 2 / (1 + factor))
+
+
+def smoothness(displacement: Float[Tensor, "batch dim *space"]) -> Float[Tensor, " batch"]:
     """Mean over voxels of ``sum_{k,j} (u_k(p + e_j) - u_k(p))^2``, forward differences, in voxels squared.
 
-    A mean, not a sum, so that a weight means the same at any size of image; each pair times its factor.
+    A mean, not a sum, so that a weight means the same at any size of image.
     """
     axes = range(2, displacement.ndim)
     differences = [displacement.diff(dim=axis).square().sum(1).flatten(1).mean(1) for axis in axes]
-    each = torch.stack(differences).sum(0)
-    return (each if factor is None else each * factor).mean()
+    return torch.stack(differences).sum(0)
 
 
 def stretch(image: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, "batch 1 *space"]:
@@ -113,15 +132,15 @@ def coarse_terms(
     coarse: Flow,
     similarity: Similarity,
     weights: Weights,
-    factor: Tensor | None = None,
+    balance: Balance,
 ) -> CoarseTerms:
-    """``a1 smooth(phi0) - b1 sim(M o phi0, F) - b1 sim(F o phi0^-1, M)``; ``factor`` multiplies a1 for each pair."""
-    forward = similarity(spatial.warp(moving, coarse.displacement), fixed).mean()
-    backward = similarity(spatial.warp(fixed, coarse.inverse), moving).mean()
+    """``a1 smooth(phi0) - b1 sim(M o phi0, F) - b1 sim(F o phi0^-1, M)``, each pair in its balance."""
+    forward = similarity(spatial.warp(moving, coarse.displacement), fixed)
+    backward = similarity(spatial.warp(fixed, coarse.inverse), moving)
     return CoarseTerms(
-        weights.coarse_smoothness * smoothness(coarse.displacement, factor),
-        -weights.coarse_similarity * forward,
-        -weights.coarse_similarity * backward,
+        weights.coarse_smoothness * (balance.smoothness * smoothness(coarse.displacement)).mean(),
+        -weights.coarse_similarity * (balance.agreement * forward).mean(),
+        -weights.coarse_similarity * (balance.agreement * backward).mean(),
     )
 
 
@@ -144,14 +163,14 @@ def fine_terms(
     final: Flow,
     similarity: Similarity,
     weights: Weights,
-    factor: Tensor | None = None,
+    balance: Balance,
 ) -> FineTerms:
-    """``a3 smooth(phi1) - b3 sim(M o phi, F) + l3 MSE(T o phi, F)`` with ``phi = phi0 o phi1``; ``factor`` as above."""
+    """``a3 smooth(phi1) - b3 sim(M o phi, F) + l3 MSE(T o phi, F)`` with ``phi = phi0 o phi1``, in balance as above."""
     both = torch.cat([samples.moving_truth, translated], dim=1)
     channels = samples.moving_truth.shape[1]
     moved, moved_translation = spatial.warp(both, final.displacement).split([channels, 1], dim=1)
     return FineTerms(
-        weights.fine_smoothness * smoothness(fine.displacement, factor),
-        -weights.fine_similarity * similarity(moved, samples.fixed_truth).mean(),
-        weights.fine_error * mse(moved_translation, samples.fixed).mean(),
+        weights.fine_smoothness * (balance.smoothness * smoothness(fine.displacement)).mean(),
+        -weights.fine_similarity * (balance.agreement * similarity(moved, samples.fixed_truth)).mean(),
+        weights.fine_error * (balance.agreement * mse(moved_translation, samples.fixed)).mean(),
     )

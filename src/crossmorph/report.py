@@ -1,6 +1,7 @@
 """A picture of a registration to look at."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import nibabel
@@ -21,10 +22,28 @@ TILES = 8  # fields of a checkerboard along the longer side
 GRID_LINES = 24
 
 
-def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translated: Image, title: str) -> None:
-    """Draw a 2-D registration: the images, checkerboards before and after, the warped grid and the displacement.
+class _Plane(NamedTuple):
+    """What a row of panels shows: the fixed image and the warp, in 3-D one voxel thick along the axis ``cut``."""
 
-    All panels show the fixed image's grid, hung as a radiograph: the patient's left on the right, anterior up.
+    fixed: Image
+    warp: Warp
+    cut: int | None
+
+    def flat(self, data: ndarray) -> ndarray:
+        """Voxels without the axis that was cut."""
+        return data if self.cut is None else np.take(data, 0, axis=self.cut)
+
+    @property
+    def axes(self) -> list[int]:
+        """The two axes to be seen, across and down."""
+        return [axis for axis in range(self.fixed.dim) if axis != self.cut]
+
+
+def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translated: Image, title: str) -> None:
+    """Draw a registration: the images, checkerboards before and after, the warped grid and the displacement.
+
+    All panels show the fixed image's grid, hung as a radiograph: the patient's left on the right, anterior or superior
+    up. Of a volume they show an axial, a coronal and a sagittal plane through the fixed image's centre of intensity.
 
     Args:
         path: ``.png``, ``.pdf`` or ``.svg``; appears whole.
@@ -42,28 +61,49 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
     fixed = Image(nibabel.apply_orientation(fixed.data, turn), affine, fixed.physical)
     by_voxel = nibabel.apply_orientation(np.moveaxis(warp.displacement, 0, -1), turn)
     warp = Warp(np.moveaxis(by_voxel, -1, 0), affine)
-    before = onto_grid(moving, Grid(fixed.affine, fixed.shape))
-    moved, moved_translation = resample(moving, warp), resample(translated, warp)
-    reference = scale_intensity(fixed.data).data
-    panels = {
-        "moving": _unit(before),
-        "fixed": reference,
-        "moved": _unit(moved),
-        "translated, moved": np.clip(moved_translation.data, 0, 1),
-        "checkerboard before": _checkerboard(_unit(before), reference),
-        "checkerboard after": _checkerboard(_unit(moved), reference),
-        "translated | fixed": _checkerboard(np.clip(moved_translation.data, 0, 1), reference),
-    }
-    figure = Figure(figsize=(14, 7.6), layout="constrained")
+    planes = [_Plane(fixed, warp, None)] if fixed.dim == 2 else [_cut(fixed, warp, axis) for axis in (2, 1, 0)]
+    size = (14, 7.6) if fixed.dim == 2 else (22, 8.6)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 4).ravel()
-    for axis, (name, panel) in zip(axes, panels.items(), strict=False):
-        _show(axis, panel, fixed, name)
-    _draw_grid(axes[-1], warp, fixed)
+    rows = figure.subplots(2, 4).reshape(1, 8) if fixed.dim == 2 else figure.subplots(3, 8)
+    for axes, plane in zip(rows, planes, strict=True):
+        for axis, (name, panel) in zip(axes[:-1], _panels(plane, moving, translated).items(), strict=True):
+            _show(axis, panel, plane, name)
+        _draw_grid(axes[-1], plane)
     # A file name is not mathematics, whatever dollar signs it holds.
     figure.suptitle(title, parse_math=False)
     with atomic_output(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "crossmorph"}):
         figure.savefig(temporary, dpi=100, metadata=UNDATED.get(suffix))
+
+
+def _cut(fixed: Image, warp: Warp, axis: int) -> _Plane:
+    """A plane across an axis, through the fixed image's centre of intensity."""
+    profile = scale_intensity(fixed.data).data.sum(tuple(other for other in range(3) if other != axis))
+    at = round(float(profile @ np.arange(len(profile)) / profile.sum()))
+    offset = np.eye(4)
+    offset[axis, 3] = at
+    here: tuple[slice, ...] = tuple(slice(at, at + 1) if other == axis else slice(None) for other in range(3))
+    affine = fixed.affine @ offset
+    return _Plane(Image(fixed.data[here], affine, fixed.physical), Warp(warp.displacement[:, *here], affine), axis)
+
+
+def _panels(plane: _Plane, moving: Image, translated: Image) -> dict[str, ndarray]:
+    """Pictures in [0, 1] by their names."""
+    fixed, warp = plane.fixed, plane.warp
+    before, moved = _unit(onto_grid(moving, Grid(fixed.affine, fixed.shape))), _unit(resample(moving, warp))
+    moved_translation = np.clip(resample(translated, warp).data, 0, 1)
+    panels = {
+        "moving": before,
+        "fixed": _unit(fixed),
+        "moved": moved,
+        "translated, moved": moved_translation,
+    }
+    panels = {name: plane.flat(panel) for name, panel in panels.items()}
+    return panels | {
+        "checkerboard before": _checkerboard(panels["moving"], panels["fixed"]),
+        "checkerboard after": _checkerboard(panels["moved"], panels["fixed"]),
+        "translated | fixed": _checkerboard(panels["translated, moved"], panels["fixed"]),
+    }
 
 
 def _unit(image: Image) -> ndarray:
@@ -80,34 +120,42 @@ def _checkerboard(first: ndarray, second: ndarray) -> ndarray:
 
 
 def _hang(image: Image) -> tuple[ndarray, ndarray]:
-    """How to turn an image's axes (nibabel's orientation) to run left and posterior, and the affine they then have."""
+    """How to turn an image's axes (nibabel's orientation) to run left, posterior (and inferior), and their affine."""
+    dim = image.dim
     embedded = np.eye(4)
-    embedded[:2, :2] = image.affine[:2, :2]
-    codes = nibabel.orientations.axcodes2ornt(("L", "P", "S"))
-    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(embedded), codes)[:2]
+    embedded[:dim, :dim] = image.affine[:dim, :dim]
+    codes = nibabel.orientations.axcodes2ornt(("L", "P", "I" if dim == 3 else "S"))
+    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(embedded), codes)[:dim]
     return turn, image.affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape)
 
 
-def _show(axis: Axes, panel: ndarray, like: Image, name: str) -> None:
-    axis.imshow(panel.T, cmap="gray", vmin=0, vmax=1, aspect=like.spacing[1] / like.spacing[0])
+def _aspect(plane: _Plane) -> float:
+    across, down = (plane.fixed.spacing[axis] for axis in plane.axes)
+    return down / across
+
+
+def _show(axis: Axes, panel: ndarray, plane: _Plane, name: str) -> None:
+    axis.imshow(panel.T, cmap="gray", vmin=0, vmax=1, aspect=_aspect(plane))
     axis.set_title(name)
     axis.set_axis_off()
 
 
-def _draw_grid(axis: Axes, warp: Warp, fixed: Image) -> None:
+def _draw_grid(axis: Axes, plane: _Plane) -> None:
     """Where the lines of the fixed grid look in the moving image, coloured by how far that is."""
-    displacement = voxel_displacement(warp)
-    points = np.indices(warp.shape) + displacement
-    distance = np.linalg.norm(warp.displacement, axis=0)
-    picture = axis.imshow(distance.T, cmap="viridis", aspect=fixed.spacing[1] / fixed.spacing[0])
-    step = max(1, max(warp.shape) // GRID_LINES)
-    for i in range(0, warp.shape[0], step):
+    voxels = voxel_displacement(plane.warp)[plane.axes]
+    displacement = np.stack([plane.flat(component) for component in voxels])
+    shape = displacement.shape[1:]
+    points = np.indices(shape) + displacement
+    distance = plane.flat(np.linalg.norm(plane.warp.displacement, axis=0))
+    picture = axis.imshow(distance.T, cmap="viridis", aspect=_aspect(plane))
+    step = max(1, max(shape) // GRID_LINES)
+    for i in range(0, shape[0], step):
         axis.plot(*points[:, i, :], color="white", linewidth=0.6)
-    for j in range(0, warp.shape[1], step):
+    for j in range(0, shape[1], step):
         axis.plot(*points[:, :, j], color="white", linewidth=0.6)
     # Lines that look beyond the image must not shrink it.
-    axis.set_xlim(-0.5, warp.shape[0] - 0.5)
-    axis.set_ylim(warp.shape[1] - 0.5, -0.5)
+    axis.set_xlim(-0.5, shape[0] - 0.5)
+    axis.set_ylim(shape[1] - 0.5, -0.5)
     axis.set_axis_off()
-    axis.set_title(f"warped grid, displacement in {'mm' if fixed.physical else 'pixels'}")
+    axis.set_title(f"warped grid, displacement in {'mm' if plane.fixed.physical else 'pixels'}")
     axis.figure.colorbar(picture, ax=axis, shrink=0.8)

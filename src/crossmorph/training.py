@@ -26,7 +26,7 @@ from crossmorph.errors import InputError
 from crossmorph.files import write_whole
 from crossmorph.hierarchy import STAGES, Hierarchy, Stage, chain
 from crossmorph.metrics import mean_dice
-from crossmorph.objective import Terms, Weights, affine_terms, coarse_terms, fine_terms, translation_terms
+from crossmorph.objective import Terms, Weights, affine_terms, balance, coarse_terms, fine_terms, translation_terms
 from crossmorph.runlog import RunLog, environment, progress_bar
 from crossmorph.similarity import SIMILARITIES, Similarity, mse, overlap
 
@@ -44,6 +44,14 @@ class Position(NamedTuple):
     step: int
 
 
+class Batch(NamedTuple):
+    """Some pairs, and for each the smoothness asked for (0 to 1) and whether the affine start is applied (0 or 1)."""
+
+    samples: Samples
+    smoothness: Tensor
+    started: Tensor
+
+
 class StageLoss(nn.Module):
     """The objective of one stage as a module, so that Fabric can spread it over processes."""
 
@@ -57,9 +65,10 @@ class StageLoss(nn.Module):
         self.compare = compare  # of what stands in their place
         self.weights = weights
 
-    def forward(self, samples: Samples, smoothness: Tensor) -> Terms:
-        """The stage's weighted terms, to be added up; ``smoothness`` is each pair's, from 0 to 1."""
+    def forward(self, batch: "Batch") -> Terms:
+        """The stage's weighted terms, to be added up."""
         hierarchy, compare, weights = self.hierarchy, self.compare, self.weights
+        samples, smoothness, started = batch
         moving, fixed, moving_truth, fixed_truth = samples
         if self.stage == "affine":
             assert hierarchy.affine is not None
@@ -68,18 +77,18 @@ class StageLoss(nn.Module):
         if hierarchy.affine is not None:
             # The later networks are shown what the affine start will have done for them.
             start = start_displacement(hierarchy, moving, fixed)
+            start = start * started.view(-1, *[1] * (start.ndim - 1))
             moving, moving_truth = (spatial.warp(image, start, outside="zero") for image in (moving, moving_truth))
             samples = Samples(moving, fixed, moving_truth, fixed_truth)
-        low, high = hierarchy.spec.smoothness_range
-        factor = low ** (1 - smoothness) * high**smoothness
+        balanced = balance(smoothness, hierarchy.spec.smoothness_range)
         coarse = hierarchy.register_coarse(moving, fixed, smoothness)
         if self.stage == "coarse":
-            return coarse_terms(moving_truth, fixed_truth, coarse, compare, weights, factor)
+            return coarse_terms(moving_truth, fixed_truth, coarse, compare, weights, balanced)
         mask = hierarchy.translate(moving, fixed, coarse)
         if self.stage == "translation":
             return translation_terms(moving, fixed, coarse, mask, self.similarity, weights)
         fine = hierarchy.register_fine(moving, fixed, moving + mask, coarse, smoothness)
-        return fine_terms(samples, moving + mask, fine, chain(coarse, fine), compare, weights, factor)
+        return fine_terms(samples, moving + mask, fine, chain(coarse, fine), compare, weights, balanced)
 
 
 @torch.no_grad()
@@ -209,16 +218,18 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
         adam.load_state_dict({**adam.state_dict(), "state": _unflatten(moments)})
     loss_of, optimizer = fabric.setup(module, adam)
     offset = _iterations_before(config, position.stage)
-    for step, (samples, smoothness) in _stream(run, position, spec.iterations):
+    for step, shown in _stream(run, position, spec.iterations):
         rate = spec.learning_rate * _decay(config, step / spec.iterations)
         adam.param_groups[0]["lr"] = rate
-        terms = loss_of(samples, smoothness)
+        terms = loss_of(shown)
         total = torch.stack(terms).sum()
         # At every iteration and before the gradient: sampling at coordinates that are not numbers can end the process.
         if not torch.isfinite(torch.as_tensor(fabric.all_reduce(total.detach()))):
             raise _divergence(stage, offset + step, terms)
         optimizer.zero_grad()
         fabric.backward(total)
+        if config.gradient_clip:
+            fabric.clip_gradients(loss_of, optimizer, max_norm=config.gradient_clip)
         optimizer.step()
         run.advance(stage)
         done = step + 1
@@ -233,7 +244,7 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
             _save(run, Position(position.stage, done), adam.state_dict()["state"])
 
 
-def _stream(run: Run, position: Position, end: int) -> Iterator[tuple[int, tuple[Samples, Tensor]]]:
+def _stream(run: Run, position: Position, end: int) -> Iterator[tuple[int, Batch]]:
     """The steps of a stage with their batches, the next of which is made while the networks work on this one."""
     initialise = partial(torch.set_num_threads, run.config.threads or torch.get_num_threads())
     with ThreadPoolExecutor(1, initializer=initialise) as pool:
@@ -245,8 +256,8 @@ def _stream(run: Run, position: Position, end: int) -> Iterator[tuple[int, tuple
             yield step, ready
 
 
-def _share(run: Run, stage: int, step: int) -> tuple[Samples, Tensor]:
-    """This process' part of an iteration's batch, on its device, and the smoothness asked of each pair."""
+def _share(run: Run, stage: int, step: int) -> Batch:
+    """This process' part of an iteration's batch, on its device."""
     config, fabric = run.config, run.fabric
     size = config.batch_of(STAGES[stage])
     count = size // fabric.world_size
@@ -257,11 +268,16 @@ def _share(run: Run, stage: int, step: int) -> tuple[Samples, Tensor]:
         assert config.data.synthesis is not None
         far = STAGES[stage] == "affine"
         samples = synthesise(config.data.synthesis, config.data.lattice, config.seed, stage, first, count, far)
-    numbers = range(first, first + count)
-    # Squared: detailed fields have more to learn than stiff ones.
-    smoothness = [np.random.default_rng([config.seed, stage, 3, number]).random() ** 2 for number in numbers]
+    drawn = np.array(
+        [np.random.default_rng([config.seed, stage, 3, number]).random(2) for number in range(first, first + count)]
+    )
+    smoothness = drawn[:, 0] ** 2  # detailed fields have more to learn than stiff ones
+    # The coarse network learns nothing from pairs that are aligned but for details until it has learnt from others.
+    started = drawn[:, 1] < (2 * step / config.stages.coarse.iterations if STAGES[stage] == "coarse" else 1)
     moved = [fabric.to_device(tensor) for tensor in samples]
-    return Samples(*moved), fabric.to_device(torch.tensor(smoothness))
+    return Batch(
+        Samples(*moved), *(fabric.to_device(torch.tensor(each, dtype=torch.float32)) for each in (smoothness, started))
+    )
 
 
 def _decay(config: TrainConfig, progress: float) -> float:

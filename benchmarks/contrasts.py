@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crossmorph import DEFAULT_MODEL
+from crossmorph import DEFAULT_MODELS
 from crossmorph.data.extra import default_pairs
 from crossmorph.data.phantom import prepare_phantom
 from crossmorph.evaluation import evaluate
@@ -45,7 +45,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=16, metavar="N", help="the first N of a list (16)")
     parser.add_argument("--methods", type=lambda names: names.split(","), default=METHODS, metavar="A,B,..")
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=f"our weights ({DEFAULT_MODEL})")
+    parser.add_argument("--model", default=DEFAULT_MODELS[2], metavar="NAME", help=f"our weights ({DEFAULT_MODELS[2]})")
     parser.add_argument("--data", type=Path, default=Path("data/phantom-extra"), metavar="FOLDER")
     parser.add_argument("--results", type=Path, default=Path("results/contrasts"), metavar="FOLDER")
     return parser.parse_args()

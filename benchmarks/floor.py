@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from crossmorph import DEFAULT_MODEL, load_model
+from crossmorph import DEFAULT_MODELS, load_model
 from crossmorph.affine import same_place
 from crossmorph.hierarchy import Hierarchy
 
@@ -23,7 +23,7 @@ SHAPE = (128, 128)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME")
+    parser.add_argument("--model", default=DEFAULT_MODELS[2], metavar="NAME")
     hierarchy = load_model(parser.parse_args().model).hierarchy
     torch.set_num_threads(1)
     with torch.inference_mode():

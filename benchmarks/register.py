@@ -12,7 +12,7 @@ from pathlib import Path
 
 from picture import draw_accuracy_time
 
-from crossmorph import DEFAULT_MODEL
+from crossmorph import DEFAULT_MODELS
 from crossmorph.data.phantom import prepare_phantom
 from crossmorph.evaluation import METHODS, PEERS, evaluate
 from crossmorph.results import Summary, caption, markdown_table, summarise
@@ -46,7 +46,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=PAIRS, metavar="N", help=f"the first N of a split ({PAIRS})")
     parser.add_argument("--methods", type=lambda names: names.split(","), default=METHODS, metavar="A,B,..")
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=f"our weights ({DEFAULT_MODEL})")
+    parser.add_argument("--model", default=DEFAULT_MODELS[2], metavar="NAME", help=f"our weights ({DEFAULT_MODELS[2]})")
     parser.add_argument("--data", type=Path, default=Path("data/phantom"), metavar="FOLDER")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
     return parser.parse_args()

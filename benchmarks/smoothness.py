@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crossmorph import DEFAULT_MODEL, load_model, metrics, read_image, read_transform
+from crossmorph import DEFAULT_MODELS, load_model, metrics, read_image, read_transform
 from crossmorph.data.pairs import read_pairs
-from crossmorph.register import Settings, register_images
+from crossmorph.pipeline import Settings, register_images
 from crossmorph.transform import resample, voxel_displacement
 
 VALUES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -20,7 +20,7 @@ VALUES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME")
+    parser.add_argument("--model", default=DEFAULT_MODELS[2], metavar="NAME")
     parser.add_argument("--pairs", type=Path, default=Path("data/phantom/validation/pairs.csv"), metavar="CSV")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmorph import DEFAULT_MODEL
+from crossmorph import DEFAULT_MODELS
 from crossmorph.checkpoint import (
     Card,
     find_card,
@@ -324,7 +324,7 @@ def test_a_failed_save_leaves_the_old_model_and_no_temporary_file(
 
 
 def test_the_default_model_is_shipped() -> None:
-    assert DEFAULT_MODEL in shipped_models()
+    assert set(DEFAULT_MODELS.values()) <= set(shipped_models())
 
 
 @pytest.mark.parametrize("name", shipped_models())

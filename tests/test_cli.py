@@ -119,10 +119,13 @@ def test_bad_images_are_one_line_and_leave_nothing(tmp_path, pair, crossmorph, r
 
 BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "missing folder": (["-o", "nowhere/moved.nii.gz"], "nowhere/moved.nii.gz: the folder nowhere does not exist"),
-    "suffix": (["-o", "moved.mha"], "moved.mha: unknown image format, expected a name ending in"),
+    "suffix": (["-o", "moved.jpg"], "moved.jpg: unknown image format, expected a name ending in"),
     "transform suffix": (["-o", "moved.nii", "-t", "t.mat"], "t.mat: unknown transform format"),
     "report suffix": (["-o", "moved.nii", "--report", "r.html"], "r.html: unknown picture format"),
     "output is input": (["-o", "moving.nii.gz"], "moving.nii.gz: wanted as moved, but is also the input"),
+    "no output": ([], "register: no output given; expected -o"),
+    "start": (["-o", "m.nii.gz", "--init", "far"], "--init far: no such file; expected affine, centers, none or an"),
+    "pairs too": (["-o", "m", "--pairs", "p.csv"], "register: --pairs chooses its own files"),
     "twice": (["-o", "m.nii.gz", "--translated", "m.nii.gz"], "m.nii.gz: wanted as translated, but is also"),
     "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (any-2d)"),
     "device": (["-o", "moved.nii", "--device", "abacus"], "--device abacus: not available here"),
@@ -185,7 +188,9 @@ def test_a_folder_that_cannot_be_written(here, crossmorph, monkeypatch):
     assert (result.code, result.err) == (2, "crossmorph: moved.nii.gz: cannot be written (Permission denied)\n")
 
 
-@pytest.mark.parametrize("words", [["register"], ["nonsense"], [*REGISTER, "-o", "m.nii", "--init", "far"]])
+@pytest.mark.parametrize(
+    "words", [["register", "--nonsense"], ["nonsense"], [*REGISTER, "-o", "m.nii", "--smoothness", "2"]]
+)
 def test_wrong_usage_is_code_two(here, crossmorph, words):
     result = crossmorph(*words)
     assert (result.code, result.out) == (2, "")

@@ -18,7 +18,7 @@ from crossmorph.data.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.grid import Grid, onto_grid
 from crossmorph.image import Image, read_image, write_image
-from crossmorph.register import Settings
+from crossmorph.pipeline import Settings
 from crossmorph.transform import Warp, read_transform, resample
 
 PAGE = np.diag([-1.0, -1.0, 1.0])
@@ -163,7 +163,7 @@ def test_outputs_carry_the_fixed_images_header(tmp_path, pair):
         assert output.header["descrip"] == b"kept"
         np.testing.assert_allclose(output.affine, fixed.affine, atol=1e-4)
     assert nibabel.load(files.outputs.translated).shape == (128, 128, 1)
-    assert nibabel.load(files.outputs.labels[0].target).get_data_dtype() == np.int32
+    assert nibabel.load(files.outputs.labels[0].target).get_data_dtype() == np.uint8
 
 
 def test_centres_work_from_file_to_file(tmp_path, pair):

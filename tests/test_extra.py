@@ -166,7 +166,7 @@ def test_lists_pair_the_contrasts_they_name(dataset: Path) -> None:
 def test_tissues_have_the_signal_of_their_contrast(dataset: Path, role: str) -> None:
     """Least squares of each image on its deformed tissue fractions: the signals of the contrast, up to the bias."""
     level = nib.Nifti1Image.from_filename(dataset / "contrasts" / f"0000_{role}_labels.nii.gz").affine[2, 3]
-    u = simulation.random_deformation(phantom._rng(3, "contrasts", 0, role), phantom.SHAPE)
+    u = simulation.random_deformation(phantom.generator(3, "contrasts", 0, role), phantom.SHAPE)
     fractions = simulation.warp_fractions(phantom.tissue_slice(float(level)), u)
     brain = fractions.sum(0) > 0.9
     for contrast in simulation.CONTRASTS:

@@ -7,9 +7,9 @@ import torch
 from crossmorph.grid import Grid
 from crossmorph.hierarchy import Flow, Registration
 from crossmorph.image import Image, scale_intensity
+from crossmorph.pipeline import Registered
 from crossmorph.quality import LARGEST_INCONSISTENCY, SMALL_OVERLAP, judge, measure
 from crossmorph.refine import Refinement
-from crossmorph.register import Registered
 from crossmorph.similarity import mi
 from crossmorph.transform import Warp
 

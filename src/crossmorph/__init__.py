@@ -6,7 +6,7 @@ The public names below are imported when they are first used, so that ``import c
 from importlib import import_module
 from typing import Any
 
-DEFAULT_MODEL = "any-2d"
+DEFAULT_MODELS = {2: "any-2d", 3: "any-3d"}  # shipped weights by dimension of the images
 
 _HOMES = {
     "Image": "image",
@@ -14,20 +14,22 @@ _HOMES = {
     "Hierarchy": "hierarchy",
     "HierarchySpec": "hierarchy",
     "Registration": "hierarchy",
-    "Settings": "register",
+    "Result": "api",
+    "Settings": "pipeline",
     "Warp": "transform",
     "load_model": "checkpoint",
     "read_image": "image",
     "read_transform": "transform",
+    "register": "api",
     "register_files": "command",
-    "register_images": "register",
+    "register_images": "pipeline",
     "resample": "transform",
     "train": "training",
     "write_image": "image",
     "write_transform": "transform",
 }
 
-__all__ = ["DEFAULT_MODEL", *_HOMES]
+__all__ = ["DEFAULT_MODELS", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -143,15 +143,24 @@ def write_ants(prefix: str | Path, affine: Float[ndarray, "n n"], warp: Warp, in
     Raises:
         InputError: missing or unwritable folder, NaN, or a grid that NIfTI cannot hold.
     """
-    back = np.linalg.inv(affine)
+    names = ants_names(prefix)
+    with atomic_set(names) as targets:
+        write_ants_files(targets, affine, warp, inverse)
+    return names
+
+
+def ants_names(prefix: str | Path) -> tuple[Path, ...]:
+    """What :func:`write_ants` writes."""
+    return tuple(Path(f"{prefix}{end}") for end in ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"))
+
+
+def write_ants_files(targets: Sequence[Path], affine: Float[ndarray, "n n"], warp: Warp, inverse: Warp) -> None:
+    """:func:`write_ants` to three files of any names with those suffixes, one after the other."""
     # On the fixed grid as A moves it, where the inverse is told, and then told from where that grid lies.
     undone = after_moving(resample_warp(inverse, affine @ warp.affine, warp.shape), warp.affine)
-    names = tuple(Path(f"{prefix}{end}") for end in ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"))
-    with atomic_set(names) as targets:
-        _write_itk(names[0], targets[0], affine)
-        write_transform(targets[1], followed_by(warp, back))
-        write_transform(targets[2], undone)
-    return names
+    _write_itk(targets[0], targets[0], affine)
+    write_transform(targets[1], followed_by(warp, np.linalg.inv(affine)))
+    write_transform(targets[2], undone)
 
 
 @contextlib.contextmanager

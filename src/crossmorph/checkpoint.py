@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from crossmorph import DEFAULT_MODEL
+from crossmorph import DEFAULT_MODELS
 from crossmorph.errors import InputError
 from crossmorph.files import readable, write_whole
 from crossmorph.hierarchy import Hierarchy, HierarchySpec
@@ -121,7 +121,7 @@ def read_card(path: Path) -> Card:
         raise InputError(f"{path}: not a model card ({where}{first['msg']})") from error
 
 
-def load_model(name: str = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Model:
+def load_model(name: str = DEFAULT_MODELS[2], device: str | torch.device = "cpu") -> Model:
     """The weights of a name or a folder.
 
     Args:

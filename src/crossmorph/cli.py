@@ -4,18 +4,25 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from crossmorph import DEFAULT_MODEL
+from crossmorph import DEFAULT_MODELS
+from crossmorph.cli_transforms import add_commands
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
     from crossmorph.command import LabelFiles
+    from crossmorph.pipeline import Settings
 
 BAD_INPUT, FAILED = 2, 3
 METHODS = "none,affine,syn,coarse,crossmorph,oracle"
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Shipped name, or folder that train wrote [default: the shipped one of the images' dimension]."),
+]
 
 app = typer.Typer(
     help="Register medical images of different modality: coarse registration, translation, fine registration.",
@@ -25,6 +32,7 @@ app = typer.Typer(
 )
 prepare_app = typer.Typer(help="Make a dataset: images and a pairs.csv.", no_args_is_help=True)
 models_app = typer.Typer(help="Weights that ship, and their cards.", no_args_is_help=True)
+add_commands(app)
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(models_app, name="models")
 
@@ -67,9 +75,14 @@ def _seconds(refine: str) -> float | None:
 
 @app.command()
 def register(
-    moving: Annotated[Path, typer.Argument(help="Image to move: 2-D NIfTI or greyscale PNG.")],
-    fixed: Annotated[Path, typer.Argument(help="Image to move it to.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Moved image, on the fixed image's grid.")],
+    moving: Annotated[
+        Path | None, typer.Argument(help="Image to move: NIfTI, MetaImage, NRRD, MINC, DICOM folder, PNG, TIFF.")
+    ] = None,
+    fixed: Annotated[Path | None, typer.Argument(help="Image to move it to.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Moved image, on the fixed image's grid; of --pairs, a folder."),
+    ] = None,
     transform: Annotated[
         Path | None, typer.Option("-t", "--transform", help="Transform for ITK, ANTs, Slicer: .h5 or .nii.gz.")
     ] = None,
@@ -82,10 +95,17 @@ def register(
         typer.Option(metavar="IN OUT", parser=_label_files, help="Move a label map too, nearest voxel. Repeatable."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Picture to look at: .png, .pdf or .svg.")] = None,
-    model: Annotated[str, typer.Option(help="Name of a shipped model, or a folder that train wrote.")] = DEFAULT_MODEL,
+    ants_prefix: Annotated[
+        Path | None,
+        typer.Option(help="Write what ANTs would: P0GenericAffine.mat, P1Warp.nii.gz, P1InverseWarp.nii.gz."),
+    ] = None,
+    model: ModelOption = None,
     init: Annotated[
-        Literal["affine", "centers", "none"],
-        typer.Option(help="Begin affinely moved, with centre on centre, or where the headers say."),
+        str,
+        typer.Option(
+            metavar="affine|centers|none|FILE",
+            help="Begin affinely moved, with centre on centre, where the headers say, or where an affine file says.",
+        ),
     ] = "affine",
     smoothness: Annotated[
         float | None, typer.Option(min=0, max=1, help="From detailed (0) to stiff (1) [default: the model's].")
@@ -96,36 +116,81 @@ def register(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Register every pair of a pairs.csv into folders of -o; finished ones are skipped."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes for --pairs.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask cluster for --pairs.")] = None,
 ) -> None:
-    """Register MOVING to FIXED; write the moved image and, on request, the transforms."""
+    """Register MOVING to FIXED; write the moved image and, on request, the transforms. Or many pairs: --pairs."""
     from crossmorph.command import Outputs, register_files
-    from crossmorph.register import Settings
+    from crossmorph.pipeline import Settings
 
+    if output is None:
+        raise InputError("register: no output given; expected -o")
     settings = Settings(init, smoothness, refine != "off", _seconds(refine))
-    outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report)
+    if pairs is not None:
+        if moving or any((transform, inverse, translated, labels, report, ants_prefix)):
+            raise InputError("register: --pairs chooses its own files; expected no MOVING, FIXED or single outputs")
+        _register_pairs(pairs, output, model, settings, jobs, scheduler, device, threads)
+        return
+    if moving is None or fixed is None:
+        raise InputError("register: expected MOVING and FIXED, or --pairs")
+    outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report, ants_prefix)
     done = register_files(moving, fixed, outputs, model, settings, device, threads)
     print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text())
     if done.failed:
         raise SystemExit(FAILED)
 
 
+def _register_pairs(
+    pairs: Path,
+    output: Path,
+    model: str | None,
+    settings: "Settings",
+    jobs: int,
+    scheduler: str | None,
+    device: str,
+    threads: int | None,
+) -> None:
+    from crossmorph.cohort import register_cohort
+
+    summary = register_cohort(pairs, output, model, settings, jobs, scheduler, device, threads)
+    print(f"{summary.done} registered, {summary.skipped} finished before, {summary.failed} failed, ", end="")
+    print(f"{summary.doubtful} did not pass their own checks")
+    print(f"wrote {summary.path}")
+    if summary.failed or summary.doubtful:
+        raise SystemExit(FAILED)
+
+
 @prepare_app.command()
 def phantom(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")],
+    dim: Annotated[int, typer.Option(min=2, max=3, help="3: brain volumes, without training images.")] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     rough: Annotated[bool, typer.Option("--rough", help="Add a second, harder test split.")] = False,
     pd: Annotated[bool, typer.Option("--pd", help="Add PDw images and lists of PDw to T1w pairs.")] = False,
     extra: Annotated[str, typer.Option(help="More test splits, comma-separated: contrasts,heads,far.")] = "",
-    train: Annotated[int, typer.Option(min=1, help="Training images a modality.")] = 396,
-    test: Annotated[int, typer.Option(min=1, help="Test images a modality.")] = 96,
-    validation: Annotated[int, typer.Option(min=1, help="Validation images a modality.")] = 24,
+    train: Annotated[int | None, typer.Option(min=1, help="Training images a modality [default: 396].")] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Test pairs [default: 96; of volumes 10].")] = None,
+    validation: Annotated[int | None, typer.Option(min=1, help="Validation pairs [default: 24; of volumes 6].")] = None,
 ) -> None:
-    """Simulate T2w and T1w brain slices with known deformations, from tissue maps that nilearn ships."""
-    from crossmorph.data.extra import default_pairs
-    from crossmorph.data.phantom import prepare_phantom
+    """Simulate T2w and T1w brain slices or volumes with known deformations, from tissue maps that nilearn ships."""
+    if dim == 3:
+        from crossmorph.data.volumes import prepare_volumes
 
-    added = default_pairs(extra.split(",") if extra else [])
-    lists = prepare_phantom(output, seed, rough, pd, train=train, test=test, validation=validation, extra=added)
+        if rough or pd or extra or train:
+            raise InputError("prepare phantom --dim 3: expected none of --rough, --pd, --extra, --train")
+        lists = prepare_volumes(output, seed, validation or 6, test or 10)
+    else:
+        from crossmorph.data.extra import default_pairs
+        from crossmorph.data.phantom import prepare_phantom
+
+        added = default_pairs(extra.split(",") if extra else [])
+        lists = prepare_phantom(
+            output, seed, rough, pd, train=train or 396, test=test or 96, validation=validation or 24, extra=added
+        )
     for path in lists.values():
         print(f"wrote {path}")
 
@@ -157,15 +222,17 @@ def evaluate(
     pairs: Annotated[Path, typer.Argument(help="pairs.csv of a dataset.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV, a row per pair and method.")],
     methods: Annotated[str, typer.Option(help="Comma-separated; docs/reference.md has all.")] = METHODS,
-    model: Annotated[str, typer.Option(help="Name of a shipped model, or a folder that train wrote.")] = DEFAULT_MODEL,
+    model: ModelOption = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every method.")] = 1,
 ) -> None:
     """Score registration methods side by side on a list of pairs."""
+    from crossmorph.evaluation import chosen_model
     from crossmorph.evaluation import evaluate as run
     from crossmorph.results import caption, markdown_table, summarise
 
-    rows = run(pairs, methods.split(","), output, model=model, threads=threads)
-    print(markdown_table(summarise(rows), caption(pairs, rows, model, threads)))
+    chosen = chosen_model(pairs, model)
+    rows = run(pairs, methods.split(","), output, model=chosen, threads=threads)
+    print(markdown_table(summarise(rows), caption(pairs, rows, chosen, threads)))
     print(f"wrote {output}")
     failed = sum(bool(row.error) for row in rows)
     if failed:
@@ -182,7 +249,7 @@ def list_models() -> None:
 
 
 @models_app.command("show")
-def show_model(name: Annotated[str, typer.Argument(help="Shipped name, or folder.")] = DEFAULT_MODEL) -> None:
+def show_model(name: Annotated[str, typer.Argument(help="Shipped name, or folder.")] = DEFAULT_MODELS[2]) -> None:
     """The card of a model: what it is, where it came from, what it scored."""
     from crossmorph.checkpoint import find_card, read_card
 

@@ -3,20 +3,22 @@
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from crossmorph import DEFAULT_MODEL
+from crossmorph import DEFAULT_MODELS
+from crossmorph.affine_files import ants_names, write_ants_files
 from crossmorph.checkpoint import Model, load_model
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output, suffix_of
-from crossmorph.image import IMAGE_SUFFIXES, Image, read_image, write_image
+from crossmorph.image import GREY_SUFFIXES, IMAGE_SUFFIXES, Image, in_stored_type, read_image, write_image
+from crossmorph.pipeline import DEFAULTS, Registered, Settings, register_images
 from crossmorph.quality import Flag, judge, measure
-from crossmorph.register import DEFAULTS, Registered, Settings, register_images
 from crossmorph.report import PICTURE_SUFFIXES, write_picture
+from crossmorph.start import read_start
 from crossmorph.transform import TRANSFORM_SUFFIXES, resample, write_transform
 
 SUFFIXES = {
@@ -45,6 +47,7 @@ class Outputs(NamedTuple):
     translated: Path | None = None
     labels: tuple[LabelFiles, ...] = ()
     report: Path | None = None
+    ants_prefix: Path | None = None
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every wanted file with what it is."""
@@ -54,6 +57,9 @@ class Outputs(NamedTuple):
                 yield name, path
         for files in self.labels:
             yield "labels", files.target
+        if self.ants_prefix is not None:
+            for path in ants_names(self.ants_prefix):
+                yield "ants", path
 
 
 class Done(NamedTuple):
@@ -108,7 +114,7 @@ def register_files(
     moving: Path,
     fixed: Path,
     outputs: Outputs,
-    model: str = DEFAULT_MODEL,
+    model: str | None = None,
     settings: Settings = DEFAULTS,
     device: str = "auto",
     threads: int | None = None,
@@ -116,11 +122,11 @@ def register_files(
     """Register two files and write what is wanted, all of it or nothing.
 
     Args:
-        moving: 2-D NIfTI or greyscale PNG.
+        moving: an image of two or three dimensions, see :func:`crossmorph.read_image`.
         fixed: the image to move it to.
         outputs: what to write, and where; folders must exist.
-        model: a shipped model's name, or a folder that `train` wrote.
-        settings: how to register, see :class:`crossmorph.register.Settings`.
+        model: a shipped model's name, or a folder that `train` wrote; None is the shipped one of the images' dimension.
+        settings: how to register, see :class:`crossmorph.pipeline.Settings`.
         device: a torch device, or ``auto``: CUDA where there is one, else the CPU.
         threads: of the CPU, for the whole process; None leaves them as they are.
 
@@ -133,20 +139,18 @@ def register_files(
         if image.dim != images[moving].dim:
             raise InputError(f"{path}: labels are {image.dim}-D, shape {image.shape}; the moving image is not")
     _check_targets([moving, fixed, *labels], outputs)
-    loaded = load_model(model, _device(device))
+    loaded = load_model(model or DEFAULT_MODELS[images[fixed].dim], _device(device))
     if threads:
         torch.set_num_threads(threads)
-    with ExitStack() as stack:
-        # Claimed before the work and renamed at its end: an unwritable target costs no time, a failure leaves none.
-        targets = {path: stack.enter_context(atomic_output(path)) for _, path in outputs.files()}
+    if isinstance(settings.start, str):
+        settings = settings._replace(start=read_start(settings.start, images[moving], images[fixed]))
+    with claimed(outputs) as targets:
         began = time.perf_counter()
         done = _register(moving, fixed, images, loaded, settings)
         seconds = time.perf_counter() - began
         quality = measure(done, images[moving])
-        _write(outputs, targets, images[moving], images[fixed], done, labels)
-        if outputs.report:
-            title = f"{moving.name} to {fixed.name}"
-            write_picture(targets[outputs.report], images[moving], images[fixed], done.warp, done.translated, title)
+        title = f"{moving.name} to {fixed.name}"
+        write_outputs(outputs, targets, images[moving], images[fixed], done, title, labels)
     unit = "mm" if images[fixed].physical else "pixels"
     ants, caution = _ants(moving, fixed, outputs, images)
     return Done(moving, fixed, loaded.card.name, outputs, seconds, quality, unit, judge(quality, unit), ants, caution)
@@ -159,21 +163,32 @@ def _register(moving: Path, fixed: Path, images: dict[Path, Image], model: Model
         raise InputError(f"{moving} to {fixed}: {error}") from error
 
 
-def _write(
+@contextmanager
+def claimed(outputs: Outputs) -> Iterator[dict[Path, Path]]:
+    """Temporary files for all outputs by their names, put in place together where the block ends well.
+
+    Claimed before the work: an unwritable target costs no time, a failure leaves none.
+    """
+    with ExitStack() as stack:
+        yield {path: stack.enter_context(atomic_output(path)) for _, path in outputs.files()}
+
+
+def write_outputs(
     outputs: Outputs,
     targets: dict[Path, Path],
     moving: Image,
     fixed: Image,
     done: Registered,
+    title: str,
     labels: dict[Path, Image],
 ) -> None:
-    """Write images and transforms to the claimed files, under whose wanted names errors speak."""
+    """Write everything to the claimed files, under whose wanted names errors speak."""
 
     def on_fixed(image: Image) -> Image:
         return Image(image.data, fixed.affine, fixed.physical, fixed.header)
 
     try:
-        write_image(targets[outputs.moved], on_fixed(resample(moving, done.warp)))
+        write_image(targets[outputs.moved], on_fixed(in_stored_type(resample(moving, done.warp), moving)))
         if outputs.transform:
             write_transform(targets[outputs.transform], done.warp)
         if outputs.inverse:
@@ -181,7 +196,14 @@ def _write(
         if outputs.translated:
             write_image(targets[outputs.translated], _storable(done.translated, outputs.translated))
         for files in outputs.labels:
-            write_image(targets[files.target], on_fixed(resample(labels[files.source], done.warp, "nearest")))
+            source = labels[files.source]
+            moved = resample(source, done.warp, "nearest")
+            write_image(targets[files.target], on_fixed(in_stored_type(moved, source)))
+        if outputs.ants_prefix:
+            names = [targets[path] for path in ants_names(outputs.ants_prefix)]
+            write_ants_files(names, done.start, done.warp, done.inverse)
+        if outputs.report:
+            write_picture(targets[outputs.report], moving, fixed, done.warp, done.translated, title)
     except InputError as error:
         message = str(error)
         for wanted, temporary in targets.items():
@@ -190,8 +212,8 @@ def _write(
 
 
 def _storable(translated: Image, path: Path) -> Image:
-    """The translation, which strays a little beyond [0, 1], as PNG can hold it."""
-    if path.suffix.lower() != ".png":
+    """The translation, which strays a little beyond [0, 1], as a format of grey levels can hold it."""
+    if path.suffix.lower() not in GREY_SUFFIXES:
         return translated
     return Image(translated.data.clip(0, 1), translated.affine, translated.physical)
 
@@ -200,8 +222,9 @@ def _check_targets(inputs: list[Path], outputs: Outputs) -> None:
     """No output may be an input or another output, and every name must end in a format."""
     seen = {path.resolve(): f"the input {path}" for path in inputs}
     for kind, path in outputs.files():
-        what, suffixes = SUFFIXES[kind]
-        suffix_of(path, suffixes, what)
+        if kind in SUFFIXES:
+            what, suffixes = SUFFIXES[kind]
+            suffix_of(path, suffixes, what)
         if path.resolve() in seen:
             raise InputError(f"{path}: wanted as {kind}, but is also {seen[path.resolve()]}; expected another name")
         seen[path.resolve()] = f"wanted as {kind}"
@@ -223,9 +246,15 @@ def _ants(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Image]
     if outputs.transform is None:
         return None, None
     files = {"-i": moving, "-r": fixed, "-o": outputs.moved, "-t": outputs.transform}
-    words = ["antsApplyTransforms", "-d", "2", *(str(word) for pair in files.items() for word in pair), "-n", "Linear"]
+    dim = images[fixed].dim
+    named = [str(word) for pair in files.items() for word in pair]
+    words = ["antsApplyTransforms", "-d", str(dim), *named, "-n", "Linear"]
     # ITK's own 2-D reader, see crossmorph.nifti.
-    slices = [str(path) for path, image in images.items() if image.header and len(image.header.get_data_shape()) > 2]
+    slices = [
+        str(path)
+        for path, image in images.items()
+        if dim == 2 and image.header and len(image.header.get_data_shape()) > 2
+    ]
     caution = (
         f"-d 2 ignores the axis directions of files stored (X, Y, 1), here {', '.join(slices)}" if slices else None
     )

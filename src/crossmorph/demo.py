@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from crossmorph.command import Done, LabelFiles, Outputs, register_files
-from crossmorph.data import phantom, simulation
+from crossmorph.data import anatomy, simulation
+from crossmorph.data.phantom import split_levels
 from crossmorph.errors import InputError
 from crossmorph.image import Image, write_image
 from crossmorph.metrics import dice, endpoint_error_mm, folds_percent, hd95_mm
@@ -23,7 +24,7 @@ from crossmorph.transform import (
     voxel_displacement,
 )
 
-LEVEL = phantom.split_levels("test")[6]  # mm; a level that training never saw
+LEVEL = split_levels("test")[6]  # mm; a level that training never saw
 SEED = 7
 TISSUES = {1: "CSF", 2: "grey matter", 3: "white matter"}
 
@@ -52,8 +53,8 @@ def demo_pair() -> DemoPair:
         template = load_mni152_template(resolution=1)
     index = round(float((np.linalg.inv(template.affine) @ [0, 0, LEVEL, 1])[2]))
     fixed = Image(np.asarray(template.dataobj)[:, :, index].astype(np.float32), _in_plane(template.affine))
-    fractions = phantom.tissue_slice(LEVEL)
-    affine = _in_plane(phantom.slice_affine(LEVEL))
+    fractions = anatomy.tissue_slice(LEVEL)
+    affine = _in_plane(anatomy.slice_affine(LEVEL))
     deformation = simulation.random_deformation(rng, fractions.shape[1:])
     deformed = simulation.warp_fractions(fractions, deformation)
     truth = from_voxel_displacement(simulation.true_field(deformation, np.zeros_like(deformation)), affine)

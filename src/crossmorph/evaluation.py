@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from crossmorph import DEFAULT_MODEL, metrics
+from crossmorph import DEFAULT_MODELS, metrics
 from crossmorph.baselines import ants, dipy, elastix, greedy, simpleitk
 from crossmorph.baselines.common import Timed
 from crossmorph.checkpoint import Model, load_model
@@ -29,7 +29,7 @@ from crossmorph.data.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output
 from crossmorph.image import Image, read_image, scale_intensity
-from crossmorph.register import Settings, register_coarse, register_images, register_start
+from crossmorph.pipeline import Settings, register_coarse, register_images, register_start
 from crossmorph.results import Row, write_rows
 from crossmorph.runlog import progress_bar
 from crossmorph.transform import Warp, read_transform, resample, resample_warp, voxel_displacement
@@ -68,7 +68,7 @@ def evaluate(
     pairs_csv: str | Path,
     methods: Sequence[str],
     output: str | Path,
-    model: str = DEFAULT_MODEL,
+    model: str | None = None,
     threads: int = 1,
     count: int | None = None,
 ) -> list[Row]:
@@ -94,7 +94,7 @@ def evaluate(
         pairs_csv: the list, see :mod:`crossmorph.data.pairs`; 2-D or 3-D, every pair on its own grids.
         methods: names out of ``METHODS``.
         output: the CSV to write; it appears whole when all is done.
-        model: weights of ``coarse`` and ``crossmorph``, see :func:`crossmorph.load_model`.
+        model: weights of ``coarse`` and ``crossmorph``, see :func:`chosen_model`.
         threads: of the CPU, for every method (``dipy`` always works on one).
         count: take only the first so many pairs of the list, or as many as there are.
 
@@ -114,11 +114,16 @@ def evaluate(
     _check_methods(methods, pairs, pairs_csv)
     # The output is claimed first: one that cannot be written must show before hours of work, not after.
     with _limited(threads), atomic_output(Path(output)) as temporary:
-        loaded = cache(partial(load_model, model))
+        loaded = cache(partial(load_model, chosen_model(pairs_csv, model)))
         runners = {name: _method(name, loaded, threads) for name in methods}
         rows = _run(pairs, runners)
         write_rows(temporary, rows)
     return rows
+
+
+def chosen_model(pairs_csv: str | Path, model: str | None) -> str:
+    """The model wanted, or else the shipped one for the dimension of the list's first fixed image."""
+    return model or DEFAULT_MODELS[read_image(read_pairs(pairs_csv)[0].fixed).dim]
 
 
 def _check_methods(methods: Sequence[str], pairs: list[Pair], pairs_csv: str | Path) -> None:

@@ -111,8 +111,12 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
             whole numbers, an affine that is singular or that ITK refuses, a DICOM series that lacks slices.
     """
     path = Path(path)
-    content = _read(path)
-    data = _labels(path, content.voxels) if labels else _varied(path, _intensities(path, content.voxels))
+    return checked_image(path, _read(path), labels)
+
+
+def checked_image(name: Path, content: Content, labels: bool = False) -> Image:
+    """Voxels and their place as an image, refused as :func:`read_image` refuses them; ``name`` is for the errors."""
+    data = _labels(name, content.voxels) if labels else _varied(name, _intensities(name, content.voxels))
     return Image(data, content.affine, content.physical, content.header, content.stored)
 
 

@@ -165,6 +165,21 @@ class Encoder(nn.Module):
         return features
 
 
+@torch.no_grad()
+def _begin_alike(fixed: Encoder, moving: Encoder) -> None:
+    """The same first weights for both encoders, the moving image's last channels seen as the fixed image's are.
+
+    Features of images of like contrast then correlate where they show the same place from the first iteration on;
+    two encoders that begin apart learn for hundreds of iterations before their correlation says anything.
+    """
+    for source, target in zip(fixed.parameters(), moving.parameters(), strict=True):
+        if source.shape == target.shape:
+            target.copy_(source)
+        else:
+            target.zero_()
+            target[:, -source.shape[1] :] = source
+
+
 def local_correlation(
     fixed: Float[Tensor, "batch channels *space"], moving: Float[Tensor, "batch channels *space"], radius: int
 ) -> Float[Tensor, "batch offsets *space"]:
@@ -198,6 +213,7 @@ class Pyramid(nn.Module):
         self.conditioned = spec.conditioned
         self.encode_fixed = Encoder(spec, dim, channels_fixed)
         self.encode_moving = Encoder(spec, dim, channels_moving)
+        _begin_alike(self.encode_fixed, self.encode_moving)
         self.estimators = nn.ModuleList()
         for width, hidden, radius in zip(spec.features, spec.hidden, spec.radius, strict=True):
             if not hidden:

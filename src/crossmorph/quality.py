@@ -7,7 +7,7 @@ import torch
 from crossmorph import spatial
 from crossmorph.grid import onto_grid
 from crossmorph.image import Image, scale_intensity
-from crossmorph.register import Registered
+from crossmorph.pipeline import Registered
 from crossmorph.similarity import mi
 from crossmorph.transform import fields_overlap
 

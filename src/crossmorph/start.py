@@ -1,6 +1,6 @@
 """Where the moving image lies when the hierarchy first sees it: where its header says, centred, or affinely moved."""
 
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,13 +9,29 @@ from numpy import ndarray
 from torch import Tensor
 
 from crossmorph.affine import Affine
+from crossmorph.affine_files import read_affine_transform
+from crossmorph.errors import InputError
 from crossmorph.grid import Grid, centre, covering_grid, onto_grid
 from crossmorph.hierarchy import Hierarchy
 from crossmorph.image import Image
 from crossmorph.transform import fields_overlap
 
-Start = Literal["affine", "centers", "none"]
+Start = str | Float[ndarray, "n n"]
+NAMED_STARTS = ("affine", "centers", "none")
 LEAST_OVERLAP = 0.25  # of the fixed field of view; below it there is little to compare
+
+
+def read_start(name: str, moving: Image, fixed: Image) -> Start:
+    """One of the three words as it is, and anything else as the file of an affine transform.
+
+    Raises:
+        InputError: no such file, or not an affine transform; see :func:`crossmorph.affine_files.read_affine_transform`.
+    """
+    if name in NAMED_STARTS:
+        return name
+    if not Path(name).exists():
+        raise InputError(f"--init {name}: no such file; expected {', '.join(NAMED_STARTS)} or an affine transform")
+    return read_affine_transform(name, moving, fixed)
 
 
 def places(
@@ -33,11 +49,18 @@ def places(
         target: the fixed image on the working grid, ``(1, 1, *working)``.
         grid: that grid.
         hierarchy: whose affine start to use.
-        start: which of the three.
+        start: which of the three, or the map itself, which is believed.
+
+    Raises:
+        InputError: none of these.
 
     Returns:
         One or two maps, ``(dim + 1, dim + 1)``.
     """
+    if not isinstance(start, str):
+        return [start]
+    if start not in NAMED_STARTS:
+        raise InputError(f"start {start!r}: expected {', '.join(NAMED_STARTS)} or a matrix")
     matrix = np.eye(fixed.dim + 1)
     far = start == "affine" and fields_overlap(moving, fixed) < LEAST_OVERLAP
     if start == "centers" or far:

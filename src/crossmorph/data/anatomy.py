@@ -42,7 +42,7 @@ def tissue_maps() -> tuple[Float[np.ndarray, "tissue x y z"], Float[np.ndarray, 
 
 @cache
 def _blurred_maps(spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """The maps as voxels of ``spacing`` see them: that full width at half maximum, in quadrature with the maps' 1 mm."""
+    """The maps as voxels of ``spacing`` see them (full width at half maximum, the maps' 1 mm in quadrature)."""
     maps, affine = tissue_maps()
     sigma = np.sqrt(max(spacing**2 - 1, 0)) / np.sqrt(8 * np.log(2))
     return np.stack([scipy.ndimage.gaussian_filter(tissue, sigma) for tissue in maps]), affine

@@ -8,18 +8,15 @@ template's RAS millimetres.
 
 import importlib.metadata
 import json
-import tempfile
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import scipy.ndimage
-from jaxtyping import Float
 
+from crossmorph.data.anatomy import SHAPE, SPACING, slice_affine, tissue_slice
 from crossmorph.data.extra import HEAD_BOTTOM, ExtraSplit, Slice, describe_extra, write_extra
 from crossmorph.data.pairs import Pair, write_pairs
 from crossmorph.data.simulation import (
@@ -33,14 +30,11 @@ from crossmorph.data.simulation import (
     true_field,
     warp_fractions,
 )
-from crossmorph.data.writing import write_field, write_intensities, write_labels
-from crossmorph.errors import InputError
+from crossmorph.data.writing import check_numbers, new_dataset, write_field, write_intensities, write_labels
 
 BasicSplit = Literal["train", "validation", "test", "rough"]
 Split = Literal[BasicSplit, ExtraSplit]
 
-SHAPE = (128, 128)
-SPACING = 1.5  # mm
 PARTNER_DISTANCE = 3.0  # mm between the levels of a training pair
 PARTNERS = 4  # fixed images for each moving image of the training list
 
@@ -52,68 +46,8 @@ _KEYS = (
     *("train", "validation", "test", "rough", "moving", "fixed", "t1", "t2", "pd", "partners"),
     *("contrasts", "heads", "far", "head", "pair"),
     *("flair", "inverted", "synthetic-a", "synthetic-b", "synthetic-c"),
+    "volume",
 )
-
-
-# --- anatomy ---------------------------------------------------------------------------------------------------------
-
-
-@cache
-def _tissue_maps() -> tuple[np.ndarray, np.ndarray]:
-    """CSF, grey and white matter (3, x, y, z) at 1 mm, smoothed for sampling at 1.5 mm; the affine, voxel to RAS mm."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nilearn's notices about its own future defaults
-        from nilearn import datasets
-
-        grey, white, mask = (
-            load(resolution=1)
-            for load in (
-                datasets.load_mni152_gm_template,
-                datasets.load_mni152_wm_template,
-                datasets.load_mni152_brain_mask,
-            )
-        )
-    gm, wm = grey.get_fdata(dtype=np.float32), white.get_fdata(dtype=np.float32)
-    csf = np.clip((np.asarray(mask.dataobj) > 0) - gm - wm, 0, 1)
-    maps = np.stack([csf, gm, wm])
-    maps /= np.maximum(maps.sum(0), 1)
-    # The template's voxels blur by 1 mm already; in quadrature this makes it the new voxels' 1.5 mm (full width at half
-    # maximum).
-    sigma = np.sqrt(SPACING**2 - 1) / np.sqrt(8 * np.log(2))
-    for tissue in maps:
-        scipy.ndimage.gaussian_filter(tissue, sigma, output=tissue)
-    return maps, grey.affine
-
-
-def slice_affine(z_mm: float) -> Float[np.ndarray, "4 4"]:
-    """Voxel to RAS millimetres of the slice at a level; its centre is the centre of the brain, x = 0, y = -17 mm."""
-    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
-    affine[:3, 3] = (-(SHAPE[0] - 1) / 2 * SPACING, -17.0 - (SHAPE[1] - 1) / 2 * SPACING, z_mm)
-    return affine
-
-
-@cache
-def tissue_slice(z_mm: float) -> Float[np.ndarray, "tissue x y"]:
-    """The tissue fractions (CSF, grey matter, white matter) of the template at one axial level.
-
-    Args:
-        z_mm: The level in the template's RAS millimetres, -70 to 80.
-
-    Returns:
-        Fractions on the grid of `slice_affine`, read-only; what is left to 1 is background.
-
-    Raises:
-        InputError: If there is no brain at this level.
-    """
-    maps, affine = _tissue_maps()
-    grid = np.indices((*SHAPE, 1)).reshape(3, -1)
-    to_maps = np.linalg.inv(affine) @ slice_affine(z_mm)
-    where = to_maps[:3, :3] @ grid + to_maps[:3, 3:]
-    fractions = np.stack([scipy.ndimage.map_coordinates(tissue, where, order=1).reshape(SHAPE) for tissue in maps])
-    if fractions.sum(0).max() < 0.5:
-        raise InputError(f"level z = {z_mm} mm: no brain there; expected a level between -70 and 80 mm")
-    fractions.flags.writeable = False
-    return fractions
 
 
 # --- data set --------------------------------------------------------------------------------------------------------
@@ -165,37 +99,22 @@ def prepare_phantom(
         counts["rough"] = test
     extra = extra or {}
     output = Path(output)
-    _check_request(output, seed, (*counts.items(), *extra.items()))
+    check_numbers(seed, (*counts.items(), *extra.items()))
     lists: dict[str, Path] = {split: Path(split, "pairs.csv") for split in counts}
-    target = output.resolve()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-            whole = Path(temporary) / "dataset"  # a new folder of its own: only its owner can read a temporary one
-            for split, count in counts.items():
-                _write_split(whole / split, split, count, seed, pd)
-            for added, count in extra.items():
-                for path in _write_extra(whole / added, added, count, seed):
-                    lists[added + path.stem.removeprefix("pairs")] = path.relative_to(whole)
-            description = json.dumps(_describe(seed, counts, extra, pd), indent=2) + "\n"
-            (whole / "dataset.json").write_text(description, encoding="utf-8")
-            whole.replace(target)
-    except OSError as error:
-        raise InputError(f"{output}: {error.strerror or error}; expected a folder that can be written") from error
+    with new_dataset(output) as folder:
+        for split, count in counts.items():
+            _write_split(folder / split, split, count, seed, pd)
+        for added, count in extra.items():
+            for path in _write_extra(folder / added, added, count, seed):
+                lists[added + path.stem.removeprefix("pairs")] = path.relative_to(folder)
+        description = json.dumps(_describe(seed, counts, extra, pd), indent=2) + "\n"
+        (folder / "dataset.json").write_text(description, encoding="utf-8")
     return {name: output / path for name, path in lists.items()}
-
-
-def _check_request(output: Path, seed: int, counts: Iterable[tuple[Split, int]]) -> None:
-    for name, number, least in (("seed", seed, 0), *((split, count, 1) for split, count in counts)):
-        if number < least:
-            raise InputError(f"{name} = {number}; expected at least {least}")
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise InputError(f"{output} exists and is not an empty folder; expected a new folder")
 
 
 def _levels(split: Split, count: int, seed: int) -> list[float]:
     """The level of each image: all of the split in random order, over and over."""
-    order = _rng(seed, split).permutation(split_levels(split))
+    order = generator(seed, split).permutation(split_levels(split))
     return [float(order[index % len(order)]) for index in range(count)]
 
 
@@ -216,7 +135,7 @@ def _write_split(folder: Path, split: BasicSplit, count: int, seed: int, pd: boo
 def _write_extra(folder: Path, split: ExtraSplit, count: int, seed: int) -> list[Path]:
     folder.mkdir(parents=True)
     slices = [Slice(tissue_slice(z_mm), slice_affine(z_mm)) for z_mm in _levels(split, count, seed)]
-    return write_extra(split, folder, slices, partial(_rng, seed, split))
+    return write_extra(split, folder, slices, partial(generator, seed, split))
 
 
 def _write_anatomy(
@@ -224,13 +143,13 @@ def _write_anatomy(
 ) -> np.ndarray:
     """Write the images and labels of one deformed slice; returns its displacement."""
     difficulty = ROUGH if split == "rough" else SMOOTH
-    u = random_deformation(_rng(seed, split, index, role), SHAPE, difficulty)
+    u = random_deformation(generator(seed, split, index, role), SHAPE, difficulty)
     fractions, affine = warp_fractions(tissue_slice(z_mm), u), slice_affine(z_mm)
     stem = f"{index:04d}_{role}"
     # The moving anatomy as T1w is for measuring only, so training has none.
     modalities: tuple[Modality, ...] = ("t1",) if role == "fixed" else ("t2",) if split == "train" else ("t2", "t1")
     for modality in (*modalities, "pd") if pd and role == "moving" else modalities:
-        image = simulate(fractions, modality, _rng(seed, split, index, role, modality), difficulty)
+        image = simulate(fractions, modality, generator(seed, split, index, role, modality), difficulty)
         write_intensities(folder / f"{stem}_{modality}.nii.gz", image, affine)
     write_labels(folder / f"{stem}_labels.nii.gz", tissue_labels(fractions), affine)
     return u
@@ -241,7 +160,7 @@ def _training_pairs(levels: list[float], seed: int) -> list[tuple[int, int]]:
     pairs = []
     for moving, z_mm in enumerate(levels):
         near = np.flatnonzero(np.abs(np.array(levels) - z_mm) <= PARTNER_DISTANCE)
-        chosen = _rng(seed, "train", moving, "partners").choice(near, min(PARTNERS, len(near)), replace=False)
+        chosen = generator(seed, "train", moving, "partners").choice(near, min(PARTNERS, len(near)), replace=False)
         pairs += [(moving, int(fixed)) for fixed in np.sort(chosen)]
     return pairs
 
@@ -259,8 +178,13 @@ def _pair(folder: Path, split: BasicSplit, moving: int, fixed: int, modality: Mo
     )
 
 
-def _rng(seed: int, *key: str | int) -> np.random.Generator:
-    """An independent stream for each key, so nothing depends on how much was drawn before."""
+def generator(seed: int, *key: str | int) -> np.random.Generator:
+    """An independent stream for each key, so nothing depends on how much was drawn before.
+
+    Args:
+        seed: Of the data set.
+        key: Numbers, and words of the phantoms: splits, roles, contrasts.
+    """
     numbers = tuple(part if isinstance(part, int) else _KEYS.index(part) for part in key)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=numbers))
 

@@ -278,21 +278,26 @@ def true_field(
         InputError: If the iteration does not converge, so u_moving is too close to folding.
     """
     grid = np.indices(u_fixed.shape[1:])
-    target = grid + u_fixed
     matrix, offset, elastic = _split_affine(u_moving)
     splines = [scipy.ndimage.spline_filter(component, 3, mode="mirror") for component in elastic]
     inverse = np.linalg.inv(np.eye(len(grid)) + matrix)
-    column = (slice(None), *[None] * (grid.ndim - 1))
-    q = np.tensordot(inverse, target - offset[column], axes=1)
-    for _ in range(200):
-        bend = np.stack(
-            [scipy.ndimage.map_coordinates(spline, q, order=3, mode="mirror", prefilter=False) for spline in splines]
-        )
-        residual = target - (q + np.tensordot(matrix, q, axes=1) + offset[column] + bend)
-        if np.linalg.norm(residual, axis=0).max() < tolerance:
-            return q - grid
-        q += np.tensordot(inverse, residual, axes=1)
-    raise InputError("the deformation of the moving image could not be inverted; expected one without folds")
+    target = (grid + u_fixed).reshape(len(grid), -1) - offset[:, None]
+    q = inverse @ target
+    # Linear interpolation comes close, at a fifth of the cost of a cubic one.
+    for samples, order, enough in ((elastic, 1, max(tolerance, 0.01)), (splines, 3, tolerance)):
+        left = np.arange(q.shape[1])  # the points that have yet to converge, of a million in a volume
+        for _ in range(200):
+            at = q[:, left]
+            bend = [scipy.ndimage.map_coordinates(e, at, order=order, mode="mirror", prefilter=False) for e in samples]
+            residual = target[:, left] - (at + matrix @ at + np.stack(bend))
+            far = np.linalg.norm(residual, axis=0) >= enough
+            left = left[far]
+            if not left.size:
+                break
+            q[:, left] += inverse @ residual[:, far]
+        else:
+            raise InputError("the deformation of the moving image could not be inverted; expected one without folds")
+    return q.reshape(grid.shape) - grid
 
 
 def _split_affine(u: Float[np.ndarray, "dim *space"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

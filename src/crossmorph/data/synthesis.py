@@ -60,6 +60,7 @@ class SynthesisSpec(BaseModel):
     Attributes:
         moving: contrasts of moving images, drawn with equal chance; ``random`` gives every tissue a random signal.
         fixed: contrasts of fixed images.
+        alike: chance that both images have one contrast.
         near: placement of each of the two images; shear and elastic parts come on top.
         far: placement of the moving image while the affine network learns.
         elastic_sigma: width of the Gaussian that smooths the elastic part, voxels.
@@ -75,6 +76,7 @@ class SynthesisSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     moving: tuple[Acquisition, ...] = Field(default=("t2",), min_length=1)
     fixed: tuple[Acquisition, ...] = Field(default=("t1",), min_length=1)
+    alike: float = Field(default=0.0, ge=0, le=1)
     near: Placement = Placement()
     far: Placement = Placement(shift=40.0, rotation=50.0, scale=(0.62, 1.6))
     elastic_sigma: Range = (5.0, 14.0)
@@ -119,13 +121,15 @@ def _pair(
     # Now and then the fixed image has lost the head that the moving one keeps.
     heads = [head, head if rng.random() < 0.9 else None]
     images, truths = [], []
+    signals = [_tissue_signals(rng, contrasts[rng.integers(len(contrasts))]) for contrasts in (spec.moving, spec.fixed)]
+    if rng.random() < spec.alike:
+        signals[1] = signals[0]
     turn = _turn(rng) if rng.random() < spec.turned else None
-    for role, contrasts in ((0, spec.moving), (1, spec.fixed)):
+    for role in (0, 1):
         placement = spec.far if far and role == 0 else spec.near
         deformation = _deformation(rng, shape, placement, sigma, strain)
         maps = spatial.warp(source[None], _to_source(deformation, lattice.spacing))[0]
-        contrast = contrasts[rng.integers(len(contrasts))]
-        image = _acquire(spec, rng, maps[:3], _layers(rng, maps[3], heads[role]), contrast)
+        image = _acquire(spec, rng, maps[:3], _layers(rng, maps[3], heads[role]), signals[role])
         truth = maps[:3]
         if turn is not None:
             image, truth = turn(image), turn(truth)
@@ -248,10 +252,10 @@ def _acquire(
     rng: np.random.Generator,
     fractions: Float[Tensor, "3 *space"],
     layers: Float[Tensor, "layers *space"] | None,
-    contrast: Acquisition,
+    tissue_signals: list[float],
 ) -> Float[Tensor, "1 *space"]:
     """An image of an anatomy, in [0, 1] as :func:`crossmorph.image.scale_intensity` leaves it."""
-    signals = torch.tensor(_tissue_signals(rng, contrast), dtype=torch.float32)
+    signals = torch.tensor(tissue_signals, dtype=torch.float32)
     shape = tuple(fractions.shape[1:])
     image = torch.einsum("t,t...->...", signals, fractions)
     if layers is not None:

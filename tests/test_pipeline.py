@@ -14,7 +14,7 @@ from crossmorph.errors import InputError
 from crossmorph.grid import Grid, centre, onto_grid
 from crossmorph.image import Image, read_image, scale_intensity
 from crossmorph.metrics import endpoint_error_mm, mean_dice, psnr
-from crossmorph.register import Registered, Settings, register_coarse, register_images
+from crossmorph.pipeline import Registered, Settings, register_coarse, register_images
 from crossmorph.transform import Warp, read_transform, resample, resample_warp
 
 Placement = tuple[tuple[int, ...], ndarray]

@@ -1,0 +1,513 @@
+"""Many pairs: nothing lost, nothing done twice, whatever fails or is killed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from crossmorph import cohort
+from crossmorph.checkpoint import Card, save_model
+from crossmorph.cohort import Entry, Summary, Task, register_cohort
+from crossmorph.command import Done, Outputs, register_files
+from crossmorph.errors import InputError
+from crossmorph.hierarchy import Hierarchy, HierarchySpec
+from crossmorph.image import Image, read_image, write_image
+from crossmorph.networks import UNetSpec
+from crossmorph.pipeline import Settings
+from crossmorph.quality import Flag
+
+SMALL = UNetSpec(encoder=(2, 3), decoder=(3, 2), final=(2,))
+SPEC = HierarchySpec(coarse=SMALL, translator=SMALL, fine=SMALL)
+QUICK = Settings(start="none")
+FILES = {"moved.nii.gz", "transform.h5", "inverse.h5", "result.json"}
+register_pair = cohort.register_pair
+
+
+class Given(NamedTuple):
+    """A list of pairs `a`, `b`, `c`, and a model."""
+
+    pairs: Path
+    model: Path
+    output: Path
+
+    def run(self, **options: Any) -> Summary:
+        return register_cohort(self.pairs, self.output, str(self.model), **{"settings": QUICK, **options})
+
+    def statuses(self, **options: Any) -> dict[str, str]:
+        return {entry.name: entry.status for entry in self.run(**options).entries}
+
+    def image(self, name: str) -> Path:
+        return self.pairs.parent / f"{name}.nii.gz"
+
+
+def save_weights(folder: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    facts: dict[str, Any] = {"training": {}, "data": {}, "scores": {}, "environment": {}, "sha256": ""}
+    card = Card(name="small", description="For tests.", hierarchy=SPEC, shape=(16, 16), spacing=1.5, **facts)
+    save_model(folder, Hierarchy(SPEC), card)
+
+
+def draw(path: Path, seed: int) -> None:
+    data = np.random.default_rng(seed).random((16, 18)).astype(np.float32)
+    write_image(path, Image(data, np.diag([1.5, 1.5, 1.0])))
+
+
+def write_list(path: Path, *rows: str) -> None:
+    path.write_text("\n".join(["name,moving,fixed", *rows, ""]))
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Given:
+    data = tmp_path / "data"
+    data.mkdir()
+    save_weights(tmp_path / "model", 0)
+    for seed, name in enumerate("abcf"):
+        draw(data / f"{name}.nii.gz", seed)
+    write_list(data / "pairs.csv", *(f"{name},{name}.nii.gz,f.nii.gz" for name in "abc"))
+    return Given(data / "pairs.csv", tmp_path / "model", tmp_path / "out")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs in this process, by something quicker than a registration."""
+
+    def in_this_process(tasks: list[Task], jobs: int) -> Generator[Entry, None, None]:
+        yield from (cohort.register_pair(task) for task in tasks)
+
+    monkeypatch.setattr(cohort, "_by_processes", in_this_process)
+    monkeypatch.setattr(cohort, "register_files", quick)
+
+
+def quick(moving: Path, fixed: Path, outputs: Outputs, model: str | None, *_: object) -> Done:
+    """Read the inputs and write the outputs."""
+    images = [read_image(path) for path in (moving, fixed)]
+    for kind, path in outputs.files():
+        path.write_bytes(kind.encode() + images[0].data.tobytes())
+    quality = {"folds_percent": 0.25, "mi_before": 0.5, "mi_final": 0.75}
+    flags = [Flag("agreement", "ok", "Good."), Flag("folding", "warning", "Bad.")]
+    return Done(moving, fixed, model or "shipped", outputs, 1.5, quality, "mm", flags, None, None)
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
+    """Count what every process did, by name and status."""
+    path = tmp_path / "log.txt"
+    path.touch()
+    monkeypatch.setenv("COHORT_LOG", str(path))
+    monkeypatch.setattr(cohort, "register_pair", logged)
+    return lambda: Counter(path.read_text().splitlines())
+
+
+def logged(task: Task) -> Entry:
+    """Register, slowly, and put down what was done."""
+    note(f"{task.name} begins {os.getpid()}")
+    time.sleep(float(os.environ.get("COHORT_SLEEP", "0")))
+    entry = register_pair(task)
+    note(f"{task.name} {entry.status}")
+    return entry
+
+
+def deadly(task: Task) -> Entry:
+    """Kill the process at `a` always, at `b` once."""
+    path = Path(os.environ["COHORT_LOG"])
+    if task.name == "a" or (task.name == "b" and "b dies" not in path.read_text()):
+        note(f"{task.name} dies")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return logged(task)
+
+
+def note(line: str) -> None:
+    with Path(os.environ["COHORT_LOG"]).open("a") as stream:
+        stream.write(line + "\n")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+
+def test_processes_do_what_register_does(given: Given, tmp_path: Path) -> None:
+    summary = given.run(jobs=2)
+    assert (summary.done, summary.skipped, summary.failed) == (3, 0, 0)
+    assert names(given.output) == {"a", "b", "c", "summary.csv", ".lock"}
+    alone = register_files(given.image("b"), given.image("f"), Outputs(tmp_path / "b.nii"), str(given.model), QUICK)
+    moved = read_image(given.output / "b" / "moved.nii.gz")
+    np.testing.assert_allclose(moved.data, read_image(tmp_path / "b.nii").data, atol=1e-5)
+    for name in "abc":
+        assert names(given.output / name) == FILES
+    result = json.loads((given.output / "b" / "result.json").read_text())
+    assert result["quality"] == pytest.approx(alone.quality, rel=1e-3, abs=1e-4)
+    assert result["inputs"]["moving"] == str(given.image("b"))
+    row = rows(summary.path)[1]
+    assert (row["name"], row["status"], row["error"]) == ("b", "done", "")
+    assert float(row["mi_final"]) == pytest.approx(alone.quality["mi_final"], rel=1e-3)
+    flags = [f"{flag.name}:{flag.level}" for flag in alone.flags if flag.level != "ok"]
+    assert row["flags"].split() == flags
+    assert summary.doubtful == sum(":failed" in entry.flags for entry in summary.entries)
+
+
+def test_what_is_finished_is_not_done_again(given: Given, here: None, log: Callable[[], Counter[str]]) -> None:
+    first = given.run()
+    before = {path: path.stat().st_mtime_ns for path in given.output.rglob("*.h5")}
+    second = given.run()
+    assert [entry._replace(status="skipped") for entry in first.entries] == second.entries
+    assert {path: path.stat().st_mtime_ns for path in given.output.rglob("*.h5")} == before
+    assert {line: count for line, count in log().items() if "begins" not in line} == {
+        f"{name} {status}": 1 for name in "abc" for status in ("done", "skipped")
+    }
+
+
+def leave(given: Given) -> None:
+    pass
+
+
+def delete_inverse(given: Given) -> None:
+    (given.output / "b" / "inverse.h5").unlink()
+
+
+def tear_result(given: Given) -> None:
+    (given.output / "b" / "result.json").write_text('{"hash": "')
+
+
+def forget_result(given: Given) -> None:
+    (given.output / "b" / "result.json").unlink()
+
+
+CHANGES: dict[str, tuple[Callable[[Given], object], dict[str, Any], str]] = {
+    "moving image": (lambda given: draw(given.image("b"), 9), {}, "b"),
+    "fixed image": (lambda given: draw(given.image("f"), 9), {}, "abc"),
+    "weights": (lambda given: save_weights(given.model, 1), {}, "abc"),
+    "settings": (leave, {"settings": Settings(start="centers")}, "abc"),
+    "lost output": (delete_inverse, {}, "b"),
+    "lost result": (forget_result, {}, "b"),
+    "torn result": (tear_result, {}, "b"),
+    "touched": (lambda given: os.utime(given.image("b")), {}, ""),
+    "threads": (leave, {"threads": 1}, ""),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changed_is_done_again_and_only_that(given: Given, here: None, name: str) -> None:
+    change, options, redone = CHANGES[name]
+    given.run()
+    change(given)
+    statuses = given.statuses(**options)
+    assert {pair for pair, status in statuses.items() if status == "done"} == set(redone)
+    assert {pair for pair, status in statuses.items() if status == "skipped"} == set("abc") - set(redone)
+    assert set(given.statuses(**options).values()) == {"skipped"}
+
+
+def test_the_shipped_weights_need_no_name(given: Given, here: None) -> None:
+    for status in ("done", "skipped"):
+        summary = register_cohort(given.pairs, given.output, settings=QUICK)
+        assert {entry.status for entry in summary.entries} == {status}
+
+
+def test_voxels_beside_a_header_count(given: Given, here: None) -> None:
+    def write(seed: int) -> None:
+        data = np.random.default_rng(seed).random((18, 16)).astype(np.float32)
+        sitk.WriteImage(sitk.GetImageFromArray(data), str(given.pairs.parent / "v.mhd"))
+
+    write(0)
+    write_list(given.pairs, "v,v.mhd,f.nii.gz")
+    assert given.statuses() == {"v": "done"}
+    assert given.statuses() == {"v": "skipped"}
+    write(1)
+    assert given.statuses() == {"v": "done"}
+
+
+def test_the_summary_says_what_is_known(given: Given, here: None) -> None:
+    given.image("b").write_bytes(b"torn")
+    first, second, _ = rows(given.run().path)
+    numbers = {"seconds": "1.5", "folds_percent": "0.25", "mi_before": "0.5", "mi_final": "0.75"}
+    assert first == {"name": "a", "status": "done", **numbers, "flags": "folding:warning", "error": ""}
+    error = second.pop("error")
+    assert second == {"name": "b", "status": "failed", **dict.fromkeys(numbers, ""), "flags": ""}
+    assert str(given.image("b")) in error
+
+
+def test_labels_are_moved_too(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros((16, 18), np.uint8)
+    labels[4:9, 5:12] = 2
+    write_image(given.image("labels"), Image(labels, np.diag([1.5, 1.5, 1.0])))
+    given.pairs.write_text("moving,fixed,moving_labels\na.nii.gz,f.nii.gz,labels.nii.gz\n")
+    monkeypatch.setattr(cohort, "register_files", register_files)
+    assert given.statuses() == {"a-1": "done"}
+    assert names(given.output / "a-1") == FILES | {"moved_labels.nii.gz"}
+    assert set(np.unique(read_image(given.output / "a-1" / "moved_labels.nii.gz", labels=True).data)) == {0, 2}
+    given.pairs.write_text("moving,fixed\na.nii.gz,f.nii.gz\n")
+    assert given.statuses() == {"a-1": "done"}
+    assert names(given.output / "a-1") == FILES
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_pair_is_told_and_the_others_go_on(given: Given, here: None) -> None:
+    good = given.image("b").read_bytes()
+    given.run()
+    given.image("b").write_bytes(good[:100])
+    summary = given.run()
+    assert (summary.done, summary.skipped, summary.failed) == (0, 2, 1)
+    assert [row["status"] for row in rows(summary.path)] == ["skipped", "failed", "skipped"]
+    assert "b.nii.gz" in rows(summary.path)[1]["error"]
+    assert names(given.output / "b") == {"result.json"}  # nothing of the image that was there before
+    assert "b.nii.gz" in json.loads((given.output / "b" / "result.json").read_text())["error"]
+    given.image("b").write_bytes(good)
+    assert given.statuses() == {"a": "skipped", "b": "done", "c": "skipped"}
+
+
+def test_an_error_of_ours_is_told_by_its_type(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(moving: Path, *_: object) -> None:
+        raise ZeroDivisionError("in\ntwo lines")
+
+    monkeypatch.setattr(cohort, "register_files", broken)
+    assert {entry.error for entry in given.run().entries} == {"ZeroDivisionError: in two lines"}
+
+
+def test_an_interrupted_run_tells_what_it_did(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(task: Task) -> Entry:
+        if task.name == "c":
+            raise KeyboardInterrupt
+        return register_pair(task)
+
+    monkeypatch.setattr(cohort, "register_pair", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        given.run()
+    assert [row["name"] for row in rows(given.output / "summary.csv")] == ["a", "b"]
+    monkeypatch.setattr(cohort, "register_pair", register_pair)
+    assert given.statuses() == {"a": "skipped", "b": "skipped", "c": "done"}
+
+
+class Pool:
+    """Processes that work when waited for; the one that gets a pair in `deaths` dies, that many times."""
+
+    deaths: ClassVar[Counter[str]] = Counter()
+    current: ClassVar["Pool"]
+
+    def __init__(self, jobs: int, _: object) -> None:
+        self.running: list[tuple[Future[Entry], Callable[[Task], Entry], Task]] = []
+        self.jobs, self.broken = jobs, False
+        Pool.current = self
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert not self.running
+
+    def submit(self, function: Callable[[Task], Entry], task: Task) -> "Future[Entry]":
+        if self.broken:
+            raise BrokenProcessPool
+        future: Future[Entry] = Future()
+        self.running.append((future, function, task))
+        assert len(self.running) <= self.jobs
+        return future
+
+    def work(self) -> None:
+        """One ends well, unless one dies: then the work of all is lost."""
+        dead = [task.name for _, _, task in self.running if Pool.deaths[task.name]]
+        if not dead:
+            future, function, task = self.running.pop()
+            future.set_result(function(task))
+            return
+        Pool.deaths[dead[0]] -= 1
+        self.broken = True
+        for future, _, _ in self.running:
+            future.set_exception(BrokenProcessPool())
+        self.running = []
+
+
+def wait_for_pool(futures: dict[Future[Entry], Task], return_when: str) -> Any:
+    Pool.current.work()
+    return wait(futures, 0, return_when)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("deaths", "failed"), [({"a": 1}, ""), ({"b": 2}, "b"), ({"c": 1}, ""), ({"a": 2, "c": 2}, "ac")]
+)
+def test_the_process_of_a_pair_may_die_once(
+    given: Given, monkeypatch: pytest.MonkeyPatch, jobs: int, deaths: dict[str, int], failed: str
+) -> None:
+    done: Counter[str] = Counter()
+
+    def work(task: Task) -> Entry:
+        done[task.name] += 1
+        return Entry(task.name, "done")
+
+    monkeypatch.setattr(cohort, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(cohort, "wait", wait_for_pool)
+    monkeypatch.setattr(cohort, "register_pair", work)
+    monkeypatch.setattr(Pool, "deaths", Counter(deaths))
+    entries = given.run(jobs=jobs).entries
+    assert {entry.name for entry in entries if entry.status == "failed"} == set(failed)
+    assert done == Counter(set("abc") - set(failed))
+    assert all(entry.error == cohort.DIED for entry in entries if entry.status == "failed")
+
+
+@pytest.mark.slow
+def test_killed_processes(given: Given, log: Callable[[], Counter[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort, "register_pair", deadly)
+    assert given.statuses(jobs=1) == {"a": "failed", "b": "done", "c": "done"}
+    lines = log()
+    assert (lines["b done"], lines["c done"], lines["a dies"], lines["b dies"]) == (1, 1, 2, 1)
+
+
+# --- before the work -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".", "/tmp/x", "x/y", "x\\y", "C:x", ".hidden", "summary.csv", "x\ty"])
+def test_names_that_are_no_folder_are_refused(given: Given, tmp_path: Path, name: str) -> None:
+    write_list(given.pairs, f'"{name}",a.nii.gz,f.nii.gz')
+    before = names(tmp_path)
+    with pytest.raises(InputError, match="expected the name of a folder"):
+        given.run()
+    assert names(tmp_path) == before
+
+
+def test_one_name_for_two_pairs_is_refused(given: Given) -> None:
+    write_list(given.pairs, "a,a.nii.gz,f.nii.gz", "a,b.nii.gz,f.nii.gz")
+    with pytest.raises(InputError, match="both named 'a'"):
+        given.run()
+
+
+def test_inputs_among_the_outputs_are_refused(given: Given) -> None:
+    inside = given.pairs.parent / "b"
+    inside.mkdir()
+    (inside / "moved.nii.gz").write_bytes(given.image("b").read_bytes())
+    write_list(given.pairs, "a,b/moved.nii.gz,f.nii.gz", "b,b.nii.gz,f.nii.gz")
+    with pytest.raises(InputError, match=r"b/moved\.nii\.gz: an input that lies where outputs go"):
+        given._replace(output=given.pairs.parent).run()
+    assert (inside / "moved.nii.gz").read_bytes() == given.image("b").read_bytes()
+
+
+def test_the_list_is_not_replaced_by_the_summary(given: Given) -> None:
+    renamed = given.pairs.rename(given.pairs.parent / "summary.csv")
+    with pytest.raises(InputError, match="is where the summary goes"):
+        given._replace(pairs=renamed, output=renamed.parent).run()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"jobs": 0}, "received 0 jobs"), ({"scheduler": "tcp://127.0.0.1:1"}, "--scheduler tcp")]
+)
+def test_what_cannot_be_used_is_refused(
+    given: Given, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(cohort, "CONNECT_SECONDS", 0.2)
+    if "scheduler" in options:
+        pytest.importorskip("distributed")
+    with pytest.raises(InputError, match=message):
+        given.run(**options)
+
+
+def test_a_missing_model_shows_before_anything_is_made(given: Given) -> None:
+    with pytest.raises(InputError, match="no such model"):
+        given._replace(model=given.model / "absent").run()
+    assert not given.output.exists()
+
+
+def test_without_dask_is_said(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match="pip install distributed"):
+        given.run(scheduler="tcp://127.0.0.1:8786")
+
+
+# --- two runs, and clusters ------------------------------------------------------------------------------------------
+
+HOLD = """
+import fcntl, sys, time
+stream = open(sys.argv[1], "a+")
+fcntl.flock(stream, fcntl.LOCK_EX)
+stream.write("process 12345 on node")
+stream.flush()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_belongs_to_one_run_until_that_ends_however_it_ends(given: Given, here: None) -> None:
+    given.output.mkdir()
+    words = [sys.executable, "-c", HOLD, str(given.output / ".lock")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="process 12345 on node is registering into it"):
+            given.run()
+        assert names(given.output) == {".lock"}
+        holder.kill()
+    assert set(given.statuses().values()) == {"done"}
+    assert (given.output / ".lock").read_text() == ""
+
+
+def test_a_cluster_does_what_processes_do(given: Given, log: Callable[[], Counter[str]]) -> None:
+    distributed = pytest.importorskip("distributed")
+    given.image("b").write_bytes(b"torn")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        assert given.statuses(scheduler=cluster.scheduler_address) == {"a": "done", "b": "failed", "c": "done"}
+        assert given.statuses(scheduler=cluster.scheduler_address) == {"a": "skipped", "b": "failed", "c": "skipped"}
+    assert names(given.output / "a") == FILES
+    assert log()["a done"] == log()["a skipped"] == 1
+
+
+@pytest.mark.slow
+def test_a_worker_of_two_is_killed_midway(
+    given: Given, log: Callable[[], Counter[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost and nothing done twice: what the dead worker had finished is skipped, what it was at is done."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setenv("COHORT_SLEEP", "0.3")
+    pairs = [f"p{k:02d}" for k in range(12)]
+    write_list(given.pairs, *(f"{name},{'abc'[k % 3]}.nii.gz,f.nii.gz" for k, name in enumerate(pairs)))
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        workers = client.run(os.getpid)
+        killer = subprocess.Popen([sys.executable, "-c", KILL, os.environ["COHORT_LOG"], *map(str, workers.values())])
+        summary = given.run(scheduler=cluster.scheduler_address, threads=1)
+        assert killer.wait() == 0
+    assert (summary.done + summary.skipped, summary.failed) == (12, 0)
+    assert all(names(given.output / name) == FILES for name in pairs)
+    lines = log()
+    assert all(lines[f"{name} done"] == 1 for name in pairs)
+    begun = Counter(line.split()[-1] for line in lines if "begins" in line)
+    assert len(begun) >= 2
+    assert given.statuses(threads=1, jobs=1) == dict.fromkeys(pairs, "skipped")
+
+
+KILL = """
+import os, pathlib, signal, sys, time
+log, *workers = sys.argv[1:]
+while True:
+    lines = pathlib.Path(log).read_text().splitlines()
+    last = [line for line in lines if line.endswith(f"begins {workers[0]}")]
+    ended = [line for line in lines if line.endswith("done")]
+    if len(ended) >= 3 and last and last[-1].split()[0] + " done" not in ended:
+        os.kill(int(workers[0]), signal.SIGKILL)
+        break
+    time.sleep(0.01)
+"""

@@ -13,8 +13,7 @@ from jaxtyping import Float, Shaped
 from nibabel.spatialimages import SpatialImage
 from numpy import ndarray
 
-from crossmorph import DEFAULT_MODELS
-from crossmorph.checkpoint import Model, load_model
+from crossmorph.checkpoint import Model, default_model, load_model
 from crossmorph.command import Outputs, claimed, write_outputs
 from crossmorph.errors import InputError
 from crossmorph.formats import Content
@@ -119,7 +118,7 @@ def register(
         InputError: an image, a model or a setting cannot be used.
     """
     ours, theirs = as_image(moving, "moving image"), as_image(fixed, "fixed image")
-    named = model or DEFAULT_MODELS[theirs.dim]
+    named = model or default_model(theirs.dim)
     loaded = named if isinstance(named, Model) else load_model(named, torch.device(device))
     start = init if isinstance(init, ndarray) else read_start(init, ours, theirs)
     seconds = None if isinstance(refine, str) else refine
@@ -158,7 +157,8 @@ def as_image(source: object, role: str, labels: bool = False) -> Image:
     if isinstance(source, (str, Path)):
         return read_image(source, labels)
     if isinstance(source, tuple):
-        return _from_array(*source, role, labels)
+        voxels, affine = source
+        return _from_array(voxels, affine, role, labels)
     if not isinstance(source, (SpatialImage, sitk.Image)):
         raise TypeError(
             f"{role}: received {type(source).__name__}, expected a path, an image of nibabel or SimpleITK, or an "

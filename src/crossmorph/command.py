@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from crossmorph import DEFAULT_MODELS
 from crossmorph.affine_files import ants_names, write_ants_files
-from crossmorph.checkpoint import Model, load_model
+from crossmorph.checkpoint import Model, default_model, load_model
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output, suffix_of
 from crossmorph.image import GREY_SUFFIXES, IMAGE_SUFFIXES, Image, in_stored_type, read_image, write_image
@@ -139,7 +138,7 @@ def register_files(
         if image.dim != images[moving].dim:
             raise InputError(f"{path}: labels are {image.dim}-D, shape {image.shape}; the moving image is not")
     _check_targets([moving, fixed, *labels], outputs)
-    loaded = load_model(model or DEFAULT_MODELS[images[fixed].dim], _device(device))
+    loaded = load_model(model or default_model(images[fixed].dim), _device(device))
     if threads:
         torch.set_num_threads(threads)
     if isinstance(settings.start, str):

@@ -90,7 +90,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "constant.nii.gz": (lambda path: nifti(path, np.full((32, 32), 4.0)), "every voxel is 4"),
     "empty.nii.gz": (lambda path: path.touch(), "is empty"),
     "folder.nii.gz": (lambda path: path.mkdir(), "is a folder"),
-    "volume.nii.gz": (lambda path: nifti(path, np.random.rand(9, 8, 7)), "image is 3-D, shape (9, 8, 7)"),
+    "volume.nii.gz": (lambda path: nifti(path, np.random.rand(9, 8, 7)), "is 3-D, shape (9, 8, 7)"),
     "series.nii.gz": (lambda path: nifti(path, np.random.rand(9, 8, 7, 2)), "has shape (9, 8, 7, 2)"),
     "colour.png": (lambda path: PIL.Image.new("RGB", (32, 32), "red").save(path), "holds colour"),
     "image.jpg": (lambda path: path.write_bytes(b"1"), "unknown image format"),

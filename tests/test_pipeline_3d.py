@@ -168,7 +168,7 @@ def test_a_volume_cannot_meet_a_slice(tmp_path, folder, pair, brain, model):
     with pytest.raises(InputError, match=r"the fixed image is 2-D, shape \(24, 30\); model small registers 3-D images"):
         register_images(read_image(moving), plane, model)
     write_image(tmp_path / "plane.nii.gz", plane)
-    with pytest.raises(InputError, match=r"moving.nii.gz to .*: the moving image is 3-D"):
+    with pytest.raises(InputError, match=r"moving.nii.gz is 3-D.* and .*plane.nii.gz is 2-D"):
         register_files(moving, tmp_path / "plane.nii.gz", Outputs(tmp_path / "m.nii.gz"))
     with pytest.raises(InputError, match="the images are 3-D, and no weights for that ship"):
         register_files(moving, fixed, Outputs(tmp_path / "m.nii.gz"))

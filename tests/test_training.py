@@ -15,6 +15,7 @@ from conftest import ROOT, command
 from crossmorph.checkpoint import load_model, load_tensors
 from crossmorph.config import StageSpec, TrainConfig, load_config
 from crossmorph.data.dataset import batch, load_dataset
+from crossmorph.data.volumes import prepare_volumes
 from crossmorph.errors import InputError
 from crossmorph.hierarchy import STAGES, Hierarchy
 from crossmorph.metrics import mean_dice
@@ -269,12 +270,17 @@ def test_dataset_is_on_the_grid_asked_for(phantom):
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
 def test_every_shipped_config_takes_one_step(name, phantom, tmp_path):
     text = (ROOT / "configs" / name).read_text()
+    validation, grid = phantom / "validation" / "pairs.csv", []
+    if "dim: 3" in text:
+        validation = prepare_volumes(tmp_path / "volumes", validation=1, test=1, contrasts=1, spacing=8.0)["validation"]
+        grid = ["data.shape=[24, 32, 24]", "data.spacing=8"]
     config = load_config(
         ROOT / "configs" / name,
         [
             f"output={tmp_path / 'run'}",
             *([f"data.train={phantom / 'train' / 'pairs.csv'}"] if "synthesis:" not in text else []),
-            f"data.validation={phantom / 'validation' / 'pairs.csv'}",
+            f"data.validation={validation}",
+            *grid,
             *(f"stages.{stage}.iterations=1" for stage in STAGES if stage != "affine" or "affine:" in text),
         ],
     )

@@ -133,6 +133,9 @@ def register_files(
         InputError: an input that cannot be used, or an output that cannot be written. No output file is left then.
     """
     images = {path: read_image(path) for path in (moving, fixed)}
+    if images[moving].dim != images[fixed].dim:
+        each = (f"{path} is {image.dim}-D, shape {image.shape}" for path, image in images.items())
+        raise InputError(f"{', and '.join(each)}; expected the same")
     labels = {path: read_image(path, labels=True) for path in dict.fromkeys(files.source for files in outputs.labels)}
     for path, image in labels.items():
         if image.dim != images[moving].dim:

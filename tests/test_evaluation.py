@@ -284,8 +284,9 @@ def test_reading_and_scoring_do_not_count(pairs: Path, model: str, monkeypatch: 
             return original(*arguments)
 
         monkeypatch.setattr(evaluation, name, slowed)
+    began = time.perf_counter()
     (row,) = evaluate(pairs, ["coarse"], pairs.with_name("results.csv"), model=model)
-    assert 0.05 <= row.scores["seconds"] < 0.25
+    assert 0.05 <= row.scores["seconds"] <= time.perf_counter() - began - 0.6
 
 
 def test_threads_are_those_asked_for_and_only_meanwhile(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

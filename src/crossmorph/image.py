@@ -19,9 +19,10 @@ import PIL.Image
 from jaxtyping import Float, Num, Shaped
 from numpy import ndarray
 
+from crossmorph.dicom import read_dicom
 from crossmorph.errors import InputError
 from crossmorph.files import DEFLATE_LIMIT, atomic_output, readable, suffix_of
-from crossmorph.formats import PAGE, Content, read_dicom, read_itk, read_minc, read_tiff, write_itk
+from crossmorph.formats import PAGE, Content, read_itk, read_minc, read_tiff, write_itk
 from crossmorph.nifti import NIFTI_SUFFIXES, plain_type, read_affine, read_nifti, spatial_shape, write_nifti
 
 # Of 2-D pictures without millimetres.

@@ -198,6 +198,24 @@ def test_wrong_usage_is_code_two(here, crossmorph, words):
     assert not (here / "m.nii").exists()
 
 
+def test_translate_writes_the_translation_alone(here, crossmorph):
+    result = crossmorph("translate", *REGISTER[1:], "-o", "translated.nii.gz")
+    assert (result.code, result.err) == (0, "")
+    assert "wrote   translated.nii.gz (translated)" in result.out
+    crossmorph(*REGISTER, "-o", "moved.nii.gz", "--translated", "again.nii.gz")
+    assert (here / "translated.nii.gz").read_bytes() == (here / "again.nii.gz").read_bytes()
+
+
+def test_many_pairs_are_registered_once(here, crossmorph):
+    (here / "pairs.csv").write_text("moving,fixed\n" + ",".join(REGISTER[1:]) + "\n")
+    first = crossmorph("register", "--pairs", "pairs.csv", "-o", "many")
+    assert (first.code, first.out.splitlines()[0]) == (0, FIRST)
+    assert "0 registered, 1 finished before" in crossmorph("register", "--pairs", "pairs.csv", "-o", "many").out
+
+
+FIRST = "1 registered, 0 finished before, 0 failed, 0 did not pass their own checks"
+
+
 def test_json_is_one_object(here, crossmorph):
     result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "-t", "t.h5", "--inverse", "inverse.nii.gz", "--json")
     assert (result.code, result.err) == (0, "")

@@ -13,7 +13,7 @@ from crossmorph.cli_transforms import add_commands
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
-    from crossmorph.command import LabelFiles
+    from crossmorph.command import Done, LabelFiles
     from crossmorph.pipeline import Settings
 
 BAD_INPUT, FAILED = 2, 3
@@ -139,6 +139,10 @@ def register(
         raise InputError("register: expected MOVING and FIXED, or --pairs")
     outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report, ants_prefix)
     done = register_files(moving, fixed, outputs, model, settings, device, threads)
+    _print(done, as_json)
+
+
+def _print(done: "Done", as_json: bool) -> None:
     print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text())
     if done.failed:
         raise SystemExit(FAILED)
@@ -162,6 +166,24 @@ def _register_pairs(
     print(f"wrote {summary.path}")
     if summary.failed or summary.doubtful:
         raise SystemExit(FAILED)
+
+
+@app.command()
+def translate(
+    moving: Annotated[Path, typer.Argument(help="Image to translate.")],
+    fixed: Annotated[Path, typer.Argument(help="Image whose modality it shall have.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Translation, on the moving image's own grid.")],
+    model: ModelOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Write MOVING in the modality of FIXED, unmoved; the two are registered to find what that looks like."""
+    from crossmorph.command import Outputs, register_files
+
+    _print(
+        register_files(moving, fixed, Outputs(None, translated=output), model, device=device, threads=threads), as_json
+    )
 
 
 @prepare_app.command()

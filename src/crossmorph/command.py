@@ -40,7 +40,7 @@ class LabelFiles(NamedTuple):
 class Outputs(NamedTuple):
     """Files to write; None: not wanted."""
 
-    moved: Path
+    moved: Path | None
     transform: Path | None = None
     inverse: Path | None = None
     translated: Path | None = None
@@ -189,8 +189,9 @@ def write_outputs(
     def on_fixed(image: Image) -> Image:
         return Image(image.data, fixed.affine, fixed.physical, fixed.header)
 
-    try:
-        write_image(targets[outputs.moved], on_fixed(in_stored_type(resample(moving, done.warp), moving)))
+    with _by_wanted_names(targets):
+        if outputs.moved:
+            write_image(targets[outputs.moved], on_fixed(in_stored_type(resample(moving, done.warp), moving)))
         if outputs.transform:
             write_transform(targets[outputs.transform], done.warp)
         if outputs.inverse:
@@ -206,6 +207,13 @@ def write_outputs(
             write_ants_files(names, done.start, done.warp, done.inverse)
         if outputs.report:
             write_picture(targets[outputs.report], moving, fixed, done.warp, done.translated, title)
+
+
+@contextmanager
+def _by_wanted_names(targets: dict[Path, Path]) -> Iterator[None]:
+    """Let errors speak of the files wanted, not of those written to."""
+    try:
+        yield
     except InputError as error:
         message = str(error)
         for wanted, temporary in targets.items():
@@ -245,7 +253,7 @@ def _device(name: str) -> torch.device:
 
 def _ants(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Image]) -> tuple[str | None, str | None]:
     """The `antsApplyTransforms` call that makes the same moved image from the written transform, and a caution."""
-    if outputs.transform is None:
+    if outputs.transform is None or outputs.moved is None:
         return None, None
     files = {"-i": moving, "-r": fixed, "-o": outputs.moved, "-t": outputs.transform}
     dim = images[fixed].dim

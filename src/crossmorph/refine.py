@@ -13,7 +13,7 @@ than a dense field, because a dense one fits the images' noise.
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,9 +24,10 @@ from crossmorph.errors import InputError
 from crossmorph.hierarchy import Flow, chain
 from crossmorph.similarity import mi
 
-SPACING = 8.0  # voxels between control points
+SPACING = {2: 8.0, 3: 4.0}  # voxels between control points, by dimension: 12 and 10 mm for the default models
+STRIDE = {2: 1, 3: 2}  # voxels along each axis from one that is looked at to the next: a volume has enough of them
 NCC_WEIGHT, WINDOW = 10.0, 9  # voxels a side, as in training
-BENDING_WEIGHT = 60.0  # for displacements in voxels
+BENDING_WEIGHT = {2: 60.0, 3: 10.0}  # for displacements in voxels
 SQUARINGS = 4  # what is left to correct is a few voxels
 RATE, MOMENTS = 0.4, (0.7, 0.9)  # ADAM's step in voxels, and its memories: short, as there are few steps
 MOST_STEPS = 100
@@ -142,7 +143,7 @@ def _bases(fixed: Tensor) -> list[Tensor]:
     half = [(size + 1) // 2 for size in fixed.shape[2:]]
     ratios = [small / size for small, size in zip(half, fixed.shape[2:], strict=True)]
     return [
-        torch.from_numpy(spatial.bspline_basis(small, SPACING * ratio)).to(fixed)
+        torch.from_numpy(spatial.bspline_basis(small, SPACING[fixed.ndim - 2] * ratio)).to(fixed)
         for small, ratio in zip(half, ratios, strict=True)
     ]
 
@@ -165,22 +166,34 @@ def _flow(controls: Tensor, bases: list[Tensor], shape: tuple[int, ...]) -> Flow
 def _objective(
     moving: Tensor, fixed: Tensor, translated: Tensor, displacement: Tensor, bases: list[Tensor]
 ) -> Objective:
-    """``J`` of the control points, larger is better."""
+    """``J`` of the control points, larger is better, at every voxel or every ``STRIDE``-th along each axis."""
     both = torch.cat([moving, translated], dim=1)
-    shape = tuple(fixed.shape[2:])
-    correlation = _correlation(fixed)
+    shape, stride = tuple(fixed.shape[2:]), STRIDE[fixed.ndim - 2]
+    seen: tuple[Any, ...] = (..., *[slice(None, None, stride)] * len(shape))
+    still = fixed[seen].contiguous()
+    points = spatial.identity_grid(shape).to(fixed)[seen]
+    correlation = _correlation(still, WINDOW // stride)
 
     def objective(controls: Tensor) -> Tensor:
-        residual = spatial.resize(spatial.integrate(_velocity(controls, bases, shape), SQUARINGS), shape)
-        whole = spatial.compose(displacement, residual)
-        moved, moved_translation = spatial.warp(both, whole).split(1, dim=1)
-        similarity = mi(moved, fixed) + NCC_WEIGHT * correlation(moved_translation)
-        return (similarity - BENDING_WEIGHT * bending_energy(whole)).squeeze(0)
+        residual = spatial.integrate(_velocity(controls, bases, shape), SQUARINGS)
+        whole = _composed(displacement, residual, points, shape)
+        moved, moved_translation = spatial.sample(both, points + whole).split(1, dim=1)
+        similarity = mi(moved, still) + NCC_WEIGHT * correlation(moved_translation)
+        # Second differences over so many voxels are as many times larger, twice.
+        return (similarity - BENDING_WEIGHT[len(shape)] * bending_energy(whole) / stride**4).squeeze(0)
 
     return objective
 
 
-def _correlation(fixed: Tensor) -> Objective:
+def _composed(displacement: Tensor, residual: Tensor, points: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``phi_net o phi_r`` at some points, as a displacement; the residual at half the resolution, in its voxels."""
+    ratio = [full / half for full, half in zip(shape, residual.shape[2:], strict=True)]
+    scale = points.new_tensor(ratio).view(1, -1, *[1] * len(shape))
+    here = spatial.sample(residual, (points + 0.5) / scale - 0.5) * scale
+    return here + spatial.sample(displacement, points + here)
+
+
+def _correlation(fixed: Tensor, window: int) -> Objective:
     """:func:`crossmorph.similarity.ncc` with this image, by every other window along each axis.
 
     The windows overlap so much that the others say nothing new. Sums by matrices that hold the window of each centre
@@ -189,7 +202,7 @@ def _correlation(fixed: Tensor) -> Objective:
     bands = []
     for size in fixed.shape[2:]:
         place = torch.arange(size, device=fixed.device)
-        bands.append(((place[::2, None] - place).abs() <= WINDOW // 2).to(fixed))
+        bands.append(((place[::2, None] - place).abs() <= window // 2).to(fixed))
 
     def total(image: Tensor) -> Tensor:
         for axis, band in enumerate(bands, start=2):

@@ -105,8 +105,12 @@ def test_pyramid_parameters_by_hand(dim: int) -> None:
 
 @dimensions
 @pytest.mark.parametrize("radius", [0, 1, 2])
-def test_correlation_by_loops(shape: tuple[int, ...], radius: int) -> None:
+@pytest.mark.parametrize("products", [0, 10_000], ids=["offset by offset", "all products"])
+def test_correlation_by_loops(
+    shape: tuple[int, ...], radius: int, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``c_o(p) = <f(p), m(p + o)> / sqrt(channels)``, offsets in the order of ``product``, nothing outside."""
+    monkeypatch.setattr(networks, "PRODUCT_VOXELS", products)
     shape = tuple(size // 4 for size in shape)
     fixed, moving = random(2, 3, *shape), random(2, 3, *shape, seed=1)
     scores = networks.local_correlation(fixed, moving, radius)
@@ -117,6 +121,19 @@ def test_correlation_by_loops(shape: tuple[int, ...], radius: int) -> None:
         inside = (q >= 0).all() and (q < shape).all()
         expected = (fixed[0, :, *p] * moving[0, :, *q]).sum() / 3**0.5 if inside else 0
         assert scores[0, number, *p].item() == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_both_ways_to_correlate_learn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    slopes = []
+    for products in (0, 10_000):
+        monkeypatch.setattr(networks, "PRODUCT_VOXELS", products)
+        fixed, moving = random(2, 3, 6, 7).requires_grad_(), random(2, 3, 6, 7, seed=1).requires_grad_()
+        weights = random(2, 25, 6, 7, seed=2)
+        slopes.append(
+            torch.autograd.grad((networks.local_correlation(fixed, moving, 2) * weights).sum(), (fixed, moving))
+        )
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_correlation_finds_a_shift() -> None:

@@ -154,12 +154,14 @@ class Hierarchy(nn.Module):
         both = torch.cat([moving, translated], dim=1)
         smoothness = self._smoothness(moving, smoothness)
         encoded = self.fine.encode(fixed)
-        fine, final = None, coarse
+        fine = None
         for _ in range(self.spec.fine_looks):
-            seen = spatial.warp(both, final.displacement) if self.spec.fine_sees == "aligned" else both
+            seen = both
+            if self.spec.fine_sees == "aligned":
+                so_far = coarse.displacement
+                seen = spatial.warp(both, spatial.compose(so_far, fine.displacement) if fine else so_far)
             step = self.flow(self.fine(encoded, seen, smoothness), moving)
             fine = chain(fine, step) if fine else step
-            final = chain(coarse, fine)
         assert fine is not None
         return fine
 

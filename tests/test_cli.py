@@ -126,6 +126,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "no output": ([], "register: no output given; expected -o"),
     "start": (["-o", "m.nii.gz", "--init", "far"], "--init far: no such file; expected affine, centers, none or an"),
     "pairs too": (["-o", "m", "--pairs", "p.csv"], "register: --pairs chooses its own files"),
+    "bids too": (["-o", "m", "--bids", "-t", "t.h5"], "register: --bids chooses its own files"),
     "twice": (["-o", "m.nii.gz", "--translated", "m.nii.gz"], "m.nii.gz: wanted as translated, but is also"),
     "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (any-2d)"),
     "device": (["-o", "moved.nii", "--device", "abacus"], "--device abacus: not available here"),

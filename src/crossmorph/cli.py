@@ -120,6 +120,9 @@ def register(
         Path | None,
         typer.Option(help="Register every pair of a pairs.csv into folders of -o; finished ones are skipped."),
     ] = None,
+    bids: Annotated[
+        bool, typer.Option("--bids", help="-o is a folder for moved image, transforms and sidecars of BIDS names.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for --pairs.")] = 1,
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask cluster for --pairs.")] = None,
 ) -> None:
@@ -138,7 +141,15 @@ def register(
     if moving is None or fixed is None:
         raise InputError("register: expected MOVING and FIXED, or --pairs")
     outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report, ants_prefix)
+    if bids:
+        from crossmorph.bids import bids_outputs, write_sidecars
+
+        if outputs != Outputs(output):
+            raise InputError("register: --bids chooses its own files; expected no other outputs than -o")
+        outputs = bids_outputs(moving, fixed, output)
     done = register_files(moving, fixed, outputs, model, settings, device, threads)
+    if bids:
+        write_sidecars(done)
     _print(done, as_json)
 
 

@@ -1,0 +1,73 @@
+"""Names of derivatives, and the files that go with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crossmorph.bids import bids_name, bids_outputs, write_sidecars
+from crossmorph.command import register_files
+from crossmorph.data.pairs import read_pairs
+from crossmorph.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("moving", "fixed", "moved", "transform"),
+    [
+        (
+            "sub-01_T2w.nii.gz", "sub-01_T1w.nii.gz",
+            "sub-01_space-T1w_T2w.nii.gz", "sub-01_from-T2w_to-T1w_mode-image_xfm.h5",
+        ),
+        (
+            "sub-01_T2w.mha", "sub-02_T2w.nii",
+            "sub-01_space-02T2w_T2w.nii.gz", "sub-01_from-01T2w_to-02T2w_mode-image_xfm.h5",
+        ),
+        (
+            "sub-1_ses-a_run-2_FLAIR.nii", "sub-1_ses-b_T1w.nii",
+            "sub-1_ses-a_run-2_space-bT1w_FLAIR.nii.gz", "sub-1_ses-a_run-2_from-aFLAIR_to-bT1w_mode-image_xfm.h5",
+        ),
+    ],
+)  # fmt: skip
+def test_names(tmp_path, moving, fixed, moved, transform):
+    outputs = bids_outputs(Path(moving), Path(fixed), tmp_path)
+    assert (outputs.moved.name, outputs.transform.name) == (moved, transform)
+    forth, back = (path.name.split("_mode")[0].split("_from-")[1].split("_to-") for path in outputs[1:3])
+    assert forth == back[::-1]
+
+
+@pytest.mark.parametrize(
+    ("moving", "fixed", "reason"),
+    [
+        ("T2.nii.gz", "sub-1_T1w.nii", "T2.nii.gz: not a BIDS name"),
+        ("sub-1_T1w.nii", "sub-1_T1w.nii.gz", "expected names that tell them apart"),
+        ("sub-1_T1w.jpg", "sub-1_T2w.nii", "sub-1_T1w.jpg: unknown image format"),
+    ],
+)
+def test_other_names_are_refused(tmp_path, moving, fixed, reason):
+    with pytest.raises(InputError, match=reason):
+        bids_outputs(Path(moving), Path(fixed), tmp_path)
+    with pytest.raises(InputError, match="nowhere: expected an existing folder"):
+        bids_outputs(Path("sub-1_T2w.nii"), Path("sub-1_T1w.nii"), tmp_path / "nowhere")
+
+
+def test_entities_in_order():
+    assert bids_name(Path("a/sub-01_acq-fast_T2w.nii.gz")) == ({"sub": "01", "acq": "fast"}, "T2w")
+
+
+def test_sidecars_say_where_files_come_from(tmp_path, phantom):
+    pair = read_pairs(phantom / "test" / "pairs.csv")[0]
+    moving, fixed = tmp_path / "sub-1_T2w.nii.gz", tmp_path / "sub-1_T1w.nii.gz"
+    moving.write_bytes(pair.moving.read_bytes())
+    fixed.write_bytes(pair.fixed.read_bytes())
+    (tmp_path / "out").mkdir()
+    done = register_files(moving, fixed, bids_outputs(moving, fixed, tmp_path / "out"))
+    sidecars = write_sidecars(done)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "sub-1_from-T1w_to-T2w_mode-image_xfm.h5", "sub-1_from-T1w_to-T2w_mode-image_xfm.json",
+        "sub-1_from-T2w_to-T1w_mode-image_xfm.h5", "sub-1_from-T2w_to-T1w_mode-image_xfm.json",
+        "sub-1_space-T1w_T2w.json", "sub-1_space-T1w_T2w.nii.gz",
+    ]  # fmt: skip
+    back = json.loads(next(path for path in sidecars if "from-T1w" in path.name).read_text())
+    assert back["SpatialReference"] == str(moving)
+    assert back["Sources"] == [str(moving), str(fixed)]
+    assert back["Quality"]["folds_percent"] == 0

@@ -51,6 +51,28 @@ def test_volumes_are_drawn_the_same_way() -> None:
     assert torch.equal(again.moving[0], samples.moving[2])
 
 
+def test_a_small_grid_travels_over_the_anatomy_with_both_images() -> None:
+    small = Lattice((16, 16, 16), 6.0)
+    spec = PLAIN.model_copy(update={"travel": 6.0})
+    here = synthesise(spec, small, 0, 1, 0, 6, far=False)
+    assert overlap(here.moving_truth, here.fixed_truth).min() > 0.75  # but for a little shear
+    shown = here.moving_truth.flatten(2).mean(2)
+    assert shown.std(0).min() > 0.01  # another part each time
+
+
+def test_alike_images_have_one_contrast() -> None:
+    spec = PLAIN.model_copy(update={"alike": 1.0, "moving": ("random",)})
+    alike = synthesise(spec, SLICE, 0, 1, 0, 6, far=False)
+    means = [
+        torch.stack(
+            [(image[:, 0] * (truth > 0.9)).sum((1, 2)) / (truth > 0.9).sum((1, 2)) for truth in truths.unbind(1)]
+        )
+        for image, truths in ((alike.moving, alike.moving_truth), (alike.fixed, alike.fixed_truth))
+    ]
+    torch.testing.assert_close(means[0], means[1], atol=0.02, rtol=0)
+    assert means[0].std(1).min() > 0.05  # another contrast each time
+
+
 def test_a_pair_depends_on_seed_stage_and_number_alone() -> None:
     whole = synthesise(ANY, SLICE, 3, 1, 10, 4, far=False)
     parts = [synthesise(ANY, SLICE, 3, 1, first, 2, far=False) for first in (10, 12)]

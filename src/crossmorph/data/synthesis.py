@@ -61,6 +61,8 @@ class SynthesisSpec(BaseModel):
         moving: contrasts of moving images, drawn with equal chance; ``random`` gives every tissue a random signal.
         fixed: contrasts of fixed images.
         alike: chance that both images have one contrast.
+        travel: voxels along each axis that the grid's centre may lie from the anatomy's, the same for both images: a
+            grid smaller than the anatomy then shows any part of it.
         near: placement of each of the two images; shear and elastic parts come on top.
         far: placement of the moving image while the affine network learns.
         elastic_sigma: width of the Gaussian that smooths the elastic part, voxels.
@@ -77,6 +79,7 @@ class SynthesisSpec(BaseModel):
     moving: tuple[Acquisition, ...] = Field(default=("t2",), min_length=1)
     fixed: tuple[Acquisition, ...] = Field(default=("t1",), min_length=1)
     alike: float = Field(default=0.0, ge=0, le=1)
+    travel: float = Field(default=0.0, ge=0)
     near: Placement = Placement()
     far: Placement = Placement(shift=40.0, rotation=50.0, scale=(0.62, 1.6))
     elastic_sigma: Range = (5.0, 14.0)
@@ -124,10 +127,14 @@ def _pair(
     signals = [_tissue_signals(rng, contrasts[rng.integers(len(contrasts))]) for contrasts in (spec.moving, spec.fixed)]
     if rng.random() < spec.alike:
         signals[1] = signals[0]
+    dim = len(shape) if spec.travel else 0
+    centre = torch.tensor(rng.uniform(-spec.travel, spec.travel, dim), dtype=torch.float32)
     turn = _turn(rng) if rng.random() < spec.turned else None
     for role in (0, 1):
         placement = spec.far if far and role == 0 else spec.near
         deformation = _deformation(rng, shape, placement, sigma, strain)
+        if spec.travel:
+            deformation = deformation + centre.view(1, -1, *[1] * len(shape))
         maps = spatial.warp(source[None], _to_source(deformation, lattice.spacing))[0]
         image = _acquire(spec, rng, maps[:3], _layers(rng, maps[3], heads[role]), signals[role])
         truth = maps[:3]

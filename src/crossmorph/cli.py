@@ -127,19 +127,21 @@ def register(
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask cluster for --pairs.")] = None,
 ) -> None:
     """Register MOVING to FIXED; write the moved image and, on request, the transforms. Or many pairs: --pairs."""
+    if output is None:
+        raise InputError("register: no output given; expected -o")
+    if pairs is None and (moving is None or fixed is None):
+        raise InputError("register: expected MOVING and FIXED, or --pairs")
     from crossmorph.command import Outputs, register_files
     from crossmorph.pipeline import Settings
 
-    if output is None:
-        raise InputError("register: no output given; expected -o")
     settings = Settings(init, smoothness, refine != "off", _seconds(refine))
     if pairs is not None:
         if moving or any((transform, inverse, translated, labels, report, ants_prefix)):
             raise InputError("register: --pairs chooses its own files; expected no MOVING, FIXED or single outputs")
         _register_pairs(pairs, output, model, settings, jobs, scheduler, device, threads)
         return
-    if moving is None or fixed is None:
-        raise InputError("register: expected MOVING and FIXED, or --pairs")
+    assert moving is not None
+    assert fixed is not None
     outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report, ants_prefix)
     if bids:
         from crossmorph.bids import bids_outputs, write_sidecars

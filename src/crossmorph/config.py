@@ -42,7 +42,7 @@ class DataSpec(Section):
     def _one_source(self) -> "DataSpec":
         if (self.train is None) == (self.synthesis is None):
             raise ValueError("expected either train (a list of pairs) or synthesis")
-        if self.synthesis and self.synthesis.turned and len(set(self.shape)) * len(self.shape) != 2:
+        if self.synthesis and self.synthesis.turned and not (len(self.shape) == 2 and self.shape[0] == self.shape[1]):
             raise ValueError(f"synthesis.turned transposes square slices, received a grid of {self.shape}")
         return self
 

@@ -65,10 +65,10 @@ class StageLoss(nn.Module):
         self.compare = compare  # of what stands in their place
         self.weights = weights
 
-    def forward(self, batch: "Batch") -> Terms:
+    def forward(self, shown: Batch) -> Terms:
         """The stage's weighted terms, to be added up."""
         hierarchy, compare, weights = self.hierarchy, self.compare, self.weights
-        samples, smoothness, started = batch
+        samples, smoothness, started = shown
         moving, fixed, moving_truth, fixed_truth = samples
         if self.stage == "affine":
             assert hierarchy.affine is not None

@@ -51,7 +51,7 @@ def _blurred_maps(spacing: float) -> tuple[np.ndarray, np.ndarray]:
 def slice_affine(z_mm: float) -> Float[np.ndarray, "4 4"]:
     """Voxel to RAS millimetres of the slice at a level; its centre is the centre of the brain, x = 0, y = -17 mm."""
     affine = np.diag([SPACING, SPACING, SPACING, 1.0])
-    affine[:3, 3] = (-(SHAPE[0] - 1) / 2 * SPACING, -17.0 - (SHAPE[1] - 1) / 2 * SPACING, z_mm)
+    affine[:3, 3] = (*(CENTRE[axis] - (SHAPE[axis] - 1) / 2 * SPACING for axis in (0, 1)), z_mm)
     return affine
 
 

@@ -72,7 +72,7 @@ def by_method(rows: list[Row], pair: str) -> dict[str, dict[str, float]]:
 
 def use(monkeypatch: pytest.MonkeyPatch, method: Method) -> None:
     """Let every name mean this method."""
-    monkeypatch.setattr(evaluation, "_method", lambda *_: method)
+    monkeypatch.setattr(evaluation, "runner", lambda *_: method)
 
 
 def still(case: Case) -> Warp:

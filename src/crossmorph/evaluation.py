@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 PEERS = ("affine", "syn", "syn-tuned", "elastix", "greedy", "simpleitk", "dipy")
 OURS = ("start", "coarse", "crossmorph", "crossmorph-refined")
-REFINE_SECONDS = 0.5
+REFINE_SECONDS = {2: 0.5, 3: None}  # by dimension; None: until it stops gaining
 METHODS = ("none", *PEERS, *OURS, "oracle")
 
 
@@ -47,10 +47,10 @@ class Case(NamedTuple):
 
     moving: Image
     fixed: Image
-    moving_labels: Image | None
-    fixed_labels: Image | None
-    moving_same: Image | None
-    truth: Warp | None
+    moving_labels: Image | None = None
+    fixed_labels: Image | None = None
+    moving_same: Image | None = None
+    truth: Warp | None = None
 
 
 class Outcome(NamedTuple):
@@ -115,7 +115,7 @@ def evaluate(
     # The output is claimed first: one that cannot be written must show before hours of work, not after.
     with _limited(threads), atomic_output(Path(output)) as temporary:
         loaded = cache(partial(load_model, chosen_model(pairs_csv, model)))
-        runners = {name: _method(name, loaded, threads) for name in methods}
+        runners = {name: runner(name, loaded, threads) for name in methods}
         rows = _run(pairs, runners)
         write_rows(temporary, rows)
     return rows
@@ -155,8 +155,8 @@ def _limited(threads: int) -> Iterator[None]:
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 
-def _method(name: str, model: Callable[[], Model], threads: int) -> Method:
-    """The method of a name, with everything loaded that it needs."""
+def runner(name: str, model: Callable[[], Model], threads: int) -> Method:
+    """The method of a name, with everything loaded that it needs; ``model`` is called for our own only."""
     match name:
         case "start":
             return partial(_part, register_start, model())
@@ -165,7 +165,9 @@ def _method(name: str, model: Callable[[], Model], threads: int) -> Method:
         case "crossmorph":
             return partial(_crossmorph, Settings(), model())
         case "crossmorph-refined":
-            return partial(_crossmorph, Settings(refine=True, refine_seconds=REFINE_SECONDS), model())
+            loaded = model()
+            seconds = REFINE_SECONDS[loaded.card.hierarchy.dim]
+            return partial(_crossmorph, Settings(refine=True, refine_seconds=seconds), loaded)
         case "oracle":
             return _oracle
         case "none":

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossmorph import spatial
+from crossmorph.adam import Adam
 from crossmorph.affine import Affine, move, same_place
 from crossmorph.similarity import mi
 
@@ -110,19 +111,15 @@ def _agreement(view: _View, affine: Affine) -> Float[Tensor, " places"]:
 
 
 def _climb(view: _View, start: Affine, steps: int) -> Affine:
-    """ADAM (Kingma and Ba, ICLR 2015) with a rate that falls to nothing; every place climbs on its own."""
+    """ADAM with a rate that falls to nothing; every place climbs on its own."""
     dim, half = view.fixed.ndim - 2, max(view.fixed.shape[2:]) * view.shrunk / 2
     parameters = view.fixed.new_zeros(len(start.matrix), dim * (dim + 1))
-    mean, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
+    adam = Adam(parameters, MOMENTS)
     for step in range(steps):
         parameters = parameters.detach().requires_grad_()
         affine = _changed(start, parameters, half)
         (gradient,) = torch.autograd.grad(_agreement(view, affine).sum(), parameters)
-        mean = torch.lerp(gradient, mean, MOMENTS[0])
-        square = torch.lerp(gradient * gradient, square, MOMENTS[1])
-        slope = mean / (1 - MOMENTS[0] ** (step + 1))
-        size = (square / (1 - MOMENTS[1] ** (step + 1))).sqrt()
-        parameters = parameters + RATE * (1 - step / steps) * slope / (size + 1e-8)
+        parameters = parameters + RATE * (1 - step / steps) * adam.direction(gradient)
     return Affine(*(part.detach() for part in _changed(start, parameters, half)))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from monai.data import MetaTensor
+from monai.data.meta_tensor import MetaTensor
 from numpy import ndarray
 
 from crossmorph.api import register
@@ -53,7 +53,7 @@ class Registerd:
             InputError: a key is missing, or its value is no such image, or cannot be registered.
         """
         fixed = self._image(data, self.fixed)
-        result = register((self._image(data, self.moving)), fixed, model=self.model, **self.settings)
+        result = register(self._image(data, self.moving), fixed, model=self.model, **self.settings)
         like = data[self.fixed]
         moved = {self.moving: _tensor(result.moved[None], like)}
         for key in self.labels:
@@ -63,7 +63,7 @@ class Registerd:
         return {**data, **moved, self.transform: result.transform, self.flags: result.flags}
 
     def _image(self, data: Mapping[Hashable, Any], key: Hashable) -> tuple[ndarray, Float[ndarray, "n n"]]:
-        image = data.get(key)
+        image: Any = data.get(key)
         if not isinstance(image, MetaTensor) or len(image) != 1 or image.ndim not in (3, 4):
             received = f"{type(image).__name__} of shape {tuple(image.shape)}" if hasattr(image, "shape") else image
             raise InputError(f"{key}: received {received}; expected a MetaTensor of shape (1, X, Y) or (1, X, Y, Z)")

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossmorph import spatial
+from crossmorph.adam import Adam
 from crossmorph.errors import InputError
 from crossmorph.hierarchy import Flow, chain
 from crossmorph.similarity import mi
@@ -224,8 +225,7 @@ def _climb(objective: Objective, controls: Tensor, steps: int, deadline: float) 
     """ADAM from the given control points until steps, time or gain end; none is lost, as the best point is kept."""
     began = time.perf_counter()
     best = controls
-    # By hand (Kingma and Ba, ICLR 2015, arXiv 1412.6980): torch.optim imports the compiler at its first use, a second.
-    mean, square = torch.zeros_like(controls), torch.zeros_like(controls)
+    adam = Adam(controls, MOMENTS)
     highest: list[float] = []
     while True:
         controls = controls.detach().requires_grad_()
@@ -240,11 +240,7 @@ def _climb(objective: Objective, controls: Tensor, steps: int, deadline: float) 
         if taken >= steps or stuck or now + (now - began) / (taken + 1) > deadline:
             return _Climb(best, taken, highest[0], highest[-1])
         (gradient,) = torch.autograd.grad(value, controls)
-        mean = torch.lerp(gradient, mean, MOMENTS[0])
-        square = torch.lerp(gradient * gradient, square, MOMENTS[1])
-        slope = mean / (1 - MOMENTS[0] ** (taken + 1))
-        size = (square / (1 - MOMENTS[1] ** (taken + 1))).sqrt()
-        controls = controls + RATE * slope / (size + 1e-8)
+        controls = controls + RATE * adam.direction(gradient)
 
 
 def _folded(displacement: Tensor) -> Tensor:

@@ -347,3 +347,13 @@ def test_overlaps_gradient() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(2, 3, 4, 5, dtype=torch.float64, generator=generator) for _ in range(2))
     assert torch.autograd.gradcheck(lambda x: similarity.overlap(x, b), (a.requires_grad_(),))
+
+
+def test_mi_of_some_voxels_is_that_of_an_image_of_these_alone():
+    torch.manual_seed(0)
+    varying, constant = torch.rand(2, 1, 6, 8), torch.rand(2, 1, 6, 8)
+    where = torch.zeros(2, 1, 6, 8, dtype=torch.bool)
+    where[:, :, 1:4, 2:7] = True
+    expected = similarity.mi(varying[:, :, 1:4, 2:7], constant[:, :, 1:4, 2:7])
+    torch.testing.assert_close(similarity.mi(varying, constant, where), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(similarity.mi(varying, constant, torch.zeros_like(where)), torch.zeros(2))

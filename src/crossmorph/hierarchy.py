@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from crossmorph import spatial
 from crossmorph.affine import Affine, AffineNetwork, AffineSpec, move, same_place
-from crossmorph.affine_search import CANVASES, search_affine
+from crossmorph.affine_search import search_affine
 from crossmorph.networks import PyramidSpec, UNet, UNetSpec, velocity_network
 from crossmorph.similarity import mi
 
@@ -115,20 +115,20 @@ class Hierarchy(nn.Module):
         return Registration(coarse, fine, chain(coarse, fine), mask, moving + mask)
 
     def register_affine(self, moving: Tensor, fixed: Tensor, start: Affine) -> Affine:
-        """The affine start: of where it begins and of what is found, what has the most mutual information.
+        """The affine start: of where it begins and of what is found, what fits best.
 
-        The affine network looks several times, or, where the specification has none, a search climbs from several
-        places. A look can err, most of all on images unlike those of training; the images themselves then tell.
+        The affine network looks several times; a look can err, most of all on images unlike those of training, and
+        mutual information then tells. Where the specification has no such network, a search climbs from several places.
 
         Args:
             moving: the moving image; its grid may have another shape than the fixed one's.
             fixed: the fixed image; without a network one pair at a time.
             start: where the moving image is believed to lie.
         """
-        shape = tuple(fixed.shape[2:])
-        side = self.affine.spec.canvas if self.affine else CANVASES[self.spec.dim][1]
-        found = self.affine(fixed, moving, start) if self.affine else search_affine(fixed, moving, start)
-        candidates = [start, *found]
+        if self.affine is None:
+            return search_affine(fixed, moving, start)
+        shape, side = tuple(fixed.shape[2:]), self.affine.spec.canvas
+        candidates = [start, *self.affine(fixed, moving, start)]
         still = move(fixed, same_place(fixed), shape, side)
         seen = torch.cat([move(moving, candidate, shape, side) for candidate in candidates])
         scores = mi(seen, still.repeat(len(candidates), *[1] * (still.ndim - 1))).view(len(candidates), -1)

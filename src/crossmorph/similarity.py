@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -17,9 +17,12 @@ BINS = 32
 
 
 def joint_histogram(
-    varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"], bins: int = BINS
+    varying: Float[Tensor, "batch 1 *space"],
+    constant: Float[Tensor, "batch 1 *space"],
+    bins: int = BINS,
+    where: Bool[Tensor, "batch 1 *space"] | None = None,
 ) -> Float[Tensor, "batch bins_constant bins_varying"]:
-    """Joint probabilities by Parzen windows of order 0 on ``constant`` and cubic B-splines on ``varying``.
+    """Joint probabilities, of all voxels or of some, by Parzen windows of order 0 on ``constant`` and cubic B-splines on ``varying``.
 
     Mattes et al., IEEE TMI 2003, doi:10.1109/TMI.2003.809072. Values outside [0, 1] count as the nearer end (where
     their gradient is zero). Each voxel touches four bins, and the sum runs in one fixed order, so the
@@ -36,6 +39,8 @@ def joint_histogram(
     row = row + bins * torch.arange(batch, device=row.device)[:, None]
     index = row * bins + first.long() - 1
     index = torch.stack([index, index + 1, index + 2, index + 3])
+    if where is not None:
+        weights = weights * where.flatten(1) / where.flatten(1).sum(1, keepdim=True).clamp_min(1) * t.shape[1]
     counts = torch.zeros(batch * bins * bins, dtype=torch.float64, device=varying.device)
     counts = counts.index_add(0, index.flatten(), weights.flatten().double())
     return (counts / t.shape[1]).to(varying.dtype).view(batch, bins, bins)
@@ -47,9 +52,16 @@ def entropy(probabilities: Float[Tensor, "batch *bins"]) -> Float[Tensor, " batc
     return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(1)
 
 
-def mi(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, " batch"]:
-    """Mutual information ``H(a) + H(b) - H(a, b)`` in nats, marginals taken from the joint histogram itself."""
-    joint = joint_histogram(varying, constant)
+def mi(
+    varying: Float[Tensor, "batch 1 *space"],
+    constant: Float[Tensor, "batch 1 *space"],
+    where: Bool[Tensor, "batch 1 *space"] | None = None,
+) -> Float[Tensor, " batch"]:
+    """Mutual information ``H(a) + H(b) - H(a, b)`` in nats, marginals taken from the joint histogram itself.
+
+    Of all voxels, or of those of ``where`` alone; 0 where there are none.
+    """
+    joint = joint_histogram(varying, constant, where=where)
     return entropy(joint.sum(1)) + entropy(joint.sum(2)) - entropy(joint)
 
 

@@ -22,12 +22,12 @@ def joint_histogram(
     bins: int = BINS,
     where: Bool[Tensor, "batch 1 *space"] | None = None,
 ) -> Float[Tensor, "batch bins_constant bins_varying"]:
-    """Joint probabilities, of all voxels or of some, by Parzen windows of order 0 on ``constant`` and cubic B-splines on ``varying``.
+    """Joint probabilities by Parzen windows of order 0 on ``constant`` and cubic B-splines on ``varying``.
 
     Mattes et al., IEEE TMI 2003, doi:10.1109/TMI.2003.809072. Values outside [0, 1] count as the nearer end (where
     their gradient is zero). Each voxel touches four bins, and the sum runs in one fixed order, so the
     bits do not depend on the number of threads (on the CPU). It runs in float64: a bin that holds most of a volume is
-    too large for float32 to add single voxels to.
+    too large for float32 to add single voxels to. Voxels outside ``where`` do not count.
     """
     batch = varying.shape[0]
     # Cubic splines reach one bin below and two above, hence the margin of 1 and 2 bins.

@@ -196,11 +196,10 @@ def objective(moving: Tensor, fixed: Tensor, translated: Tensor, displacement: T
     )
     information = similarity.mi(moved_moving, fixed)
     products = torch.cat([torch.ones_like(fixed), moved, fixed, moved**2, fixed**2, moved * fixed], dim=1)
-    window = 2 * (refinement.WINDOW // stride // 2) + 1
-    size, i, j, ii, jj, ij = similarity.box_sum(products, window)[other].split(1, dim=1)
+    size, i, j, ii, jj, ij = similarity.box_sum(products, refinement.WINDOW)[other].split(1, dim=1)
     squared = (ij - i * j / size) ** 2 / ((ii - i * i / size) * (jj - j * j / size) + 1e-5)
     bending = refinement.BENDING_WEIGHT[dim] * bending_energy(displacement[some]) / stride**4
-    return float(information + refinement.NCC_WEIGHT * squared.mean() - bending)
+    return float(information + refinement.NCC_WEIGHT[dim] * squared.mean() - bending)
 
 
 @pytest.mark.parametrize(("rate", "shape"), [(0.4, SHAPES[0]), (3.0, SHAPES[0]), (0.4, SHAPES[1])])

@@ -6,7 +6,7 @@ The public names below are imported when they are first used, so that ``import c
 from importlib import import_module
 from typing import Any
 
-DEFAULT_MODELS = {2: "any-2d"}  # shipped weights by dimension of the images
+DEFAULT_MODELS = {2: "any-2d", 3: "any-3d"}  # shipped weights by dimension of the images
 
 _HOMES = {
     "Image": "image",

@@ -22,7 +22,7 @@ TURN = 0.6  # radians between the rotations tried about each axis
 TURNED = {2: 2, 3: 1}  # rotations to either side
 KEPT = 3  # places from which the ascent begins
 TISSUE = 0.05  # brighter voxels show something
-SHARED = 2.0  # weight of the mutual information where both images show something
+SHARED = 0.5  # weight of the mutual information where both images show something
 RATE = 0.04  # of ADAM, in radians, logarithms of size, and half sides of the canvas
 MOMENTS = 0.8, 0.95
 
@@ -102,7 +102,7 @@ def _centre_of_intensity(image: Tensor) -> Float[Tensor, " dim"]:
 
 
 def _agreement(view: _View, affine: Affine) -> Float[Tensor, " places"]:
-    """How well the moving image fits the fixed one under each map, ``MI + 2 s MI_shared``.
+    """How well the moving image fits the fixed one under each map, ``MI + 0.5 s MI_shared``.
 
     ``MI_shared`` is that of the voxels where both show something, and ``s`` how much of the smaller of the two shares.
     Mutual information alone blows a brain up until it fills the head of the other image; the shared one alone is high

@@ -10,6 +10,7 @@ from crossmorph.api import as_image
 from crossmorph.data.pairs import read_pairs
 from crossmorph.errors import InputError
 from crossmorph.image import Image, read_image, write_image
+from crossmorph.provenance import read_record
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,13 @@ def test_arrays_come_back_as_arrays(plain, paths):
 
 def test_what_is_saved_is_the_result(tmp_path, plain):
     written = plain.save(tmp_path / "moved.nii.gz", transform=tmp_path / "t.h5", ants_prefix=tmp_path / "P_")
-    names = ["P_0GenericAffine.mat", "P_1InverseWarp.nii.gz", "P_1Warp.nii.gz", "moved.nii.gz", "t.h5"]
+    names = ["P_0GenericAffine.mat", "P_1InverseWarp.nii.gz", "P_1Warp.json", "P_1Warp.nii.gz"]
+    names += ["moved.nii.gz", "t.h5", "t.json"]
     assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir()) == names
     np.testing.assert_allclose(read_image(tmp_path / "moved.nii.gz").data, plain.moved.data, atol=1e-4)
+    record = read_record(tmp_path / "t.json")
+    assert "antsApplyTransforms -d 2 -i " in record.ants
+    assert record.quality["mi_final"] == plain.quality["mi_final"]
 
 
 def test_it_begins_where_a_matrix_or_a_file_says(paths, tmp_path):

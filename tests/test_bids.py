@@ -1,14 +1,16 @@
 """Names of derivatives, and the files that go with them."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from crossmorph.bids import bids_name, bids_outputs, write_sidecars
+from crossmorph.bids import bids_name, bids_outputs
 from crossmorph.command import register_files
 from crossmorph.data.pairs import read_pairs
 from crossmorph.errors import InputError
+from crossmorph.provenance import read_record
 
 
 @pytest.mark.parametrize(
@@ -60,14 +62,19 @@ def test_sidecars_say_where_files_come_from(tmp_path, phantom):
     moving.write_bytes(pair.moving.read_bytes())
     fixed.write_bytes(pair.fixed.read_bytes())
     (tmp_path / "out").mkdir()
-    done = register_files(moving, fixed, bids_outputs(moving, fixed, tmp_path / "out"))
-    sidecars = write_sidecars(done)
+    outputs = bids_outputs(moving, fixed, tmp_path / "out")
+    register_files(moving, fixed, outputs)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "sub-1_from-T1w_to-T2w_mode-image_xfm.h5", "sub-1_from-T1w_to-T2w_mode-image_xfm.json",
         "sub-1_from-T2w_to-T1w_mode-image_xfm.h5", "sub-1_from-T2w_to-T1w_mode-image_xfm.json",
         "sub-1_space-T1w_T2w.json", "sub-1_space-T1w_T2w.nii.gz",
     ]  # fmt: skip
-    back = json.loads(next(path for path in sidecars if "from-T1w" in path.name).read_text())
+    told = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    back = told["sub-1_from-T1w_to-T2w_mode-image_xfm.json"]
     assert back["SpatialReference"] == str(moving)
+    assert told["sub-1_space-T1w_T2w.json"]["SpatialReference"] == str(fixed)
     assert back["Sources"] == [str(moving), str(fixed)]
-    assert back["Quality"]["folds_percent"] == 0
+    assert back["GeneratedBy"] == [{"Name": "crossmorph", "Version": metadata.version("crossmorph")}]
+    assert back["quality"]["folds_percent"] == 0
+    record = read_record(outputs.sidecars[0].path)
+    assert [Path(output.path) for output in record.outputs] == list(outputs[:3])

@@ -12,13 +12,13 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 from conftest import command
 
-from crossmorph import cli
+from crossmorph import cli, cohort
+from crossmorph import command as command_module
 from crossmorph.data.pairs import Pair, read_pairs
-from crossmorph.hierarchy import Flow, Hierarchy
 from crossmorph.image import Image, read_image, write_image
+from crossmorph.quality import Flag
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "pairs too": (["-o", "m", "--pairs", "p.csv"], "register: --pairs chooses its own files"),
     "bids too": (["-o", "m", "--bids", "-t", "t.h5"], "register: --bids chooses its own files"),
     "twice": (["-o", "m.nii.gz", "--translated", "m.nii.gz"], "m.nii.gz: wanted as translated, but is also"),
-    "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (any-2d)"),
+    "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (any-2d"),
     "device": (["-o", "moved.nii", "--device", "abacus"], "--device abacus: not available here"),
     "labels": (["-o", "moved.nii", "--labels", "moving.nii.gz", "l.nii"], "moving.nii.gz: 16"),
     "missing labels": (["-o", "moved.nii", "--labels", "none.nii", "l.nii"], "none.nii: cannot be read"),
@@ -214,7 +214,7 @@ def test_many_pairs_are_registered_once(here, crossmorph):
     assert "0 registered, 1 finished before" in crossmorph("register", "--pairs", "pairs.csv", "-o", "many").out
 
 
-FIRST = "1 registered, 0 finished before, 0 failed, 0 did not pass their own checks"
+FIRST = "1 registered, 0 finished before, 0 failed, 0 of them their own checks"
 
 
 def test_json_is_one_object(here, crossmorph):
@@ -226,11 +226,15 @@ def test_json_is_one_object(here, crossmorph):
         {"kind": "moved", "path": "moved.nii.gz"},
         {"kind": "transform", "path": "t.h5"},
         {"kind": "inverse", "path": "inverse.nii.gz"},
+        {"kind": "record", "path": "t.json"},
+        {"kind": "record", "path": "inverse.json"},
     ]
     assert all(Path(output["path"]).stat().st_size for output in told["outputs"])
     assert told["seconds"] > 0
     assert all(isinstance(value, float) for value in told["quality"].values())
-    assert {flag["name"]: flag["level"] for flag in told["flags"]} == {"agreement": "ok", "folding": "ok"}
+    flags = {flag["name"]: flag["level"] for flag in told["flags"]}
+    assert flags.items() >= {"agreement": "ok", "folding": "ok"}.items()
+    assert "failed" not in flags.values()
 
 
 def test_labels_can_be_given_more_than_once(here, crossmorph):
@@ -252,19 +256,45 @@ def test_labels_can_be_given_more_than_once(here, crossmorph):
     assert set(np.unique(a)) == {0, 1, 2, 3}
 
 
-def scatter(self: Hierarchy, velocity: torch.Tensor, like: torch.Tensor) -> Flow:
-    """A field that is noise of 20 voxels."""
-    noise = 20 * torch.randn(1, 2, *like.shape[2:], generator=torch.Generator().manual_seed(0))
-    return Flow(noise, -noise)
+def failing(*_: object) -> list[Flag]:
+    return [Flag("agreement", "failed", "The images agree less.")]
 
 
 def test_a_registration_that_fails_its_own_checks_is_code_three(here, crossmorph, monkeypatch):
-    monkeypatch.setattr(Hierarchy, "flow", scatter)
-    result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "--json", "--init", "none")
+    monkeypatch.setattr(command_module, "judge", failing)
+    before = contents(here)
+    result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "-t", "t.h5", "--json", "--init", "none")
     assert result.code == 3
-    levels = {flag["name"]: flag["level"] for flag in json.loads(result.out)["flags"]}
-    assert levels == {"agreement": "failed", "folding": "warning", "inverse": "warning"}
-    assert (here / "moved.nii.gz").exists()
+    told = json.loads(result.out)
+    assert (told["outputs"], {flag["name"] for flag in told["flags"]}) == ([], {"agreement"})
+    failed = "crossmorph: moving.nii.gz to fixed.nii.gz failed its own checks (agreement)"
+    assert result.err == f"{failed}: nothing was written; --keep-failed would have kept the outputs\n"
+    assert contents(here) == before
+    kept = crossmorph(*REGISTER, "-o", "moved.nii.gz", "-t", "t.h5", "--init", "none", "--keep-failed")
+    assert (kept.code, kept.err) == (3, f"{failed}: the outputs were written all the same\n")
+    assert "wrote   t.json (record)" in kept.out
+    assert set(contents(here)) == {*before, "moved.nii.gz", "t.h5", "t.json"}
+    words = "crossmorph register moving.nii.gz fixed.nii.gz -o moved.nii.gz -t t.h5 --init none --keep-failed"
+    assert json.loads((here / "t.json").read_text())["command"] == words
+
+
+def test_a_translation_that_fails_its_checks_is_not_written_either(here, crossmorph, monkeypatch):
+    monkeypatch.setattr(command_module, "judge", failing)
+    assert crossmorph("translate", *REGISTER[1:], "-o", "t.nii").code == 3
+    assert not (here / "t.nii").exists()
+    assert crossmorph("translate", *REGISTER[1:], "-o", "t.nii", "--keep-failed").code == 3
+    assert (here / "t.nii").exists()
+
+
+def test_pairs_that_fail_their_checks_are_failed(here, crossmorph, monkeypatch):
+    monkeypatch.setattr(cohort, "_by_processes", lambda tasks, _: (cohort.register_pair(task) for task in tasks))
+    monkeypatch.setattr(command_module, "judge", failing)
+    (here / "pairs.csv").write_text("moving,fixed\n" + ",".join(REGISTER[1:]) + "\n")
+    result = crossmorph("register", "--pairs", "pairs.csv", "-o", "many")
+    assert (result.code, result.out.splitlines()[0]) == (
+        3, "0 registered, 0 finished before, 1 failed, 1 of them their own checks",
+    )  # fmt: skip
+    assert "nothing was written; --keep-failed" in (here / "many" / "summary.csv").read_text()
 
 
 def test_a_process_of_its_own(here):
@@ -289,12 +319,12 @@ finally:
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["register", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["register", "--help"], ["replay", "--help"], ["doctor", "--help"]])
 def test_help_imports_nothing_heavy(words):
     script = HELP.format(words=words)
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "heavy: []\n")
-    assert "register" in result.stdout
+    assert "Usage" in result.stdout
 
 
 def test_models_are_listed_and_shown(crossmorph):

@@ -33,7 +33,7 @@ from crossmorph.quality import Flag
 SMALL = UNetSpec(encoder=(2, 3), decoder=(3, 2), final=(2,))
 SPEC = HierarchySpec(coarse=SMALL, translator=SMALL, fine=SMALL)
 QUICK = Settings(start="none")
-FILES = {"moved.nii.gz", "transform.h5", "inverse.h5", "result.json"}
+FILES = {"moved.nii.gz", "transform.h5", "inverse.h5", "transform.json", "inverse.json", "result.json"}
 register_pair = cohort.register_pair
 
 
@@ -163,7 +163,7 @@ def test_processes_do_what_register_does(given: Given, tmp_path: Path) -> None:
     assert (row["name"], row["status"], row["error"]) == ("b", "done", "")
     assert float(row["mi_final"]) == pytest.approx(alone.quality["mi_final"], rel=1e-3)
     flags = [f"{flag.name}:{flag.level}" for flag in alone.flags if flag.level != "ok"]
-    assert row["flags"].split() == flags
+    assert row["flags"].split("; ") == flags
     assert summary.doubtful == sum(":failed" in entry.flags for entry in summary.entries)
 
 
@@ -276,6 +276,49 @@ def test_a_failing_pair_is_told_and_the_others_go_on(given: Given, here: None) -
     assert "b.nii.gz" in json.loads((given.output / "b" / "result.json").read_text())["error"]
     given.image("b").write_bytes(good)
     assert given.statuses() == {"a": "skipped", "b": "done", "c": "skipped"}
+
+
+def poor(*words: Any) -> Done:
+    """As :func:`quick`, but `b` does not pass its checks, and writes its outputs only where they are to be kept."""
+    moving, _, outputs, *_, keep_failed, _ = words
+    if moving.name != "b.nii.gz":
+        return quick(*words)
+    done = quick(*words) if keep_failed else quick(*words[:2], Outputs(None), *words[3:])
+    return done._replace(outputs=outputs, flags=[Flag("agreement", "failed", "Worse.")], kept=keep_failed)
+
+
+def test_a_pair_that_fails_its_checks_is_failed_and_not_done_again(
+    given: Given, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort, "register_files", poor)
+    fate = "failed its own checks (agreement): "
+    for statuses in (["done", "failed", "done"], ["skipped", "failed", "skipped"]):
+        summary = given.run()
+        assert [entry.status for entry in summary.entries] == statuses
+        assert (summary.failed, summary.doubtful) == (1, 1)
+        assert names(given.output / "b") == {"result.json"}
+        row = rows(summary.path)[1]
+        assert (row["flags"], row["mi_final"]) == ("agreement:failed", "0.75")
+        assert row["error"] == f"{fate}nothing was written; --keep-failed would have kept the outputs"
+        monkeypatch.setattr(cohort, "register_files", lambda *_: pytest.fail("done again"))
+    monkeypatch.setattr(cohort, "register_files", poor)
+    for _ in range(2):
+        summary = given.run(keep_failed=True)
+        assert [entry.status for entry in summary.entries] == ["skipped", "failed", "skipped"]
+        assert names(given.output / "b") == FILES
+        assert rows(summary.path)[1]["error"] == f"{fate}the outputs were written all the same"
+        monkeypatch.setattr(cohort, "register_files", lambda *_: pytest.fail("done again"))
+    monkeypatch.setattr(cohort, "register_files", poor)
+    given.run()
+    assert names(given.output / "b") == {"result.json"}
+
+
+def test_records_say_which_command_it_was(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort, "register_files", register_files)
+    given.run(command="what I typed", threads=1)
+    record = json.loads((given.output / "a" / "transform.json").read_text())
+    assert record["command"] == "what I typed"
+    assert record["inputs"][0]["absolute"] == str(given.image("a"))
 
 
 def test_an_error_of_ours_is_told_by_its_type(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:

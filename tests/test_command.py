@@ -1,5 +1,6 @@
 """Registration from files to files: other tools reproduce what is written, and a failure writes nothing."""
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from crossmorph.errors import InputError
 from crossmorph.grid import Grid, onto_grid
 from crossmorph.image import Image, read_image, write_image
 from crossmorph.pipeline import Settings
+from crossmorph.quality import Flag
 from crossmorph.transform import Warp, read_transform, resample
 
 PAGE = np.diag([-1.0, -1.0, 1.0])
@@ -189,7 +191,7 @@ def test_the_account_of_what_was_done(tmp_path, pair):
     done = register_files(files.moving, files.fixed, files.outputs)
     told = done.as_dict()
     assert told["inputs"] == {"moving": str(files.moving), "fixed": str(files.fixed), "model": "any-2d"}
-    kinds = ["moved", "transform", "inverse", "translated", "report", "labels"]
+    kinds = ["moved", "transform", "inverse", "translated", "report", "labels", "record", "record"]
     assert [output["kind"] for output in told["outputs"]] == kinds
     assert all(Path(output["path"]).exists() for output in told["outputs"])
     assert 0 < told["seconds"] < 60
@@ -201,7 +203,7 @@ def test_the_account_of_what_was_done(tmp_path, pair):
     assert shlex.split(told["ants"]) == [*map(str, words), "-n", "Linear"]
     assert told["ants_caution"] is None
     text = done.as_text()
-    assert text.count("\n  wrote   ") == 6
+    assert text.count("\n  wrote   ") == 8
     assert told["ants"] in text
     assert "caution" not in text
 
@@ -270,6 +272,12 @@ def bad_labels(files: Files) -> Outputs:
     return files.outputs._replace(labels=(LabelFiles(volume, files.labels.with_name("out_volume.nii.gz")),))
 
 
+def taken(files: Files) -> Path:
+    """A transform whose record would replace another program's file, which is there before anything is compared."""
+    files.moving.with_name("taken.json").write_text("{}")
+    return files.moving.with_name("taken.h5")
+
+
 REFUSED: dict[str, tuple[Callable[[Files], Outputs], str]] = {
     "output is moving": (lambda f: f.outputs._replace(moved=f.moving), r"also the input .*moving\.nii\.gz"),
     "output is fixed": (lambda f: f.outputs._replace(translated=f.fixed), r"also the input .*fixed\.nii\.gz"),
@@ -292,6 +300,7 @@ REFUSED: dict[str, tuple[Callable[[Files], Outputs], str]] = {
         r"i\.txt: unknown transform format",
     ),
     "report as html": (lambda f: f.outputs._replace(report=f.moving.with_name("r.html")), r"r\.html: unknown picture"),
+    "record over what is none": (lambda f: f.outputs._replace(transform=taken(f)), r"taken\.json: the record of the"),
     "no such folder": (
         lambda f: f.outputs._replace(inverse=f.moving.parent / "no" / "i.h5"),
         "the folder .*no does not",
@@ -327,7 +336,7 @@ def test_a_symbolic_link_to_an_input_is_that_input(tmp_path, pair):
         register_files(files.moving, files.fixed, Outputs(link))
 
 
-@pytest.mark.parametrize("broken", ["register_images", "measure", "write_transform", "write_picture"])
+@pytest.mark.parametrize("broken", ["register_images", "measure", "write_transform", "write_picture", "make_record"])
 def test_a_failure_on_the_way_leaves_old_files_and_no_new_ones(tmp_path, pair, monkeypatch, broken):
     files = written(tmp_path, pair, KINDS["axial"])
     files = files._replace(outputs=files.outputs._replace(report=tmp_path / "out.pdf"))
@@ -341,6 +350,37 @@ def test_a_failure_on_the_way_leaves_old_files_and_no_new_ones(tmp_path, pair, m
     with pytest.raises(InputError, match="on purpose"):
         register_files(files.moving, files.fixed, files.outputs)
     assert contents(tmp_path) == before
+
+
+def failing(*_: object) -> list[Flag]:
+    return [Flag("agreement", "failed", "The images agree less."), Flag("folding", "warning", "Some fold.")]
+
+
+def test_a_registration_that_fails_its_checks_writes_only_what_is_to_be_kept(tmp_path, pair, monkeypatch):
+    files = written(tmp_path, pair, KINDS["axial"])
+    files.outputs.moved.write_bytes(b"old")
+    before = contents(tmp_path)
+    monkeypatch.setattr(command, "judge", failing)
+    done = register_files(files.moving, files.fixed, files.outputs)
+    assert contents(tmp_path) == before
+    assert done.failed
+    assert not done.kept
+    told = done.as_dict()
+    assert (told["outputs"], told["ants"]) == ([], None)
+    assert [flag["name"] for flag in told["flags"]] == ["agreement", "folding"]
+    fate = "nothing was written; --keep-failed would have kept the outputs"
+    assert done.verdict == f"{files.moving} to {files.fixed} failed its own checks (agreement): {fate}"
+    assert done.as_text().endswith(f"\n{done.verdict}")
+    assert "wrote" not in done.as_text()
+
+    kept = register_files(files.moving, files.fixed, files.outputs, keep_failed=True)
+    assert all(path.stat().st_size > 3 for _, path in files.outputs.files())
+    assert kept.failed
+    assert kept.kept
+    assert kept.verdict.endswith("failed its own checks (agreement): the outputs were written all the same")
+    assert kept.as_text().count("\n  wrote   ") == 7
+    flags = json.loads((tmp_path / "out.json").read_text())["flags"]
+    assert flags[0] == {"name": "agreement", "level": "failed", "sentence": "The images agree less."}
 
 
 def test_what_png_cannot_hold_is_said_under_the_wanted_name(tmp_path, pair):

@@ -13,12 +13,14 @@ FILES = {
     "fixed.nii.gz",
     "fixed_labels.nii.gz",
     "inverse.h5",
+    "inverse.json",
     "moved.nii.gz",
     "moved_labels.nii.gz",
     "moving.nii.gz",
     "moving_labels.nii.gz",
-    "report.png",
+    "report.html",
     "transform.h5",
+    "transform.json",
     "translated.nii.gz",
 }
 
@@ -46,7 +48,7 @@ def test_the_demo_registers_its_pair(tmp_path, capsys):
     printed = capsys.readouterr().out
     for number in (*dice.values(), error["before"], error["after"]):
         assert f"{number:.3f}" in printed or f"{number:.2f}" in printed
-    assert str(folder / "report.png") in printed
+    assert str(folder / "report.html") in printed
 
 
 def test_the_pair_is_the_same_every_time():

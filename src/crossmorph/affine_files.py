@@ -6,6 +6,7 @@ coordinates that only the two images' headers define; FreeSurfer's ``.lta`` the 
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,8 +17,9 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.files import atomic_output, readable, suffix_of, write_whole
+from crossmorph.files import atomic_output, brief, readable, suffix_of, write_whole
 from crossmorph.image import Image
+from crossmorph.itk_transforms import affine_part, read_itk_transform, write_hdf5
 from crossmorph.nifti import itk_reason
 from crossmorph.transform import (
     TRANSFORM_SUFFIXES,
@@ -25,7 +27,6 @@ from crossmorph.transform import (
     after_moving,
     followed_by,
     itk_warp,
-    read_itk_transform,
     read_transform,
     resample_warp,
     write_transform,
@@ -178,7 +179,9 @@ def atomic_set(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _checked(path: Path, matrix: ndarray) -> ndarray:
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+    with np.errstate(all="ignore"):
+        usable = np.isfinite(matrix).all() and 1e-9 <= abs(np.linalg.det(matrix)) < np.inf
+    if not usable:
         raise InputError(f"{path}: holds the affine {matrix.tolist()}, expected a finite and invertible one")
     return matrix
 
@@ -210,6 +213,9 @@ def _itk_matrix(path: Path, transform: sitk.Transform) -> ndarray:
 
 def _write_itk(path: Path, temporary: Path, matrix: ndarray) -> None:
     lps = _swap_frame(matrix)
+    if temporary.suffix.lower() == ".h5":
+        write_hdf5(temporary, [affine_part(lps)])
+        return
     transform = sitk.AffineTransform(lps[:-1, :-1].ravel().tolist(), lps[:-1, -1].tolist())
     try:
         sitk.WriteTransform(transform, str(temporary))
@@ -238,9 +244,11 @@ def _read_lta(path: Path) -> ndarray:
     except ImportError as error:
         raise InputError(f"{path}: reading FreeSurfer's .lta needs nitransforms: pip install nitransforms") from error
     try:
-        matrices = FSLinearTransformArray.from_filename(str(path)).to_ras()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            matrices = FSLinearTransformArray.from_filename(str(path)).to_ras()
     except Exception as error:  # its parser raises whatever the text makes it stumble over
-        raise InputError(f"{path}: is not a FreeSurfer transform ({type(error).__name__}: {error})") from error
+        raise InputError(f"{path}: is not a FreeSurfer transform ({type(error).__name__}: {brief(error)})") from error
     if len(matrices) != 1:
         raise InputError(f"{path}: holds {len(matrices)} transforms, expected one")
     matrix: ndarray = np.asarray(matrices[0], np.float64)

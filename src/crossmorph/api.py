@@ -13,16 +13,24 @@ from jaxtyping import Float, Shaped
 from nibabel.spatialimages import SpatialImage
 from numpy import ndarray
 
-from crossmorph.checkpoint import Model, default_model, load_model
-from crossmorph.command import Outputs, claimed, write_outputs
+from crossmorph.checkpoint import Model, default_model, find_card, load_model
+from crossmorph.command import Judged, Outputs, ants_call, check_targets, claimed, write_outputs, write_records
 from crossmorph.errors import InputError
 from crossmorph.formats import Content
 from crossmorph.image import Image, checked_image, read_image
 from crossmorph.nifti import spatial_affine
 from crossmorph.pipeline import Registered, Settings, register_images
+from crossmorph.provenance import (
+    Outcome,
+    Run,
+    file_source,
+    memory_source,
+    plain_settings,
+    weights_of,
+)
 from crossmorph.quality import Flag, judge, measure
 from crossmorph.spatial import Interpolation
-from crossmorph.start import read_start
+from crossmorph.start import NAMED_STARTS, read_start
 from crossmorph.transform import Warp, resample
 
 Array = tuple[Shaped[ndarray, "*space"], Float[ndarray, "n n"]]
@@ -44,6 +52,7 @@ class Result:
         moving: the moving image as it was read.
         fixed: the fixed image as it was read.
         registered: all else, see :class:`crossmorph.pipeline.Registered`.
+        run: what decided the result, for the record beside a transform.
     """
 
     moved: Any
@@ -55,6 +64,7 @@ class Result:
     moving: Image
     fixed: Image
     registered: Registered
+    run: Run
 
     @property
     def failed(self) -> bool:
@@ -71,23 +81,37 @@ class Result:
         return replace(moved, header=self.fixed.header)
 
     def save(self, moved: str | Path, **outputs: str | Path) -> list[Path]:
-        """Write the moved image and what else is named, all of it or nothing.
+        """Write the moved image and what else is named, all of it or nothing, and beside transforms their record.
 
         Args:
             moved: where the moved image goes; its suffix chooses the format.
-            outputs: paths for ``transform``, ``inverse``, ``translated``, ``report`` and ``ants_prefix``, as of
+            outputs: paths for ``transform``, ``inverse``, ``translated``, ``uncertainty``,
+                ``report`` and ``ants_prefix``, as of
                 :class:`crossmorph.command.Outputs`.
 
         Returns:
             The files.
 
         Raises:
-            InputError: unknown formats, or files that cannot be written.
+            InputError: unknown formats, a name that is also an input's, or files that cannot be written.
         """
         files = Outputs(Path(moved), **{name: Path(path) for name, path in outputs.items()})  # type: ignore[arg-type]
+        check_targets([Path(source.path) for source in self.run.inputs if source.path], files)
         with claimed(files) as targets:
-            write_outputs(files, targets, self.moving, self.fixed, self.registered, "moving to fixed", {})
+            judged = Judged(self.moving, self.fixed, self.registered, self.quality, self.flags, None, "moving to fixed")
+            write_outputs(files, targets, judged, self.run, {})
+            write_records(files, targets, self.run, self._outcome(files))
         return [path for _, path in files.files()]
+
+    def _outcome(self, files: Outputs) -> Outcome:
+        unit = "mm" if self.fixed.physical else "pixels"
+        moving, fixed = (source.path for source in self.run.inputs[:2])
+        ants: tuple[str | None, str | None] = (None, None)
+        if moving and fixed:
+            images = {Path(moving): self.moving, Path(fixed): self.fixed}
+            ants = ants_call(Path(moving), Path(fixed), files, images)
+        flags = [flag._asdict() for flag in self.flags]
+        return Outcome(self.quality, unit, flags, sum(self.registered.seconds.values()), *ants)
 
 
 def register(
@@ -97,7 +121,7 @@ def register(
     model: str | Model | None = None,
     init: str | Float[ndarray, "n n"] = "affine",
     smoothness: float | None = None,
-    refine: float | Literal["auto", "off"] = "off",
+    refine: float | Literal["auto", "off"] | None = None,
     device: str = "cpu",
 ) -> Result:
     """Register two images of different modality.
@@ -111,7 +135,8 @@ def register(
         init: ``affine``, ``centers``, ``none``, the path of an affine transform, or a matrix, fixed space to moving
             space in RAS millimetres.
         smoothness: of the field, from 0 (detailed) to 1 (stiff); None is the model's own.
-        refine: seconds to optimise the field of this pair, ``auto`` until it stops gaining, or ``off``.
+        refine: seconds to optimise the field of this pair, ``auto`` until it stops gaining, or ``off``; None is
+            ``auto`` for volumes and ``off`` for slices.
         device: a torch device.
 
     Raises:
@@ -122,7 +147,9 @@ def register(
     loaded = named if isinstance(named, Model) else load_model(named, torch.device(device))
     start = init if isinstance(init, ndarray) else read_start(init, ours, theirs)
     seconds = None if isinstance(refine, str) else refine
-    settings = Settings(start, smoothness, refine != "off", seconds)
+    settings = Settings(start, smoothness, None if refine is None else refine != "off", seconds)
+    images = {"moving": (moving, ours), "fixed": (fixed, theirs)}
+    run = _run(images, init, loaded, None if isinstance(named, Model) else find_card(named), settings)
     registered = register_images(ours, theirs, loaded, settings)
     quality = measure(registered, ours)
     return Result(
@@ -131,10 +158,38 @@ def register(
         transform=registered.warp,
         inverse=registered.inverse,
         quality=quality,
-        flags=judge(quality, "mm" if theirs.physical else "pixels"),
+        flags=judge(quality, "mm" if theirs.physical else "pixels", registered.fallbacks),
         moving=ours,
         fixed=theirs,
         registered=registered,
+        run=run,
+    )
+
+
+def _run(
+    images: dict[str, tuple[Source, Image]],
+    init: str | ndarray,
+    model: Model,
+    card: Path | None,
+    settings: Settings,
+) -> Run:
+    """What decides the result, for its record."""
+    inputs = [
+        file_source(role, source) if isinstance(source, (str, Path)) else memory_source(role, image)
+        for role, (source, image) in images.items()
+    ]
+    if isinstance(init, str):
+        settings = settings._replace(start=init)
+        inputs += [] if init in NAMED_STARTS else [file_source("init", init)]
+    device = str(next(model.hierarchy.parameters()).device)
+    weights = weights_of(model.card, card)
+    return Run(
+        "crossmorph.register, in Python",
+        tuple(inputs),
+        weights,
+        plain_settings(settings),
+        device,
+        torch.get_num_threads(),
     )
 
 

@@ -1,18 +1,20 @@
 """Names and sidecars of BIDS derivatives (https://bids-specification.readthedocs.io, Derivatives, 1.10).
 
 From ``sub-01_T2w`` to ``sub-01_T1w``: the moved image is ``sub-01_space-T1w_T2w.nii.gz``, the transforms
-``sub-01_from-T2w_to-T1w_mode-image_xfm.h5`` and back, where "from" is the moving image; each has a JSON file beside it.
+``sub-01_from-T2w_to-T1w_mode-image_xfm.h5`` and back, where "from" is the moving image; each has a JSON file beside it,
+with the record of the run (:mod:`crossmorph.provenance`).
 """
 
-import json
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from crossmorph.command import Done, Outputs
+from crossmorph.command import Outputs, Sidecar
 from crossmorph.errors import InputError
-from crossmorph.files import suffix_of, write_whole
+from crossmorph.files import suffix_of
 from crossmorph.image import READABLE_SUFFIXES
+from crossmorph.provenance import record_path
 
 NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9]+_)+)(?P<suffix>[A-Za-z0-9]+)")
 ANATOMY = ("sub", "ses")  # entities that say whose image it is
@@ -36,7 +38,7 @@ def bids_name(path: Path) -> BidsName:
 
 
 def bids_outputs(moving: Path, fixed: Path, folder: Path) -> Outputs:
-    """The moved image and both transforms under the names of a derivative, in a folder.
+    """The moved image and both transforms under the names of a derivative, in a folder, with a JSON file beside each.
 
     Another subject's or session's space is named with it: ``space-02T1w``.
 
@@ -54,26 +56,16 @@ def bids_outputs(moving: Path, fixed: Path, folder: Path) -> Outputs:
     if here == there:
         raise InputError(f"{moving} and {fixed}: one subject, session and suffix; expected names that tell them apart")
     start = "".join(f"{key}-{value}_" for key, value in source.entities.items() if key != "space")
-    return Outputs(
-        moved=folder / f"{start}space-{there}_{source.suffix}.nii.gz",
-        transform=folder / f"{start}from-{here}_to-{there}_mode-image_xfm.h5",
-        inverse=folder / f"{start}from-{there}_to-{here}_mode-image_xfm.h5",
-    )
+    moved = folder / f"{start}space-{there}_{source.suffix}.nii.gz"
+    transform = folder / f"{start}from-{here}_to-{there}_mode-image_xfm.h5"
+    inverse = folder / f"{start}from-{there}_to-{here}_mode-image_xfm.h5"
+    references = {moved: fixed, transform: fixed, inverse: moving}
+    sidecars = [Sidecar(record_path(path), _keys(moving, fixed, space)) for path, space in references.items()]
+    return Outputs(moved, transform, inverse, sidecars=tuple(sidecars))
 
 
-def write_sidecars(done: Done) -> list[Path]:
-    """Write a JSON file beside each output: what it was made from, by what, and what it thinks of itself.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
-    moving, fixed = str(done.moving), str(done.fixed)
-    reference = {"moved": fixed, "transform": fixed, "inverse": moving}
-    paths = []
-    for kind, path in done.outputs.files():
-        content: dict[str, object] = {"Sources": [moving, fixed], "SpatialReference": reference[kind]}
-        content |= {"GeneratedBy": [{"Name": "crossmorph", "Model": done.model}], "Quality": done.quality}
-        sidecar = path.with_name(path.name.removesuffix(".gz").rpartition(".")[0] + ".json")
-        write_whole(sidecar, (json.dumps(content, indent=2) + "\n").encode())
-        paths.append(sidecar)
-    return paths
+def _keys(moving: Path, fixed: Path, reference: Path) -> dict[str, object]:
+    """What the standard asks of a sidecar."""
+    generator = {"Name": "crossmorph", "Version": metadata.version("crossmorph")}
+    sources = [str(moving), str(fixed)]
+    return {"Sources": sources, "SpatialReference": str(reference), "GeneratedBy": [generator]}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +12,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from crossmorph import DEFAULT_MODELS
 from crossmorph.errors import InputError
-from crossmorph.files import readable, write_whole
+from crossmorph.files import brief, readable, write_whole
 from crossmorph.hierarchy import Hierarchy, HierarchySpec
+
+FILLED_BY = ("normal_", "uniform_", "kaiming_uniform_")
 
 
 class Card(BaseModel):
@@ -70,10 +74,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         content = path.read_bytes()
         tensors = dict(sorted(load(content).items()))  # safetensors gives them in any order
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot read weights ({error}), expected a safetensors file") from error
+        raise InputError(f"{path}: cannot read weights ({brief(error)}), expected a safetensors file") from error
     # The header, eight bytes of its length and then JSON, holds the text; safetensors gives it for open files only.
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return tensors, header.get("__metadata__", {})
+    return tensors, header.get("__metadata__") or {}
 
 
 def save_model(folder: Path, hierarchy: Hierarchy, card: Card) -> Path:
@@ -146,13 +150,39 @@ def load_model(name: str = DEFAULT_MODELS[2], device: str | torch.device = "cpu"
     tensors, _ = load_tensors(weights)
     if hashlib.sha256(weights.read_bytes()).hexdigest() != card.sha256:
         raise InputError(f"{weights}: SHA-256 is not the one on its card; the file is damaged or not this model's")
-    hierarchy = Hierarchy(card.hierarchy)
-    try:
-        hierarchy.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"{weights}: tensors do not fit the networks of the card") from error
-    hierarchy = hierarchy.to(device)
+    hierarchy = _built(weights, card.hierarchy, tensors).to(device)
     if card.hierarchy.dim == 2:
         # The layout that CPU convolutions work in: about a tenth off the time of a pair. Not measured in 3-D.
         hierarchy = hierarchy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(hierarchy.eval().requires_grad_(False), card)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors without their first random content, for which "meta" would import half of PyTorch."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, arguments: tuple[Any, ...] = (), options: Any = None
+    ) -> Any:
+        """Do nothing where a tensor is to be filled."""
+        if getattr(function, "__name__", "") in FILLED_BY:
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **(options or {}))
+
+
+def _built(path: Path, spec: HierarchySpec, tensors: dict[str, Tensor]) -> Hierarchy:
+    """Networks with the tensors for weights; no memory is taken for them before it is known that the tensors fit."""
+    try:
+        with torch.device("meta"), _Unfilled():
+            hierarchy = Hierarchy(spec)
+        wanted = hierarchy.state_dict()
+    except (RuntimeError, OverflowError, TypeError):  # what PyTorch says of sizes beyond all bounds
+        wanted = {}
+    if _shapes(wanted) != _shapes(tensors):
+        raise InputError(f"{path}: tensors do not fit the networks of the card")
+    own = {name: tensor.to(wanted[name].dtype, copy=True) for name, tensor in tensors.items()}
+    hierarchy.load_state_dict(own, assign=True)
+    return hierarchy
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

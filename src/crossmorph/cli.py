@@ -2,14 +2,14 @@
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from crossmorph import DEFAULT_MODELS
-from crossmorph.cli_transforms import add_commands
+from crossmorph import DEFAULT_MODELS, cli_transforms, cli_trust
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 BAD_INPUT, FAILED = 2, 3
 METHODS = "none,affine,syn,coarse,crossmorph,oracle"
 
+KeepFailedOption = Annotated[
+    bool, typer.Option("--keep-failed", help="Write the outputs of a registration that failed its own checks, too.")
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(help="Shipped name, or folder that train wrote [default: the shipped one of the images' dimension]."),
@@ -32,7 +35,8 @@ app = typer.Typer(
 )
 prepare_app = typer.Typer(help="Make a dataset: images and a pairs.csv.", no_args_is_help=True)
 models_app = typer.Typer(help="Weights that ship, and their cards.", no_args_is_help=True)
-add_commands(app)
+cli_transforms.add_commands(app)
+cli_trust.add_commands(app)
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(models_app, name="models")
 
@@ -60,9 +64,9 @@ def _label_files(value: tuple[str, str]) -> "LabelFiles":
     return LabelFiles(Path(value[0]), Path(value[1]))
 
 
-def _seconds(refine: str) -> float | None:
+def _seconds(refine: str | None) -> float | None:
     """The time that `--refine` allows; None where it names none."""
-    if refine in ("off", "auto"):
+    if refine in (None, "off", "auto"):
         return None
     try:
         seconds = float(refine)
@@ -94,7 +98,10 @@ def register(
         list[Any] | None,
         typer.Option(metavar="IN OUT", parser=_label_files, help="Move a label map too, nearest voxel. Repeatable."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Picture to look at: .png, .pdf or .svg.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Page (.html) or picture (.png, .pdf, .svg) to look at.")] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="Map of the expected error, on the fixed image's grid.")
+    ] = None,
     ants_prefix: Annotated[
         Path | None,
         typer.Option(help="Write what ANTs would: P0GenericAffine.mat, P1Warp.nii.gz, P1InverseWarp.nii.gz."),
@@ -111,8 +118,12 @@ def register(
         float | None, typer.Option(min=0, max=1, help="From detailed (0) to stiff (1) [default: the model's].")
     ] = None,
     refine: Annotated[
-        str, typer.Option(metavar="SECONDS|auto|off", help="Optimise for this pair, for so long or until no gain.")
-    ] = "off",
+        str | None,
+        typer.Option(
+            metavar="SECONDS|auto|off",
+            help="Optimise for this pair, for so long or until no gain [default: off for slices, auto for volumes].",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
@@ -125,6 +136,7 @@ def register(
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for --pairs.")] = 1,
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask cluster for --pairs.")] = None,
+    keep_failed: KeepFailedOption = False,
 ) -> None:
     """Register MOVING to FIXED; write the moved image and, on request, the transforms. Or many pairs: --pairs."""
     if output is None:
@@ -134,31 +146,33 @@ def register(
     from crossmorph.command import Outputs, register_files
     from crossmorph.pipeline import Settings
 
-    settings = Settings(init, smoothness, refine != "off", _seconds(refine))
+    settings = Settings(init, smoothness, None if refine is None else refine != "off", _seconds(refine))
     if pairs is not None:
-        if moving or any((transform, inverse, translated, labels, report, ants_prefix)):
+        if moving or any((transform, inverse, translated, labels, report, ants_prefix, uncertainty)):
             raise InputError("register: --pairs chooses its own files; expected no MOVING, FIXED or single outputs")
-        _register_pairs(pairs, output, model, settings, jobs, scheduler, device, threads)
+        _register_pairs(pairs, output, model, settings, jobs, scheduler, device, threads, keep_failed)
         return
     assert moving is not None
     assert fixed is not None
-    outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report, ants_prefix)
+    outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report, ants_prefix, (), uncertainty)
     if bids:
-        from crossmorph.bids import bids_outputs, write_sidecars
+        from crossmorph.bids import bids_outputs
 
         if outputs != Outputs(output):
             raise InputError("register: --bids chooses its own files; expected no other outputs than -o")
         outputs = bids_outputs(moving, fixed, output)
-    done = register_files(moving, fixed, outputs, model, settings, device, threads)
-    if bids:
-        write_sidecars(done)
-    _print(done, as_json)
+    _print(register_files(moving, fixed, outputs, model, settings, device, threads, keep_failed, _words()), as_json)
+
+
+def _words() -> str:
+    """The command line, as a shell takes it."""
+    return shlex.join(["crossmorph", *sys.argv[1:]])
 
 
 def _print(done: "Done", as_json: bool) -> None:
     print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text())
     if done.failed:
-        raise SystemExit(FAILED)
+        _fail(done.verdict, FAILED)
 
 
 def _register_pairs(
@@ -170,14 +184,15 @@ def _register_pairs(
     scheduler: str | None,
     device: str,
     threads: int | None,
+    keep_failed: bool,
 ) -> None:
     from crossmorph.cohort import register_cohort
 
-    summary = register_cohort(pairs, output, model, settings, jobs, scheduler, device, threads)
+    summary = register_cohort(pairs, output, model, settings, jobs, scheduler, device, threads, keep_failed, _words())
     print(f"{summary.done} registered, {summary.skipped} finished before, {summary.failed} failed, ", end="")
-    print(f"{summary.doubtful} did not pass their own checks")
+    print(f"{summary.doubtful} of them their own checks")
     print(f"wrote {summary.path}")
-    if summary.failed or summary.doubtful:
+    if summary.failed:
         raise SystemExit(FAILED)
 
 
@@ -190,12 +205,14 @@ def translate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    keep_failed: KeepFailedOption = False,
 ) -> None:
     """Write MOVING in the modality of FIXED, unmoved; the two are registered to find what that looks like."""
     from crossmorph.command import Outputs, register_files
 
+    outputs = Outputs(None, translated=output)
     _print(
-        register_files(moving, fixed, Outputs(None, translated=output), model, device=device, threads=threads), as_json
+        register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed), as_json
     )
 
 

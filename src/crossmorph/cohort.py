@@ -1,8 +1,9 @@
 """Many pairs, over processes of this machine or an existing Dask cluster: what is finished is not done again.
 
-Every pair has a folder of its own with the moved image, both transforms, the moved labels where the list has any, and
-`result.json`, written last: a pair is finished when that holds the hash of its inputs and settings and all files are
-there. A pair that fails is recorded and the others go on. Whatever is killed, a second call completes the rest.
+Every pair has a folder of its own with the moved image, both transforms, their records, the moved labels where the list
+has any, and `result.json`, written last: a pair is finished when that holds the hash of its inputs and settings and all
+files are there. A pair that fails, or fails its own checks, is recorded and the others go on. Whatever is killed, a
+second call completes the rest.
 
 The folder of a cohort belongs to one run at a time. Within a run every pair is given out once, and again only when the
 process that had it died.
@@ -27,19 +28,18 @@ from typing import Any, Literal, NamedTuple
 
 from crossmorph import DEFAULT_MODELS
 from crossmorph.checkpoint import find_card, read_card, shipped_models
-from crossmorph.command import LabelFiles, Outputs, register_files
+from crossmorph.command import NOT_KEPT, LabelFiles, Outputs, register_files
 from crossmorph.data.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output, write_whole
-from crossmorph.image import read_image
 from crossmorph.pipeline import DEFAULTS, Settings
+from crossmorph.provenance import digest
 
 MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
 RESULT, SUMMARY, LOCK = "result.json", "summary.csv", ".lock"
 SUMMARY_SECONDS = 5.0  # between two states of the summary: written after each pair it would cost a long list its time
 CONNECT_SECONDS = 20.0
 DIED = "its process died, and once more with no other pair at work: killed, or out of memory"
-HEADERS = (".mhd", ".nhdr")  # their voxels are in another file
 
 
 class Task(NamedTuple):
@@ -54,10 +54,12 @@ class Task(NamedTuple):
     settings: Settings
     device: str
     threads: int | None
+    keep_failed: bool
+    command: str
 
 
 class Entry(NamedTuple):
-    """A row of the summary; None is "not known". ``flags`` are those that are not ok, as ``folding:warning``."""
+    """A row of the summary; None is not known. ``flags``: those that are not ok, ``folding:warning; order:failed``."""
 
     name: str
     status: Literal["done", "skipped", "failed"]
@@ -87,12 +89,12 @@ class Summary(NamedTuple):
 
     @property
     def failed(self) -> int:
-        """Pairs without a result."""
+        """Pairs that could not be registered, or did not pass their own checks."""
         return sum(entry.status == "failed" for entry in self.entries)
 
     @property
     def doubtful(self) -> int:
-        """Pairs with a result that did not pass its own checks."""
+        """Those of the failed that were registered and did not pass their own checks, in this run or before."""
         return sum(":failed" in entry.flags for entry in self.entries)
 
 
@@ -105,6 +107,8 @@ def register_cohort(
     scheduler: str | None = None,
     device: str = "auto",
     threads: int | None = None,
+    keep_failed: bool = False,
+    command: str = "crossmorph.cohort.register_cohort, in Python",
 ) -> Summary:
     """Register every pair of a list into ``output/NAME/``, and write ``output/summary.csv``.
 
@@ -122,6 +126,8 @@ def register_cohort(
         scheduler: address of a Dask scheduler, ``tcp://HOST:PORT``, to give the pairs to instead.
         device: a torch device, or ``auto``.
         threads: of the CPU for each pair; None shares this machine's among the processes, and leaves a cluster's alone.
+        keep_failed: whether to write the outputs of pairs that did not pass their own checks.
+        command: what was called, for the records beside the transforms.
 
     Returns:
         An entry for each pair. Pairs that failed are counted, not raised.
@@ -152,6 +158,8 @@ def register_cohort(
             settings,
             device,
             threads,
+            keep_failed,
+            command,
         )
         for pair in pairs
     ]
@@ -172,9 +180,7 @@ def register_pair(task: Task) -> Entry:
     try:
         key = _hash(task)
         result = _finished(task, key)
-        if result is not None:
-            return _entry(task.name, "skipped", result)
-        return _entry(task.name, "done", _register(task, key))
+        return _entry(task, "done", _register(task, key)) if result is None else _entry(task, "skipped", result)
     except Exception as error:  # whatever it is, the other pairs go on
         return _failure(task.name, error)
 
@@ -184,10 +190,11 @@ def _register(task: Task, key: str) -> dict[str, Any]:
     outputs = _outputs(task)
     task.folder.mkdir(parents=True, exist_ok=True)
     # What another input or setting made goes first, so that nothing here is ever of another input than the rest.
-    for name in (RESULT, MOVED, TRANSFORM, INVERSE, LABELS):
-        (task.folder / name).unlink(missing_ok=True)
+    for path in (task.folder / RESULT, *(path for _, path in outputs.files()), task.folder / LABELS):
+        path.unlink(missing_ok=True)
     try:
-        done = register_files(task.moving, task.fixed, outputs, task.model, task.settings, task.device, task.threads)
+        how = (task.model, task.settings, task.device, task.threads, task.keep_failed, task.command)
+        done = register_files(task.moving, task.fixed, outputs, *how)
         result = {**done.as_dict(), "hash": key}
         _write_result(task, result)
     except Exception as error:
@@ -208,7 +215,7 @@ def _hash(task: Task) -> str:
     """SHA-256 of all that decides the result: the bytes of the inputs, the weights, the settings, this program."""
     files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": task.moving_labels}
     decisive = {
-        **{role: _digest(path) for role, path in files.items() if path},
+        **{role: digest(path) for role, path in files.items() if path},
         "weights": _weights(task.model),
         "settings": task.settings._asdict(),
         "version": metadata.version("crossmorph"),
@@ -223,33 +230,37 @@ def _weights(model: str | None) -> list[str]:
     return [read_card(card).sha256 for card in cards]
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-    if path.suffix.lower() in HEADERS:
-        digest.update(read_image(path).data.tobytes())
-    return digest.hexdigest()
-
-
 def _finished(task: Task, key: str) -> dict[str, Any] | None:
-    """The result of a finished pair."""
+    """The result of a finished pair, with or without outputs where it did not pass its own checks."""
     try:
         result = json.loads((task.folder / RESULT).read_bytes())
     except (OSError, ValueError):
         return None
-    known = isinstance(result, dict) and result.get("hash") == key
-    return result if known and all(path.is_file() for _, path in _outputs(task).files()) else None
+    if not isinstance(result, dict) or result.get("hash") != key:
+        return None
+    wanted = task.keep_failed or not _rejected(result)
+    there = [path.is_file() for _, path in _outputs(task).files()]
+    return result if (all(there) if wanted else not any(there)) else None
+
+
+def _rejected(result: dict[str, Any]) -> list[str]:
+    """Names of the checks that the pair did not pass."""
+    return [flag["name"] for flag in result["flags"] if flag["level"] == "failed"]
 
 
 def _write_result(task: Task, result: dict[str, Any]) -> None:
     write_whole(task.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
 
 
-def _entry(name: str, status: Literal["done", "skipped"], result: dict[str, Any]) -> Entry:
-    quality = result["quality"]
-    flags = " ".join(f"{flag['name']}:{flag['level']}" for flag in result["flags"] if flag["level"] != "ok")
+def _entry(task: Task, status: Literal["done", "skipped"], result: dict[str, Any]) -> Entry:
+    quality, rejected = result["quality"], _rejected(result)
+    flags = "; ".join(f"{flag['name']}:{flag['level']}" for flag in result["flags"] if flag["level"] != "ok")
     folds, before, final = (float(quality[number]) for number in ("folds_percent", "mi_before", "mi_final"))
-    return Entry(name, status, result["seconds"], folds, before, final, flags)
+    numbers = (result["seconds"], folds, before, final, flags)
+    if not rejected:
+        return Entry(task.name, status, *numbers)
+    fate = "the outputs were written all the same" if task.keep_failed else NOT_KEPT
+    return Entry(task.name, "failed", *numbers, f"failed its own checks ({', '.join(rejected)}): {fate}")
 
 
 def _failure(name: str, error: BaseException) -> Entry:

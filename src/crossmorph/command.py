@@ -3,21 +3,37 @@
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from crossmorph.affine_files import ants_names, write_ants_files
-from crossmorph.checkpoint import Model, default_model, load_model
+from crossmorph.calibration import calibration_of
+from crossmorph.checkpoint import Model, default_model, find_card, load_model
+from crossmorph.doubt import doubt
 from crossmorph.errors import InputError
+from crossmorph.evidence import Evidence, gather
 from crossmorph.files import atomic_output, suffix_of
 from crossmorph.image import GREY_SUFFIXES, IMAGE_SUFFIXES, Image, in_stored_type, read_image, write_image
 from crossmorph.pipeline import DEFAULTS, Registered, Settings, register_images
+from crossmorph.provenance import (
+    Made,
+    Outcome,
+    Run,
+    check_replaceable,
+    file_source,
+    make_record,
+    plain_run,
+    plain_settings,
+    record_text,
+    recorded_transforms,
+    weights_of,
+)
 from crossmorph.quality import Flag, judge, measure
 from crossmorph.report import PICTURE_SUFFIXES, write_picture
-from crossmorph.start import read_start
+from crossmorph.start import NAMED_STARTS, read_start
 from crossmorph.transform import TRANSFORM_SUFFIXES, resample, write_transform
 
 SUFFIXES = {
@@ -26,8 +42,10 @@ SUFFIXES = {
     "inverse": ("transform", TRANSFORM_SUFFIXES),
     "translated": ("image", IMAGE_SUFFIXES),
     "labels": ("image", IMAGE_SUFFIXES),
-    "report": ("picture", PICTURE_SUFFIXES),
+    "uncertainty": ("image", IMAGE_SUFFIXES),
+    "report": ("report", (".html", *PICTURE_SUFFIXES)),
 }
+NOT_KEPT = "nothing was written; --keep-failed would have kept the outputs"
 
 
 class LabelFiles(NamedTuple):
@@ -37,8 +55,15 @@ class LabelFiles(NamedTuple):
     target: Path
 
 
+class Sidecar(NamedTuple):
+    """A JSON file for the record of a run, and what else is to stand in it."""
+
+    path: Path
+    content: dict[str, Any]
+
+
 class Outputs(NamedTuple):
-    """Files to write; None: not wanted."""
+    """Files to write; None: not wanted. Where there are no ``sidecars``, the record goes beside each transform."""
 
     moved: Path | None
     transform: Path | None = None
@@ -47,10 +72,12 @@ class Outputs(NamedTuple):
     labels: tuple[LabelFiles, ...] = ()
     report: Path | None = None
     ants_prefix: Path | None = None
+    sidecars: tuple[Sidecar, ...] = ()
+    uncertainty: Path | None = None
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every wanted file with what it is."""
-        for name in ("moved", "transform", "inverse", "translated", "report"):
+        for name in ("moved", "transform", "inverse", "translated", "uncertainty", "report"):
             path = getattr(self, name)
             if path is not None:
                 yield name, path
@@ -59,13 +86,33 @@ class Outputs(NamedTuple):
         if self.ants_prefix is not None:
             for path in ants_names(self.ants_prefix):
                 yield "ants", path
+        for sidecar in self.records():
+            yield "record", sidecar.path
+
+    def records(self) -> tuple[Sidecar, ...]:
+        """The JSON files that the record goes to."""
+        paths = recorded_transforms(self.transform, self.inverse, self.ants_prefix)
+        return self.sidecars or tuple(Sidecar(path, {}) for path in paths)
+
+
+class Judged(NamedTuple):
+    """A registered pair, what it says of itself, and what its report is called."""
+
+    moving: Image
+    fixed: Image
+    registered: Registered
+    quality: dict[str, float]
+    flags: list[Flag]
+    evidence: Evidence | None
+    title: str
 
 
 class Done(NamedTuple):
     """What `register` did.
 
     ``unit`` is that of the lengths in ``quality``; ``ants`` the `antsApplyTransforms` call that makes the same moved
-    image, None without a transform; ``ants_caution`` what is to be known before using it.
+    image, None without a transform; ``ants_caution`` what is to be known before using it. ``kept`` is false where the
+    registration failed and nothing was written.
     """
 
     moving: Path
@@ -78,17 +125,27 @@ class Done(NamedTuple):
     flags: list[Flag]
     ants: str | None
     ants_caution: str | None
+    kept: bool = True
 
     @property
     def failed(self) -> bool:
         """Whether the registration did not pass its own checks."""
-        return any(flag.level == "failed" for flag in self.flags)
+        return bool(failures(self.flags))
+
+    @property
+    def verdict(self) -> str:
+        """Which checks failed and what became of the outputs; empty where none did."""
+        if not self.failed:
+            return ""
+        names = ", ".join(failures(self.flags))
+        fate = "the outputs were written all the same" if self.kept else NOT_KEPT
+        return f"{self.moving} to {self.fixed} failed its own checks ({names}): {fate}"
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `--json`."""
         return {
             "inputs": {"moving": str(self.moving), "fixed": str(self.fixed), "model": self.model},
-            "outputs": [{"kind": kind, "path": str(path)} for kind, path in self.outputs.files()],
+            "outputs": [{"kind": kind, "path": str(path)} for kind, path in self._written()],
             "seconds": self.seconds,
             "quality": self.quality,
             "unit": self.unit,
@@ -101,12 +158,31 @@ class Done(NamedTuple):
         """What `register` prints."""
         lines = [f"registered {self.moving} to {self.fixed} with {self.model} in {self.seconds:.2f} s"]
         lines += [f"  {flag.level:<8}{flag.sentence}" for flag in self.flags]
-        lines += [f"  wrote   {path} ({kind})" for kind, path in self.outputs.files()]
+        lines += [f"  wrote   {path} ({kind})" for kind, path in self._written()]
         if self.ants:
             lines.append(f"  the same with ANTs: {self.ants}")
         if self.ants_caution:
             lines.append(f"  caution: {self.ants_caution}")
+        if self.failed:
+            lines.append(self.verdict)
         return "\n".join(lines)
+
+    def outcome(self) -> Outcome:
+        """What the record says of it."""
+        flags = [flag._asdict() for flag in self.flags]
+        return Outcome(self.quality, self.unit, flags, self.seconds, self.ants, self.ants_caution)
+
+    def _written(self) -> list[tuple[str, Path]]:
+        return list(self.outputs.files()) if self.kept else []
+
+
+class _NotKeptError(Exception):
+    """Lets go of claimed outputs."""
+
+
+def failures(flags: list[Flag]) -> list[str]:
+    """Names of the checks that failed."""
+    return [flag.name for flag in flags if flag.level == "failed"]
 
 
 def register_files(
@@ -117,6 +193,8 @@ def register_files(
     settings: Settings = DEFAULTS,
     device: str = "auto",
     threads: int | None = None,
+    keep_failed: bool = False,
+    command: str = "crossmorph.register_files, in Python",
 ) -> Done:
     """Register two files and write what is wanted, all of it or nothing.
 
@@ -128,10 +206,51 @@ def register_files(
         settings: how to register, see :class:`crossmorph.pipeline.Settings`.
         device: a torch device, or ``auto``: CUDA where there is one, else the CPU.
         threads: of the CPU, for the whole process; None leaves them as they are.
+        keep_failed: whether to write the outputs of a registration that did not pass its own checks.
+        command: what was called, for the record beside the transforms.
 
     Raises:
         InputError: an input that cannot be used, or an output that cannot be written. No output file is left then.
     """
+    read = _read(moving, fixed, outputs, settings)
+    images = read.images
+    named = model or default_model(images[fixed].dim)
+    loaded = load_model(named, _device(device))
+    if threads:
+        torch.set_num_threads(threads)
+    run = _run(command, read.inputs if outputs.records() else [], loaded, named, settings)
+    if isinstance(settings.start, str):
+        settings = settings._replace(start=read_start(settings.start, images[moving], images[fixed]))
+    unit = "mm" if images[fixed].physical else "pixels"
+    with suppress(_NotKeptError), claimed(outputs) as targets:
+        began = time.perf_counter()
+        registered = _register(moving, fixed, images, loaded, settings)
+        seconds = time.perf_counter() - began
+        evidence = gather(registered)
+        quality = measure(registered, images[moving], evidence)
+        flags = judge(quality, unit, registered.fallbacks)
+        kept = keep_failed or not failures(flags)
+        ants, caution = ants_call(moving, fixed, outputs, images) if kept else (None, None)
+        done = Done(moving, fixed, loaded.card.name, outputs, seconds, quality, unit, flags, ants, caution, kept)
+        if not kept:
+            raise _NotKeptError
+        title = f"{moving.name} to {fixed.name}"
+        judged = Judged(images[moving], images[fixed], registered, quality, flags, evidence, title)
+        write_outputs(outputs, targets, judged, run, read.labels)
+        write_records(outputs, targets, run, done.outcome())
+    return done
+
+
+class _Read(NamedTuple):
+    """Images and labels by their paths, and every file that was read with its part."""
+
+    images: dict[Path, Image]
+    labels: dict[Path, Image]
+    inputs: list[tuple[str, Path]]
+
+
+def _read(moving: Path, fixed: Path, outputs: Outputs, settings: Settings) -> _Read:
+    """The images and labels, once it is known that they go together and that no output is one of the inputs."""
     images = {path: read_image(path) for path in (moving, fixed)}
     if images[moving].dim != images[fixed].dim:
         each = (f"{path} is {image.dim}-D, shape {image.shape}" for path, image in images.items())
@@ -140,22 +259,23 @@ def register_files(
     for path, image in labels.items():
         if image.dim != images[moving].dim:
             raise InputError(f"{path}: labels are {image.dim}-D, shape {image.shape}; the moving image is not")
-    _check_targets([moving, fixed, *labels], outputs)
-    loaded = load_model(model or default_model(images[fixed].dim), _device(device))
-    if threads:
-        torch.set_num_threads(threads)
-    if isinstance(settings.start, str):
-        settings = settings._replace(start=read_start(settings.start, images[moving], images[fixed]))
-    with claimed(outputs) as targets:
-        began = time.perf_counter()
-        done = _register(moving, fixed, images, loaded, settings)
-        seconds = time.perf_counter() - began
-        quality = measure(done, images[moving])
-        title = f"{moving.name} to {fixed.name}"
-        write_outputs(outputs, targets, images[moving], images[fixed], done, title, labels)
-    unit = "mm" if images[fixed].physical else "pixels"
-    ants, caution = _ants(moving, fixed, outputs, images)
-    return Done(moving, fixed, loaded.card.name, outputs, seconds, quality, unit, judge(quality, unit), ants, caution)
+    inputs = [("moving", moving), ("fixed", fixed), *(("labels", path) for path in labels)]
+    if isinstance(settings.start, str) and settings.start not in NAMED_STARTS and Path(settings.start).exists():
+        inputs.append(("init", Path(settings.start)))
+    check_targets([path for _, path in inputs], outputs)
+    return _Read(images, labels, inputs)
+
+
+def _run(command: str, inputs: list[tuple[str, Path]], model: Model, named: str, settings: Settings) -> Run:
+    """What decides the result, for its record."""
+    return Run(
+        command=command,
+        inputs=tuple(file_source(role, path) for role, path in inputs),
+        weights=weights_of(model.card, find_card(named)),
+        settings=plain_settings(settings),
+        device=str(next(model.hierarchy.parameters()).device),
+        threads=torch.get_num_threads(),
+    )
 
 
 def _register(moving: Path, fixed: Path, images: dict[Path, Image], model: Model, settings: Settings) -> Registered:
@@ -172,19 +292,16 @@ def claimed(outputs: Outputs) -> Iterator[dict[Path, Path]]:
     Claimed before the work: an unwritable target costs no time, a failure leaves none.
     """
     with ExitStack() as stack:
-        yield {path: stack.enter_context(atomic_output(path)) for _, path in outputs.files()}
+        # What is claimed first appears last: where a record is seen, so are the files that it is of.
+        paths = [path for _, path in outputs.files()][::-1]
+        yield {path: stack.enter_context(atomic_output(path)) for path in paths}
 
 
 def write_outputs(
-    outputs: Outputs,
-    targets: dict[Path, Path],
-    moving: Image,
-    fixed: Image,
-    done: Registered,
-    title: str,
-    labels: dict[Path, Image],
+    outputs: Outputs, targets: dict[Path, Path], judged: Judged, run: Run, labels: dict[Path, Image]
 ) -> None:
-    """Write everything to the claimed files, under whose wanted names errors speak."""
+    """Write everything but the records to the claimed files, under whose wanted names errors speak."""
+    moving, fixed, done = judged.moving, judged.fixed, judged.registered
 
     def on_fixed(image: Image) -> Image:
         return Image(image.data, fixed.affine, fixed.physical, fixed.header)
@@ -205,8 +322,35 @@ def write_outputs(
         if outputs.ants_prefix:
             names = [targets[path] for path in ants_names(outputs.ants_prefix)]
             write_ants_files(names, done.start, done.warp, done.inverse)
+        if outputs.uncertainty:
+            write_image(targets[outputs.uncertainty], doubt(done, moving, fixed, judged.evidence))
         if outputs.report:
-            write_picture(targets[outputs.report], moving, fixed, done.warp, done.translated, title)
+            _write_report(targets[outputs.report], judged, run)
+
+
+def _write_report(path: Path, judged: Judged, run: Run) -> None:
+    """A page or a picture, as the name says."""
+    moving, fixed, done = judged.moving, judged.fixed, judged.registered
+    if path.suffix.lower() != ".html":
+        write_picture(path, moving, fixed, done.warp, done.translated, judged.title)
+        return
+    from crossmorph.html_report import content_of, write_html  # waits until it is needed
+
+    content = content_of(moving, fixed, done, judged.quality, judged.flags, judged.title)
+    known = calibration_of(done.model) is not None
+    expected = doubt(done, moving, fixed, judged.evidence) if known else None
+    write_html(path, content._replace(doubt=expected, provenance=plain_run(run)))
+
+
+def write_records(outputs: Outputs, targets: dict[Path, Path], run: Run, outcome: Outcome) -> None:
+    """Write the record of a run to the claimed files; all others are written by now."""
+    if not outputs.records():
+        return
+    sources = {files.target: files.source for files in outputs.labels}
+    files = [Made(kind, path, targets[path], sources.get(path)) for kind, path in outputs.files() if kind != "record"]
+    record = make_record(run, outcome, files)
+    for sidecar in outputs.records():
+        targets[sidecar.path].write_bytes(record_text(record, sidecar.content))
 
 
 @contextmanager
@@ -228,8 +372,8 @@ def _storable(translated: Image, path: Path) -> Image:
     return Image(translated.data.clip(0, 1), translated.affine, translated.physical)
 
 
-def _check_targets(inputs: list[Path], outputs: Outputs) -> None:
-    """No output may be an input or another output, and every name must end in a format."""
+def check_targets(inputs: list[Path], outputs: Outputs) -> None:
+    """No output may be an input or another output, and every name must end in a format. Raises InputError."""
     seen = {path.resolve(): f"the input {path}" for path in inputs}
     for kind, path in outputs.files():
         if kind in SUFFIXES:
@@ -238,6 +382,8 @@ def _check_targets(inputs: list[Path], outputs: Outputs) -> None:
         if path.resolve() in seen:
             raise InputError(f"{path}: wanted as {kind}, but is also {seen[path.resolve()]}; expected another name")
         seen[path.resolve()] = f"wanted as {kind}"
+    for sidecar in outputs.records():
+        check_replaceable(sidecar.path)
 
 
 def _device(name: str) -> torch.device:
@@ -251,7 +397,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _ants(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Image]) -> tuple[str | None, str | None]:
+def ants_call(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Image]) -> tuple[str | None, str | None]:
     """The `antsApplyTransforms` call that makes the same moved image from the written transform, and a caution."""
     if outputs.transform is None or outputs.moved is None:
         return None, None

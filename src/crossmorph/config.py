@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from crossmorph.data.augment import AugmentSpec
 from crossmorph.data.synthesis import Lattice, SynthesisSpec
 from crossmorph.errors import InputError
+from crossmorph.files import brief
 from crossmorph.hierarchy import STAGES, HierarchySpec, Stage
 from crossmorph.objective import Weights
+
+MOST_CHARACTERS = 1 << 18
 
 
 class Section(BaseModel):
@@ -137,11 +140,12 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
         InputError: the file cannot be read, is not YAML, or a key is unknown or has a wrong value (the first is named).
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as stream:
+            document = _parse(stream.read(MOST_CHARACTERS + 1))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the configuration ({error})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not YAML ({brief(error)})") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a mapping of settings, found {type(document).__name__}")
     for override in overrides or []:
@@ -151,7 +155,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise InputError(f"{path}: {key}: {first['msg']} (received {first['input']!r:.80})") from error
+        raise InputError(f"{path}: {key}: {first['msg']} (received {brief(repr(first['input']))})") from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -164,9 +168,24 @@ def _override(document: dict[str, Any], override: str) -> None:
         if not isinstance(document, dict):
             raise InputError(f"--set {override}: {parent} is a value, not a section")
     try:
-        document[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        document[last] = _parse(value)
+    except ValueError as error:
         raise InputError(f"--set {override}: the value is not YAML") from error
+
+
+def _parse(text: str) -> Any:
+    """The document of a YAML text: plain values only. Raises ValueError where it is none.
+
+    Aliases (``*name``) are refused: a few lines of them stand for more than any memory holds.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"expected a configuration of {MOST_CHARACTERS} characters at most")
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)):
+            raise ValueError("it has an alias, *name, which is not taken; expected the value itself")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def dump_config(config: TrainConfig) -> str:

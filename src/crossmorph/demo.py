@@ -92,9 +92,9 @@ def run_demo(output: Path) -> Done:
         inverse=output / "inverse.h5",
         translated=output / "translated.nii.gz",
         labels=(LabelFiles(files["moving_labels"], output / "moved_labels.nii.gz"),),
-        report=output / "report.png",
+        report=output / "report.html",
     )
-    done = register_files(files["moving"], files["fixed"], outputs)
+    done = register_files(files["moving"], files["fixed"], outputs, keep_failed=True)
     _print(pair, done, output)
     return done
 
@@ -148,9 +148,9 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
     )
     console.print(table)
     console.print(
-        f"Look at   {output / 'report.png'}\n"
+        f"Look at   {output / 'report.html'}\n"
         f"Files     {output}/moved.nii.gz, translated.nii.gz, moved_labels.nii.gz, transform.h5, inverse.h5\n"
-        f"Try next  {program} register YOUR_T2.nii.gz YOUR_T1.nii.gz -o moved.nii.gz -t transform.h5 --report r.png\n"
+        f"Try next  {program} register YOUR_T2.nii.gz YOUR_T1.nii.gz -o moved.nii.gz -t transform.h5 --report r.html\n"
         f"          {program} register --help     {program} models show\n"
         "          docs/tutorial.md, and docs/train.md for weights of your own scans",
         soft_wrap=True,

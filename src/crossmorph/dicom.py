@@ -1,6 +1,6 @@
 """A folder that holds one DICOM series to a volume: every slice there, in order, evenly spaced, or a reason why not.
 
-GDCM, through ITK, reads the slices; it passes over damaged files without a word, so they are counted here.
+GDCM, through ITK, reads the slices; which files those are is found out here, where damaged ones are told of.
 """
 
 import math
@@ -10,15 +10,21 @@ import numpy as np
 import SimpleITK as sitk
 
 from crossmorph.errors import InputError
-from crossmorph.files import DEFLATE_LIMIT
-from crossmorph.formats import Content, itk_content, quiet_itk, read_information
+from crossmorph.files import DEFLATE_LIMIT, brief
+from crossmorph.formats import Content, check_header, itk_content, read_header
+from crossmorph.nifti import ITK_ERRORS, silent_itk
 
 # A slice may lie this far from where even spacing would put it: positions are decimal numbers, often of two digits.
 POSITION_TOLERANCE_MM = 0.02
 POSITION_TOLERANCE = 0.01  # of the spacing
 
 SERIES_NAMED = 5
+SERIES = "0020|000e"  # SeriesInstanceUID
 DICOM_MAGIC = (128, b"DICM")  # https://dicom.nema.org/medical/dicom/current/output/chtml/part10/chapter_7.html
+META_BYTES = 1 << 20
+LONG_TYPES = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UC", b"UR", b"UT", b"SV", b"UV"}
+SHORT_TYPES = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"}
+SHORT_TYPES |= {b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 
 
 def read_dicom(folder: Path) -> Content:
@@ -31,9 +37,9 @@ def read_dicom(folder: Path) -> Content:
         InputError: no series or several, slices that are missing, truncated, doubled, shifted against each other or
             unlike the others, several frames a file, or colour.
     """
-    files = _series_files(folder)
-    slices = [read_information(file, "GDCMImageIO") for file in files]
+    files, slices = _series(folder)
     for file, reader in zip(files, slices, strict=True):
+        check_header(file, reader, "GDCMImageIO")
         size, bound = reader.GetSize(), DEFLATE_LIMIT * file.stat().st_size
         if size[2:] not in ((), (1,)):
             raise InputError(f"{file}: holds {size[2]} frames, expected one slice a file; convert it to NIfTI first")
@@ -46,38 +52,85 @@ def read_dicom(folder: Path) -> Content:
     series.SetFileNames([str(file) for file in files])
     if len(types) > 1:  # scaled slice by slice: ITK would cast all to the type of the first
         series.SetOutputPixelType(sitk.sitkFloat64)
-    with quiet_itk(folder):
-        image = series.Execute()
+    try:
+        with silent_itk():
+            image = series.Execute()
+    except ITK_ERRORS as error:
+        raise _lost(folder, files, [file for file in files if not _read_alone(file)]) from error
     content = itk_content(folder, image)
     return content if len(types) == 1 else content._replace(stored=None)
 
 
-def _series_files(folder: Path) -> list[Path]:
-    """The files of the one series in a folder."""
+def _series(folder: Path) -> tuple[list[Path], list[sitk.ImageFileReader]]:
+    """The files of the one series in a folder, and readers that know their headers."""
     try:
         candidates = [file for file in sorted(folder.iterdir()) if _is_dicom(file)]
+        # GDCM itself would look into every file of the folder, and never returns from some that are damaged.
+        damaged = [file for file in candidates if not _whole_meta(file)]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    with quiet_itk(folder):
-        names = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        series = {name: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), name) for name in names}
-    if not series and not candidates:
+    if not candidates:
         raise InputError(f"{folder}: is a folder without DICOM files, expected an image file or one DICOM series")
+    series: dict[str, list[tuple[Path, sitk.ImageFileReader]]] = {}
+    for file in candidates:
+        if file in damaged:
+            continue
+        try:
+            reader = read_header(file, "GDCMImageIO")
+            name = reader.GetMetaData(SERIES).strip(" \0") if reader.HasMetaDataKey(SERIES) else ""
+        except (InputError, *ITK_ERRORS):
+            damaged.append(file)
+        else:
+            series.setdefault(name, []).append((file, reader))
     if len(series) > 1:
-        found = ", ".join(f"{name} ({len(files)} files)" for name, files in list(series.items())[:SERIES_NAMED])
+        named = sorted(series.items())
+        found = ", ".join(f"{brief(name)} ({len(files)} files)" for name, files in named[:SERIES_NAMED])
         more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
         raise InputError(
             f"{folder}: holds {len(series)} DICOM series, {found}{more}; expected one, move it to a folder"
         )
-    files = [Path(file) for names in series.values() for file in names]
-    # GDCM passes over a file that ends too early.
-    lost = sorted({file.name for file in candidates} - {file.name for file in files})
-    if lost:
-        raise InputError(
-            f"{folder}: {len(lost)} of {len(candidates)} DICOM files are truncated, damaged or no images: "
-            f"{', '.join(lost[:SERIES_NAMED])}; expected one whole series"
-        )
-    return files
+    if damaged:
+        raise _lost(folder, candidates, damaged)
+    ((files, slices),) = (zip(*found, strict=True) for found in series.values())
+    return list(files), list(slices)
+
+
+def _lost(folder: Path, files: list[Path], lost: list[Path]) -> InputError:
+    names = ", ".join(brief(file.name) for file in sorted(lost)[:SERIES_NAMED])
+    return InputError(
+        f"{folder}: {len(lost)} of {len(files)} DICOM files are truncated, damaged or no images: {names}; expected one "
+        "whole series"
+    )
+
+
+def _read_alone(file: Path) -> bool:
+    try:
+        with silent_itk():
+            read_header(file, "GDCMImageIO").Execute()
+    except (InputError, *ITK_ERRORS):
+        return False
+    return True
+
+
+def _whole_meta(file: Path) -> bool:
+    """Whether the elements of group 2, which say how all others are written, are themselves well written.
+
+    Each is a group, an element, two letters for its type, its length in two bytes or, after two empty ones, in four
+    (https://dicom.nema.org/medical/dicom/current/output/chtml/part10/chapter_7.html).
+    """
+    with file.open("rb") as stream:
+        stream.seek(DICOM_MAGIC[0] + len(DICOM_MAGIC[1]))
+        content = stream.read(META_BYTES)
+    at = 0
+    while content[at : at + 2] == b"\2\0":
+        kind = content[at + 4 : at + 6]
+        if kind in LONG_TYPES:
+            at += 12 + int.from_bytes(content[at + 8 : at + 12], "little")
+        elif kind in SHORT_TYPES:
+            at += 8 + int.from_bytes(content[at + 6 : at + 8], "little")
+        else:
+            return False
+    return 0 < at < len(content)
 
 
 def _is_dicom(file: Path) -> bool:

@@ -163,7 +163,7 @@ def runner(name: str, model: Callable[[], Model], threads: int) -> Method:
         case "coarse":
             return partial(_part, register_coarse, model())
         case "crossmorph":
-            return partial(_crossmorph, Settings(), model())
+            return partial(_crossmorph, Settings(refine=False), model())
         case "crossmorph-refined":
             loaded = model()
             seconds = REFINE_SECONDS[loaded.card.hierarchy.dim]

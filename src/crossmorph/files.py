@@ -12,6 +12,8 @@ from crossmorph.errors import InputError
 # content.
 DEFLATE_LIMIT = 1032
 
+MOST_SHOWN = 200  # characters of what a file or a library says, in a message
+
 
 def suffix_of(path: Path, suffixes: tuple[str, ...], kind: str) -> str:
     """The suffix that a file's name ends in, whatever its case.
@@ -28,6 +30,13 @@ def suffix_of(path: Path, suffixes: tuple[str, ...], kind: str) -> str:
         if path.name.lower().endswith(suffix):
             return suffix
     raise InputError(f"{path}: unknown {kind} format, expected a name ending in {', '.join(suffixes)}")
+
+
+def brief(text: object) -> str:
+    """What a file or a library says, to be put into a message: one line, nothing unprintable, not too long."""
+    line = " ".join(str(text)[: 4 * MOST_SHOWN].split())
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    return line if len(line) <= MOST_SHOWN else line[:MOST_SHOWN] + ".."
 
 
 @contextlib.contextmanager

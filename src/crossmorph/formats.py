@@ -10,9 +10,11 @@ are meant, and so do we: here alone ``affine`` is not what ITK reads.
 """
 
 import contextlib
+import gzip
+import io
+import logging
 import math
-import os
-import threading
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -27,8 +29,17 @@ from jaxtyping import Float, Num, Shaped
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.files import DEFLATE_LIMIT, atomic_output
-from crossmorph.nifti import itk_affine, itk_reason, lps_to_ras, spatial_affine, spatial_shape, storable
+from crossmorph.files import DEFLATE_LIMIT, atomic_output, brief
+from crossmorph.nifti import (
+    ITK_ERRORS,
+    itk_affine,
+    itk_reason,
+    lps_to_ras,
+    silent_itk,
+    spatial_affine,
+    spatial_shape,
+    storable,
+)
 
 ITK_READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
 REALS = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
@@ -37,13 +48,19 @@ TYPES = {getattr(sitk, f"sitk{name}"): np.dtype(name.lower()) for name in REALS}
 # A picture without millimetres: one a pixel, first pixel at the origin, x to the left and y to the back as in ITK.
 PAGE = np.diag([-1.0, -1.0, 1.0])
 
+HEADER_BYTES = 1 << 16
+VECTORS = ("space directions", "space origin", "measurement frame")
+VECTOR = re.compile(r"none|\([-+0-9.eEnaif, \t]*\)", re.IGNORECASE)
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+# Pillow would say on the terminal what it thinks of a damaged file.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 TIFF_MODES = ("L", "I", "I;16", "I;16B", "F")
 
 # Header fields of MetaImage and NRRD that hold geometry; their parsers read NaN as 0.
 GEOMETRY = {"offset", "position", "origin", "elementspacing", "elementsize", "transformmatrix", "rotation"}
 GEOMETRY |= {"orientation", "spacings", "space directions", "space origin"}
-
-_SILENCE = threading.RLock()
 
 
 class Content(NamedTuple):
@@ -80,7 +97,9 @@ def read_itk(path: Path) -> Content:
             3-D, of a geometry that is singular or not finite, or stored in a way that cannot be checked: as text,
             bzip2, or in several files of voxels.
     """
-    reader = read_information(path, ITK_READERS[path.suffix.lower()])
+    kind = ITK_READERS[path.suffix.lower()]
+    (_check_axes if kind == "MetaImageIO" else _check_vectors)(path)
+    reader = read_information(path, kind)
     needed = math.prod(reader.GetSize()) * TYPES[reader.GetPixelID()].itemsize
     _check_payload(path, _payload(path), needed)
     with quiet_itk(path):
@@ -112,7 +131,7 @@ def _tiff_mode(path: Path) -> str:
     """Pillow's word for the pixels: of palettes and transparency ITK makes grey levels that mean nothing."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             with PIL.Image.open(path, formats=["TIFF"]) as tiff:
                 return tiff.mode
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
@@ -132,7 +151,7 @@ def read_minc(path: Path) -> Content:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image: Any = nibabel.load(path)
+            image = _open_minc(path)
             announced = math.prod(image.shape) * image.get_data_dtype().itemsize
             if announced > DEFLATE_LIMIT * path.stat().st_size:
                 raise InputError(
@@ -144,10 +163,20 @@ def read_minc(path: Path) -> Content:
     except InputError:
         raise
     except Exception as error:  # nibabel passes on whatever it stumbles over in a damaged file
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: is not a MINC file that nibabel can read, or is damaged ({reason[0]})") from error
+        reason = brief(error) or type(error).__name__
+        raise InputError(f"{path}: is not a MINC file that nibabel can read, or is damaged ({reason})") from error
     affine = spatial_affine(path, image.affine[:, [2, 1, 0, 3]], len(shape))
     return Content(voxels, affine, _exact_type(voxels, image.get_data_dtype().newbyteorder("=")))
+
+
+def _open_minc(path: Path) -> Any:
+    """A MINC file as nibabel sees it; version 1 from memory, where no more can be asked for than there is."""
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+        if stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
+            return nibabel.Minc2Image.from_filename(path)
+        stream.seek(0)
+        held = nibabel.fileholders.FileHolder(fileobj=io.BytesIO(stream.read()))
+    return nibabel.Minc1Image.from_file_map({"image": held})
 
 
 def _exact_type(voxels: ndarray, dtype: np.dtype) -> np.dtype | None:
@@ -182,13 +211,25 @@ def write_itk(path: Path, data: Shaped[ndarray, "*space"], affine: Float[ndarray
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
-def read_information(path: Path, kind: str) -> sitk.ImageFileReader:
-    """A reader that knows the header; one real number a voxel, in a shape that can be used."""
+def read_header(path: Path, kind: str) -> sitk.ImageFileReader:
+    """A reader that knows the header of a file, whatever that says."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO(kind)
     reader.SetFileName(str(path))
     with quiet_itk(path):
         reader.ReadImageInformation()
+    return reader
+
+
+def read_information(path: Path, kind: str) -> sitk.ImageFileReader:
+    """A reader that knows the header; one real number a voxel, in a shape that can be used."""
+    reader = read_header(path, kind)
+    check_header(path, reader, kind)
+    return reader
+
+
+def check_header(path: Path, reader: sitk.ImageFileReader, kind: str) -> None:
+    """Refuse voxels that are not one real number each, and shapes that cannot be used."""
     if reader.GetPixelID() not in TYPES:
         found = sitk.GetPixelIDValueAsString(reader.GetPixelID())
         raise InputError(f"{path}: holds voxels of {found} (colour or several numbers), expected one real number each")
@@ -196,7 +237,6 @@ def read_information(path: Path, kind: str) -> sitk.ImageFileReader:
         raise InputError(f"{path}: has shape {reader.GetSize()}, expected axes of at least one voxel")
     if kind != "TIFFImageIO":
         spatial_shape(path, reader.GetSize())
-    return reader
 
 
 def itk_content(path: Path, image: sitk.Image) -> Content:
@@ -205,6 +245,27 @@ def itk_content(path: Path, image: sitk.Image) -> Content:
     shape = spatial_shape(path, image.GetSize())
     voxels = sitk.GetArrayFromImage(image).T.reshape(shape)
     return Content(voxels, spatial_affine(path, affine, len(shape)), voxels.dtype)
+
+
+def _check_axes(path: Path) -> None:
+    """Refuse a MetaImage of more axes than MetaIO has room for: it does not look, and the process dies of it."""
+    with path.open("rb") as stream:
+        head = stream.read(HEADER_BYTES)
+    for found in re.findall(rb"ndims[\s=:]*([^\s=:]*)", head, re.IGNORECASE):
+        if found not in (b"1", b"2", b"3", b"4"):
+            raise InputError(f"{path}: its NDims is {brief(found)}, expected 2 or 3")
+
+
+def _check_vectors(path: Path) -> None:
+    """Refuse an NRRD file with vectors that are none, or are more than there are axes: ITK may die of them."""
+    with path.open("rb") as stream:
+        head = stream.read(HEADER_BYTES).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
+    for line in head.decode("latin-1").split("\n"):
+        key, _, value = line.partition(":")
+        if key.strip().lower() in VECTORS:
+            found = VECTOR.findall(value)
+            if VECTOR.sub("", value).strip() or len(found) > 4 or max((one.count(",") for one in found), default=0) > 3:
+                raise InputError(f"{path}: its {key.strip()} is {brief(value)}, expected a vector for each axis")
 
 
 def _payload(path: Path) -> Payload:
@@ -277,28 +338,15 @@ def _check_payload(path: Path, payload: Payload, needed: int) -> None:
 
 @contextlib.contextmanager
 def quiet_itk(path: Path, done: str = "read") -> Iterator[None]:
-    """Let ITK work without a word on the terminal; its exception becomes an ``InputError``.
-
-    MetaIO, HDF5 and libtiff write to the process's standard error themselves, past ITK's own switch, so the stream is
-    turned away; one thread at a time, or two would restore each other's.
-    """
-    with _SILENCE:
-        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
-        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        try:
+    """Let ITK work without a word on the terminal; its exception becomes an ``InputError``."""
+    try:
+        with silent_itk():
             yield
-        except RuntimeError as error:
-            raise InputError(f"{path}: cannot be {done} by ITK ({_reason(error)})") from error
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            os.close(nowhere)
-            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    except ITK_ERRORS as error:
+        raise InputError(f"{path}: cannot be {done} by ITK ({_reason(error)})") from error
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     for word, wanted in (("spacing", "millimetres above 0"), ("direction", "independent axes")):
         if f"to change {word}" in str(error):
             return f"its {word} is zero, singular or not finite, expected {wanted}"

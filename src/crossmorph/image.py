@@ -283,7 +283,8 @@ def _varied(path: Path, data: ndarray) -> ndarray:
 
 
 def _labels(path: Path, raw: ndarray) -> ndarray:
-    whole = np.isfinite(raw) & (raw == np.round(raw))
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(raw) & (raw == np.round(raw))
     if not whole.all():
         raise InputError(
             f"{path}: {int(np.count_nonzero(~whole))} of {raw.size} voxels are not whole numbers, expected labels"

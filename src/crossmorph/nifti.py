@@ -20,9 +20,13 @@ ones on which every tool agrees.
 
 import contextlib
 import gzip
+import io
 import math
+import os
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -32,13 +36,20 @@ from jaxtyping import Float, Num, Shaped
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.files import DEFLATE_LIMIT, atomic_output
+from crossmorph.files import DEFLATE_LIMIT, atomic_output, brief
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+# What SimpleITK raises; the second where what ITK has to say quotes bytes of a damaged file.
+ITK_ERRORS = (RuntimeError, UnicodeDecodeError)
 
 # Below this a slice's in-plane axes are lost when the through-plane world axis is dropped (a coronal or sagittal
 # slice).
 SINGULAR_DIRECTION = 1e-3
+
+# Millimetres: from the nanometre of electron microscopes to what no body is large enough for.
+SPACINGS = (1e-6, 1e6)
+
+_SILENCE = threading.RLock()
 
 
 def read_nifti(path: Path) -> tuple[Num[ndarray, "..."], nibabel.Nifti1Header]:
@@ -69,7 +80,7 @@ def read_nifti(path: Path) -> tuple[Num[ndarray, "..."], nibabel.Nifti1Header]:
     if len(content) < needed:
         raise InputError(f"{path}: is truncated: its header announces {needed} bytes, {len(content)} are there")
     try:
-        return np.asanyarray(nibabel.Nifti1Image.from_bytes(content).dataobj), header
+        return np.asanyarray(nibabel.arrayproxy.ArrayProxy(io.BytesIO(content), header)), header
     except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
         raise InputError(f"{path}: its NIfTI header is invalid ({error})") from error
 
@@ -125,17 +136,14 @@ def read_affine(path: Path, dim: int) -> Float[ndarray, "n n"]:
     Raises:
         InputError: ITK refuses the geometry, or it is singular or not finite.
     """
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NiftiImageIO")
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
+        with silent_itk():
+            reader.ReadImageInformation()
+    except ITK_ERRORS as error:
         raise InputError(f"{path}: ITK cannot use its geometry ({itk_reason(error)})") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
     return spatial_affine(path, itk_affine(reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()), dim)
 
 
@@ -162,10 +170,13 @@ def spatial_affine(path: Path, affine: Float[ndarray, "m m"], dim: int) -> Float
         dim: axes to keep, no more than there are.
 
     Raises:
-        InputError: what is left is singular or not finite.
+        InputError: what is left is singular, not finite, or of voxels that no scanner has.
     """
     axes = len(affine) - 1
-    spacing = np.linalg.norm(affine[:axes, :dim], axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spacing = np.linalg.norm(affine[:axes, :dim], axis=0)
+    if not np.isfinite(spacing).all():
+        raise InputError(f"{path}: its affine is singular or not finite")
     kept = np.eye(dim + 1)
     kept[:dim, :dim], kept[:dim, dim] = affine[:dim, :dim], affine[:dim, axes]
     if abs(np.linalg.det(kept[:dim, :dim] / np.where(spacing > 0, spacing, 1))) < SINGULAR_DIRECTION:
@@ -175,6 +186,9 @@ def spatial_affine(path: Path, affine: Float[ndarray, "m m"], dim: int) -> Float
         kept[:dim, :dim] = lps_to_ras(np.diag([*spacing, 1]))[:dim, :dim]
     if not np.isfinite(kept).all() or spacing.min() == 0:
         raise InputError(f"{path}: its affine is singular or not finite")
+    if spacing.min() < SPACINGS[0] or spacing.max() > SPACINGS[1]:
+        sizes = " x ".join(f"{size:g}" for size in spacing)
+        raise InputError(f"{path}: its voxels are {sizes} mm, expected {SPACINGS[0]:g} to {SPACINGS[1]:g} mm")
     return kept
 
 
@@ -318,7 +332,28 @@ def itk_affine(
     return lps_to_ras(matrix)
 
 
-def itk_reason(error: RuntimeError) -> str:
+@contextlib.contextmanager
+def silent_itk() -> Iterator[None]:
+    """Let ITK work without a word on the terminal.
+
+    MetaIO, HDF5 and libtiff write to the process's standard error themselves, past ITK's own switch, so the stream is
+    turned away; one thread at a time, or two would restore each other's.
+    """
+    with _SILENCE:
+        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            os.close(nowhere)
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def itk_reason(error: Exception) -> str:
     """The line of a SimpleITK exception that says what went wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "ERROR" in line), lines[-1])
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return brief(next((line for line in reversed(lines) if "ERROR" in line), lines[-1]))

@@ -9,7 +9,6 @@ moving image has at ``x + d(x)``. Files hold the same field in ITK's LPS millime
   1007.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,11 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output, readable, suffix_of
+from crossmorph.formats import quiet_itk
 from crossmorph.image import Image
 from crossmorph.interpolate import affine_slab, inside, lattice, linear, majority, nearest, rotate, slabs
-from crossmorph.nifti import embed_affine, itk_affine, itk_reason, lps_to_ras, read_affine, read_nifti
+from crossmorph.itk_transforms import Part, affine_part, read_itk_transform, write_hdf5
+from crossmorph.nifti import embed_affine, itk_affine, lps_to_ras, read_affine, read_nifti
 
 Resampling = Literal["linear", "nearest", "genericlabel"]
 TRANSFORM_SUFFIXES = (".h5", ".nii.gz", ".nii")
@@ -194,7 +195,7 @@ def write_transform(path: str | Path, warp: Warp) -> None:
         raise InputError(f"{path}: the transform to write holds NaN or infinite displacements")
     with atomic_output(path) as temporary:
         if suffix == ".h5":
-            _write_composite(path, temporary, warp)
+            _write_composite(temporary, warp)
         else:
             _write_nifti_warp(path, temporary, warp)
 
@@ -217,19 +218,6 @@ def read_transform(path: str | Path) -> Warp:
         return _read_nifti_warp(path)
 
 
-def read_itk_transform(path: Path) -> sitk.Transform:
-    """A file of ITK's as SimpleITK reads it, of its own class. Raises InputError where it is none, or is damaged."""
-    with readable(path):
-        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
-        try:
-            return sitk.ReadTransform(os.fspath(path)).Downcast()
-        except RuntimeError as error:
-            raise InputError(f"{path}: is not an ITK transform, or is truncated ({itk_reason(error)})") from error
-        finally:
-            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
 def _matrix(affine: ndarray) -> ndarray:
     return np.asarray(affine, np.float64)[:-1, :-1]
 
@@ -248,20 +236,13 @@ def _lps(warp: Warp, dtype: type) -> ndarray:
     return lps
 
 
-def _write_composite(path: Path, temporary: Path, warp: Warp) -> None:
-    dim = warp.dim
-    # SimpleITK's arrays are indexed from the last axis, with the components at the end.
-    field = sitk.GetImageFromArray(_lps(warp, np.float64).T, isVector=True)
-    itk = lps_to_ras(warp.affine)
+def _write_composite(temporary: Path, warp: Warp) -> None:
+    dim, itk = warp.dim, lps_to_ras(warp.affine)
     spacing = np.linalg.norm(_matrix(itk), axis=0)
-    field.SetSpacing(spacing.tolist())
-    field.SetDirection((_matrix(itk) / spacing).ravel().tolist())
-    field.SetOrigin(itk[:dim, dim].tolist())
-    composite = sitk.CompositeTransform([sitk.AffineTransform(dim), sitk.DisplacementFieldTransform(field)])
-    try:
-        sitk.WriteTransform(composite, os.fspath(temporary))
-    except RuntimeError as error:
-        raise InputError(f"{path}: cannot be written ({itk_reason(error)})") from error
+    grid = np.concatenate([warp.shape, itk[:dim, dim], spacing, (_matrix(itk) / spacing).ravel()])
+    field = Part(f"DisplacementFieldTransform_double_{dim}_{dim}", _lps(warp, np.float64).ravel("K"), grid)
+    composite = Part(f"CompositeTransform_double_{dim}_{dim}", np.empty(0), np.empty(0))
+    write_hdf5(temporary, [composite, affine_part(np.eye(dim + 1)), field])
 
 
 def _write_nifti_warp(path: Path, temporary: Path, warp: Warp) -> None:
@@ -298,9 +279,10 @@ def itk_warp(path: Path, transform: sitk.Transform) -> Warp:
             f"{path}: holds {first.GetName()}, expected a displacement field as the first transform to act"
         )
     grid = first.GetDisplacementField()
-    field = sitk.TransformToDisplacementField(
-        transform, sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
-    )
+    with quiet_itk(path):
+        field = sitk.TransformToDisplacementField(
+            transform, sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
+        )
     lps = sitk.GetArrayFromImage(field).T
     return _from_lps(path, lps, itk_affine(grid.GetSpacing(), grid.GetDirection(), grid.GetOrigin()))
 

@@ -1,0 +1,74 @@
+"""A registered pair made by hand, for the tests of its page."""
+
+import math
+
+import nibabel
+import numpy as np
+from numpy import ndarray
+from scipy.ndimage import gaussian_filter
+
+from crossmorph.html_report import Content, Stage
+from crossmorph.image import Image
+from crossmorph.quality import Flag
+from crossmorph.transform import Warp
+
+SPACING = (1.0, 1.5, 3.0)
+SHAPE = (28, 24, 10)
+MARK = (slice(3, 7), slice(15, 20), slice(6, 9))  # of a volume in RAS: left, anterior, superior
+FLAGS = [Flag("order", "ok", "fine."), Flag("folding", "failed", "it folds."), Flag("inverse", "warning", "apart.")]
+
+
+def header(affine: ndarray, shape: tuple[int, ...], code: int = 1) -> nibabel.Nifti1Header:
+    nifti = nibabel.Nifti1Image(np.zeros(shape, np.float32), affine)
+    nifti.set_sform(affine, code)
+    nifti.set_qform(affine, code)
+    return nifti.header
+
+
+def scene(dim: int, flips: tuple[int, ...] = (), order: tuple[int, ...] = (0, 1, 2)) -> Content:
+    """One world, however its axes are stored: a dark fixed image with a mark, four stages, a small field."""
+    rng = np.random.default_rng(0)
+    shape, spacing = SHAPE[:dim], SPACING[:dim]
+    affine = np.diag([*spacing, 1.0])
+    affine[:dim, dim] = [-10.0 * size for size in spacing]
+    fixed = 0.02 * rng.random(shape)
+    fixed[MARK[:dim]] = 1
+    moved = [gaussian_filter(rng.random(shape), 1) * scale for scale in (1, 2, 3, 4)]
+    field = np.stack([5 * gaussian_filter(rng.standard_normal(shape), 4) + axis for axis in range(dim)])
+    logarithm = rng.normal(0, 0.2, shape)
+    logarithm[2, 3] = -np.inf
+    doubt = rng.random(shape) * 3
+
+    def voxels(data: ndarray) -> ndarray:
+        data = np.flip(data, [data.ndim - dim + axis for axis in flips])
+        axes = [*range(data.ndim - dim), *(data.ndim - dim + axis for axis in order[:dim])]
+        return np.ascontiguousarray(data.transpose(axes))
+
+    stored = affine
+    for axis in flips:
+        turn = np.eye(dim + 1)
+        turn[axis, axis], turn[axis, dim] = -1, shape[axis] - 1
+        stored = stored @ turn
+    stored = stored[:, [*order[:dim], dim]]
+    full = stored if dim == 3 else np.eye(4)
+    if dim == 2:
+        full[np.ix_([0, 1, 3], [0, 1, 3])] = stored
+    head = header(full, tuple(shape[axis] for axis in order[:dim]))
+
+    def image(data: ndarray) -> Image:
+        return Image(voxels(data).astype(np.float32), stored, header=head)
+
+    names = ("as given", "affine", "coarse", "fine")
+    return Content(
+        title="T2.nii.gz to T1.nii.gz",
+        fixed=image(fixed),
+        stages=[Stage(name, image(data)) for name, data in zip(names, moved, strict=True)],
+        translated=image(moved[-1] / 4),
+        warp=Warp(voxels(field).astype(np.float32), stored),
+        jacobian=image(logarithm),
+        doubt=image(doubt),
+        flags=FLAGS,
+        quality={"overlap": 0.91, "order": 0.2, "order_limit": 1.5, "new_number": math.nan},
+        unit="mm",
+        provenance={"command": "crossmorph register", "inputs": [{"path": "T2.nii.gz", "sha256": "0" * 64}]},
+    )

@@ -1,0 +1,102 @@
+"""Calibration: the file says what was written, belongs to one set of weights, and its sums are those done by hand."""
+
+import math
+
+import pytest
+import torch
+
+from crossmorph.calibration import (
+    LIMITS,
+    SUFFIX,
+    Calibration,
+    _shipped,
+    calibration_of,
+    foretold,
+    read_calibration,
+    unfamiliarity,
+    usual_features,
+    write_calibration,
+)
+from crossmorph.checkpoint import load_model, save_tensors, shipped_models
+from crossmorph.errors import InputError
+
+MADE = Calibration(
+    error=torch.tensor([0.5, 0.0, 0.0]),
+    doubt=torch.tensor([1.0, -1.0]),
+    feature_mean=torch.tensor([1.0, 2.0]),
+    feature_scale=torch.tensor([0.5, 2.0]),
+    feature_precision=torch.eye(2),
+    limits=dict.fromkeys(LIMITS, 2.0),
+    origin={"sha256": "ab", "date": "today"},
+)
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / f"m{SUFFIX}"
+    write_calibration(path, MADE)
+    found = read_calibration(path)
+    assert found.limits == MADE.limits
+    assert found.origin == MADE.origin
+    for name in ("error", "doubt", "feature_mean", "feature_scale", "feature_precision"):
+        assert torch.equal(getattr(found, name), getattr(MADE, name)), name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {},
+        {"limits": "[]", "origin": "{}"},
+        {"limits": "{", "origin": "{}"},
+        {"limits": '{"order": 1}', "origin": "{}"},
+        {"limits": "{" + ", ".join(f'"{name}": Infinity' for name in LIMITS) + "}", "origin": "{}"},
+    ],
+)
+def test_another_file_is_refused(tmp_path, text):
+    tensors = {name: value for name, value in MADE._asdict().items() if isinstance(value, torch.Tensor)}
+    path = tmp_path / f"m{SUFFIX}"
+    save_tensors(path, tensors, text)
+    with pytest.raises(InputError, match="not a calibration"):
+        read_calibration(path)
+
+
+def test_tensors_of_another_shape_are_refused(tmp_path):
+    path = tmp_path / f"m{SUFFIX}"
+    write_calibration(path, MADE._replace(feature_precision=torch.ones(2)))
+    with pytest.raises(InputError, match="not a calibration"):
+        read_calibration(path)
+
+
+def test_errors_are_powers_of_what_foretells_them():
+    """``exp(0.5 log 9) = 3``."""
+    weights = torch.tensor([0.5, 0.0])
+    assert float(foretold(weights, torch.tensor([math.log(9.0)]))) == pytest.approx(3, rel=1e-5)
+
+
+def test_distance_is_that_of_the_stranger_image():
+    """Standardised: (0, 0) and (3, 4); ``sqrt(25 / 2)``."""
+    features = torch.tensor([[1.0, 2.0], [2.5, 10.0]])
+    assert unfamiliarity(MADE, features) == pytest.approx(math.sqrt(12.5), rel=1e-5)
+
+
+def test_usual_images_are_at_a_distance_of_about_one():
+    torch.manual_seed(0)
+    features = torch.randn(400, 6) @ torch.randn(6, 6)
+    mean, scale, precision = usual_features(features)
+    made = MADE._replace(feature_mean=mean, feature_scale=scale, feature_precision=precision)
+    distances = torch.tensor([unfamiliarity(made, features[[index]]) for index in range(400)])
+    assert 0.6 < float(distances.median()) < 1.2
+    assert unfamiliarity(made, features.mean(0, keepdim=True) + 10 * scale) > 3 * float(distances.median())
+
+
+def test_a_calibration_of_other_weights_does_not_count(monkeypatch):
+    model = load_model()
+    right = MADE._replace(origin={"sha256": model.card.sha256})
+    for found, expected in ((right, right), (MADE, None), (None, None)):
+        monkeypatch.setattr("crossmorph.calibration._shipped", lambda _, found=found: found)
+        assert calibration_of(model) is expected
+
+
+def test_shipped_weights_are_calibrated():
+    for name in shipped_models():
+        _shipped.cache_clear()
+        assert calibration_of(load_model(name)) is not None, f"python benchmarks/calibration.py --model {name} --ship"

@@ -1,0 +1,156 @@
+"""Evidence: networks that obey, or ignore, what they are shown leave the distances that arithmetic says."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crossmorph.checkpoint import Model, load_model
+from crossmorph.data.pairs import read_pairs
+from crossmorph.evidence import SHIFT, appearance, foreground, gather
+from crossmorph.grid import Grid
+from crossmorph.hierarchy import Flow, Registration
+from crossmorph.image import Image, read_image
+from crossmorph.pipeline import Registered, register_images
+from crossmorph.similarity import mi
+from crossmorph.transform import Warp
+
+SHAPES = {2: (24, 32), 3: (16, 18, 20)}
+
+
+class Networks:
+    """Finds nothing but what ``answers`` hold, a displacement for each pair of the batch, and keeps what it saw."""
+
+    def __init__(self, answers: Tensor) -> None:
+        self.answers = answers
+        self.seen: list[Tensor] = []
+
+    def register_coarse(self, moving: Tensor, fixed: Tensor, *_: object) -> Flow:
+        self.seen += [moving, fixed]
+        answers = self.answers if len(moving) == 2 else torch.zeros_like(self.answers[:1])
+        return Flow(answers, -answers)
+
+    def translate(self, moving: Tensor, *_: object) -> Tensor:
+        return torch.ones_like(moving)
+
+    def register_fine(self, *shown: Tensor | Flow | None) -> Flow:
+        self.seen.append(shown[2])
+        return Flow(torch.zeros_like(self.answers), torch.zeros_like(self.answers))
+
+
+def constant(shift: tuple[float, ...]) -> Tensor:
+    dim = len(shift)
+    return torch.tensor(shift).view(1, dim, *[1] * dim).expand(1, dim, *SHAPES[dim]).clone()
+
+
+def registered(found: tuple[float, ...], again: list[tuple[float, ...]]) -> Registered:
+    """A pair whose field is a shift, and what the networks answer to the two pairs they are shown after it."""
+    dim = len(found)
+    shape = SHAPES[dim]
+    fixed = torch.from_numpy(np.random.default_rng(0).random((1, 1, *shape), np.float32))
+    flow, nowhere = Flow(constant(found), -constant(found)), Flow(constant((0.0,) * dim), constant((0.0,) * dim))
+    grid = Grid(np.diag([1.5] * dim + [1.0]), shape)
+    warp = Warp(np.zeros((dim, *shape)), grid.affine)
+    networks = Networks(torch.cat([constant(answer) for answer in again]))
+    result = Registration(flow, nowhere, flow, fixed * 0, fixed)
+    return Registered(
+        warp, warp, Image(fixed[0, 0].numpy(), grid.affine), np.eye(dim + 1), 1.0, fixed, fixed, result, None, grid,
+        {}, {"start": nowhere, "fine": flow}, {"start": 1.0, "fine": 1.0}, (), Model(networks, None), None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_networks_that_follow_leave_nothing(dim):
+    found = (1.0, 2.0, -1.0)[:dim]
+    followed = tuple(u - s for u, s in zip(found, SHIFT, strict=False))
+    evidence = gather(registered(found, [followed, tuple(-u for u in found)]))
+    assert evidence.shifted.shape == SHAPES[dim]
+    assert float(evidence.shifted.max()) == pytest.approx(0, abs=1e-6)
+    assert float(evidence.swapped.max()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_networks_that_never_move_leave_the_shift_and_the_field(dim):
+    """The field stands still while the image went away by SHIFT; in the other order nothing takes the field back."""
+    found = (3.0, 0.0, 0.0)[:dim]
+    evidence = gather(registered(found, [found, (0.0,) * dim]))
+    assert float(evidence.shifted.mean()) == pytest.approx(math.hypot(*SHIFT[:dim]), rel=1e-5)
+    assert float(evidence.swapped.mean()) == pytest.approx(3.0, rel=1e-5)
+
+
+def test_the_networks_see_the_image_moved_away_and_the_pair_swapped():
+    pair = registered((0.0, 0.0), [(0.0, 0.0)] * 2)
+    gather(pair)
+    moving, fixed, translated = pair.model.hierarchy.seen[:3]
+    across, along = SHIFT[:2]
+    assert torch.equal(moving[0, 0, 0:-across, -along:], pair.moving[0, 0, across:, 0:along])
+    assert not moving[0, 0, -across:].any()
+    assert not moving[0, 0, :, :-along].any()
+    assert torch.equal(fixed, torch.cat([pair.fixed, pair.moving]))
+    assert torch.equal(moving[1:], pair.fixed)
+    assert torch.equal(translated[1:], pair.fixed + 1)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_an_image_turned_half_around_is_seen_about_its_centre_of_intensity(dim):
+    """A bright block off the grid's centre, brighter at one end: the block stays, its ends change places."""
+    pair = registered((0.0,) * dim, [(0.0,) * dim] * 2)
+    image = torch.zeros_like(pair.moving)
+    block = (0, 0, slice(3, 9), slice(5, 11), *[slice(4, 8)] * (dim - 2))
+    image[block] = torch.linspace(0.4, 1.0, 6).view(6, 1, *[1] * (dim - 2))
+    networks = pair.model.hierarchy
+    evidence = gather(pair._replace(moving=image))
+    turned = networks.seen[3::2]
+    assert len(turned) == {2: 1, 3: 3}[dim]
+    # Brightness weighs the block's centre towards its bright end, so that it moves by a voxel along that axis.
+    for seen in turned:
+        places = seen[0, 0].nonzero()
+        first, last = places.min(0).values, places.max(0).values
+        assert (last - first + 1).tolist() == [6, 6, 4][:dim]
+        assert abs(int(first[0]) - 3) <= 1
+        assert int(first[1]) == 5
+    ends = [seen[0, 0].amax(tuple(range(1, dim))) for seen in turned]
+    reversed_ends = [end[end > 0][0] > end[end > 0][-1] for end in ends]
+    assert sum(reversed_ends) == {2: 1, 3: 2}[dim]
+    assert evidence.turned == pytest.approx(max(float(mi(seen, pair.fixed)) for seen in turned), rel=1e-3)
+
+
+def test_equal_images_correlate_and_leave_no_residual():
+    evidence = gather(registered((0.0, 0.0), [(0.0, 0.0)] * 2))
+    assert float(evidence.correlation.min()) > 0.99
+    assert float(evidence.residual.max()) == pytest.approx(0, abs=1e-5)
+
+
+def test_foreground_is_what_is_bright():
+    image = torch.zeros(1, 1, 20, 20)
+    image[..., 5:15, 5:15] = 1
+    assert foreground(image)[0, 0, 8:12, 8:12].all()
+    assert not foreground(image)[0, 0, :2].any()
+    assert foreground(torch.zeros(1, 1, 20, 20)).all()
+
+
+def test_shipped_weights_agree_with_themselves_on_a_pair_and_not_on_noise(phantom):
+    model = load_model()
+    pair = read_pairs(phantom / "test" / "pairs.csv")[0]
+    moving, fixed = read_image(pair.moving), read_image(pair.fixed)
+    noise = Image(np.random.default_rng(0).random(moving.shape).astype(np.float32), moving.affine)
+    good, bad = (gather(register_images(image, fixed, model)) for image in (moving, noise))
+    for name in ("shifted", "swapped"):
+        right, wrong = (float(getattr(each, name)[each.foreground].median()) for each in (good, bad))
+        assert right < 1
+        assert wrong > 3 * right
+    assert float(good.correlation[good.foreground].mean()) > 2 * float(bad.correlation[bad.foreground].mean())
+
+
+def test_appearance_has_a_row_for_each_image(phantom):
+    model = load_model()
+    pair = read_pairs(phantom / "test" / "pairs.csv")[0]
+    done = register_images(read_image(pair.moving), read_image(pair.fixed), model)
+    features = appearance(done)
+    width = model.card.hierarchy.coarse.features[-2]
+    assert features.shape == (2, 2 * width)
+    same = appearance(done._replace(moving=done.fixed))
+    torch.testing.assert_close(same[0], same[1])
+    torch.testing.assert_close(same[0], features[0])

@@ -1,0 +1,195 @@
+"""The page in a browser: what the user moves changes the pixels, in the dark and on a phone too, without an error."""
+
+import itertools
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from html_scene import SHAPE, scene
+
+from crossmorph.html_report import write_html
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
+    "--window-size=1200,900",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Any]:
+    """Chromium without a window, logging what goes wrong."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    if not found or not driver:
+        pytest.skip("no Chromium with its driver is installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = found
+    for option in [*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield running
+    running.quit()
+
+
+class Page:
+    """A page in the browser."""
+
+    def __init__(self, browser: Any, path: Path) -> None:
+        self.browser = browser
+        self.drawn = 0
+        browser.get(path.as_uri())
+        self.settle()
+
+    def run(self, script: str, *arguments: object) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def settle(self) -> None:
+        """Wait until something was drawn since the last time."""
+        end = time.monotonic() + 30
+        while (now := int(self.run("return document.documentElement.dataset.drawn ?? 0"))) <= self.drawn:
+            assert time.monotonic() < end, "the page does not draw"
+            time.sleep(0.02)
+        self.drawn = now
+
+    def press(self, keys: str) -> None:
+        for key in keys:
+            self.browser.find_element("tag name", "body").send_keys(key)
+            self.settle()
+
+    def slide(self, selector: str, value: int) -> None:
+        script = "const s = document.querySelector(arguments[0]); s.value = arguments[1];"
+        self.run(script + "s.dispatchEvent(new Event('input'))", selector, value)
+        self.settle()
+
+    def pictures(self) -> list[str]:
+        """What the planes show."""
+        return self.run("return [...document.querySelectorAll('.film canvas')].map((canvas) => canvas.toDataURL())")
+
+    def pixels(self, *places: tuple[float, float]) -> list[list[int]]:
+        """Colours of the first plane at places in fractions of it."""
+        return self.run(
+            "const from = document.querySelector('.film canvas'), to = document.createElement('canvas');"
+            "[to.width, to.height] = [from.width, from.height];"
+            "const context = to.getContext('2d', {willReadFrequently: true});"
+            "context.drawImage(from, 0, 0);"
+            "return arguments[0].map(([x, y]) =>"
+            " [...context.getImageData(Math.floor(x * to.width), Math.floor(y * to.height), 1, 1).data])",
+            places,
+        )
+
+    def pixel(self, x: float, y: float) -> list[int]:
+        return self.pixels((x, y))[0]
+
+    def errors(self) -> list[Any]:
+        return self.browser.get_log("browser")
+
+
+@pytest.fixture
+def volume_page(browser, tmp_path) -> Page:
+    write_html(tmp_path / "report.html", scene(3))
+    return Page(browser, tmp_path / "report.html")
+
+
+def test_modes_stages_and_overlays_change_the_pixels(browser, tmp_path):
+    content = scene(2)._replace(title="<script>document.title='run'</script>")
+    write_html(tmp_path / "report.html", content)
+    page = Page(browser, tmp_path / "report.html")
+    assert browser.title == "<script>document.title='run'</script> · crossmorph"
+    seen = [page.pictures()[0]]
+    for key in "bdgjjuc12t":
+        page.press(key)
+        seen.append(page.pictures()[0])
+    assert all(before != after for before, after in itertools.pairwise(seen))
+    page.press("gu")
+    # Difference: blue where the fixed image is brighter, orange where the moving one is, nowhere a bare grey image.
+    page.press("d")
+    at = [1 - 4.5 / SHAPE[0], 1 - 17.5 / SHAPE[1]]
+    red, _, blue, _ = page.pixel(*at)
+    assert blue > red + 50
+    places = itertools.product((0.15, 0.3, 0.45, 0.6), (0.4, 0.55, 0.7, 0.85))
+    assert all(red > blue + 5 for red, _, blue, _ in page.pixels(*places))
+    page.press("b")
+    # In the mark of the fixed image.
+    page.slide("#blend", 0)
+    assert page.pixel(*at) == [255, 255, 255, 255]
+    page.slide("#blend", 100)
+    level = int(np.rint(content.translated.data[4, 17] * 255))
+    assert page.pixel(*at)[0] == pytest.approx(level, abs=25)
+    page.press("f")
+    assert page.pixel(*at) == [255, 255, 255, 255]
+    assert page.run("return document.querySelector('[name=stage]:checked').value") == "5"
+    assert (
+        page.run("return performance.getEntriesByType('resource').filter((r) => !r.name.startsWith('data:')).length")
+        == 0
+    )
+    assert page.errors() == []
+
+
+def test_sliders_clicks_and_keys_move_the_planes(browser, volume_page):
+    page = volume_page
+    page.press("x")
+    before = page.pictures()
+    page.slide("figure:nth-of-type(1) input", 0)
+    after = page.pictures()
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+    assert page.run("return document.querySelector('output').textContent") == "I 30.0 mm"
+    # A click takes the other planes to the mark, and switches the crosshair on.
+    canvases = browser.find_elements("css selector", ".film canvas")
+    page.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", canvases[0])
+    box = canvases[0].size
+    chain = pytest.importorskip("selenium.webdriver").ActionChains(browser)
+    at = [(0.5 - 4.5 / SHAPE[0]) * box["width"], (0.5 - 17.5 / SHAPE[1]) * box["height"]]
+    chain.move_to_element_with_offset(canvases[0], *map(int, at)).click().perform()
+    page.settle()
+    readout = page.run("return document.getElementById('readout').innerText")
+    assert "4, 17, 0" in readout
+    assert "L 6.0" in readout
+    assert "A 10.5" in readout
+    page_up, left = "\ue00e", "\ue012"
+    slider = "return document.querySelector('figure input').value"
+    assert page.run(slider) == "0"
+    canvases[0].send_keys(page_up)
+    page.settle()
+    assert page.run(slider) == "1"  # towards the head is to the right
+    canvases[0].send_keys(left)
+    page.settle()
+    assert "5, 17, 1" in page.run("return document.getElementById('readout').innerText")
+    assert page.errors() == []
+
+
+def test_dark_and_narrow(browser, volume_page):
+    page = volume_page
+    shade = "return getComputedStyle(document.body).backgroundColor"
+    shades = set()
+    for scheme in ("dark", "light"):
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        shades.add(page.run(shade))
+    assert shades == {"rgb(12, 15, 19)", "rgb(244, 245, 247)"}
+    wide = page.run("return document.querySelector('.film canvas').clientWidth")
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        page.settle()
+        assert page.run("return document.documentElement.scrollWidth") <= 360
+        narrow = page.run("return [...document.querySelectorAll('.film')].map((f) => f.getBoundingClientRect().left)")
+        assert len(set(narrow)) == 1  # below one another
+        assert page.run("return document.querySelector('.film canvas').width") != wide
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert page.errors() == []

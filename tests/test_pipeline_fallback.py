@@ -1,0 +1,109 @@
+"""Never worse: a stage that loses agreement or folds is not taken, and one that does well is left to the bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from crossmorph import pipeline
+from crossmorph.checkpoint import Model, load_model
+from crossmorph.data.pairs import read_pairs
+from crossmorph.hierarchy import Flow, Hierarchy
+from crossmorph.image import Image, read_image
+from crossmorph.pipeline import Settings, register_coarse, register_images, register_start
+from crossmorph.refine import Refinement
+
+
+@pytest.fixture(scope="module")
+def pair(phantom) -> tuple[Image, Image]:
+    first = read_pairs(phantom / "validation" / "pairs.csv")[0]
+    return read_image(first.moving), read_image(first.fixed)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model()
+
+
+def waves(like: Flow, height: float) -> Flow:
+    """A field of ripples, which tears images apart; folded where they are steep."""
+    rows = torch.arange(like.displacement.shape[2]).float()
+    field = (height * torch.sin(rows)).view(1, 1, -1, 1).expand_as(like.displacement).clone()
+    return Flow(field, -field)
+
+
+def broken(model: Model, monkeypatch, stage: str, height: float) -> Model:
+    """The model with a stage that answers ripples."""
+    spec = model.hierarchy.spec
+    made = Hierarchy(spec)
+    made.load_state_dict(model.hierarchy.state_dict())
+    original = getattr(made, stage)
+    monkeypatch.setattr(made, stage, lambda *arguments: waves(original(*arguments), height), raising=False)
+    return Model(made.eval().requires_grad_(False), model.card)
+
+
+def test_stages_that_do_well_are_all_taken(pair, model):
+    found = register_images(*pair, model)
+    assert list(found.stages) == ["start", "coarse", "fine"]
+    assert list(found.agreement) == ["start", "coarse", "fine"]
+    assert found.fallbacks == ()
+    assert found.stages["fine"] is found.result.final
+    assert not found.stages["start"].displacement.any()
+    again = model.hierarchy(found.moving, found.fixed).final
+    assert torch.equal(found.result.final.displacement, again.displacement)
+    assert found.agreement["fine"] > found.agreement["coarse"] > found.agreement["start"]
+
+
+def test_a_fine_stage_that_loses_agreement_leaves_the_coarse_one(pair, model, monkeypatch):
+    bad = broken(model, monkeypatch, "register_fine", 6.0)
+    found = register_images(*pair, bad)
+    assert list(found.stages) == ["start", "coarse"]
+    (fallback,) = found.fallbacks
+    assert (fallback.stage, fallback.kept, fallback.reason) == ("fine", "coarse", "agreement")
+    assert fallback.after == found.agreement["fine"] < 0.95 * fallback.before
+    assert fallback.before == found.agreement["coarse"]
+    assert np.array_equal(found.warp.displacement, register_coarse(*pair, bad).displacement)
+    assert torch.equal(found.result.final.inverse, found.result.coarse.inverse)
+
+
+def test_a_stage_that_folds_is_not_taken_though_it_agrees(pair, model, monkeypatch):
+    monkeypatch.setattr(pipeline, "LEAST_KEPT", dict.fromkeys(pipeline.STAGES, 0.0))
+    found = register_images(*pair, broken(model, monkeypatch, "register_fine", 2.0))
+    (fallback,) = found.fallbacks
+    assert (fallback.stage, fallback.kept, fallback.reason, fallback.before) == ("fine", "coarse", "folds", 0.0)
+    assert fallback.after > 10
+
+
+def test_where_every_stage_fails_the_start_is_left(pair, model, monkeypatch):
+    found = register_images(*pair, broken(model, monkeypatch, "register_coarse", 9.0), Settings("none"))
+    assert [fallback.stage for fallback in found.fallbacks] == ["coarse", "fine"]
+    assert list(found.stages) == ["start"]
+    assert np.array_equal(found.warp.displacement, register_start(*pair, model, "none").displacement)
+    assert not found.result.final.displacement.any()
+
+
+def test_agreement_that_is_no_number_is_worse(pair, model, monkeypatch):
+    found = register_images(*pair, broken(model, monkeypatch, "register_fine", float("nan")))
+    assert list(found.stages) == ["start", "coarse"]
+
+
+def test_refining_that_makes_it_worse_is_not_taken(pair, model, monkeypatch):
+    def ruin(moving, fixed, translated, final, seconds, steps):
+        return Refinement(waves(final, 6.0), steps, 0.1, 1.0, 2.0, True)
+
+    monkeypatch.setattr(pipeline, "refine", ruin)
+    found = register_images(*pair, model, Settings(refine=True, refine_steps=3))
+    assert list(found.stages) == ["start", "coarse", "fine"]
+    assert [(each.stage, each.kept) for each in found.fallbacks] == [("refined", "fine")]
+    assert np.array_equal(found.warp.displacement, register_images(*pair, model).warp.displacement)
+
+
+def test_a_refinement_limited_by_time_is_repeated_by_its_steps(pair, model):
+    timed = register_images(*pair, model, Settings(refine=True, refine_seconds=0.15))
+    steps = timed.refinement.steps
+    repeated = register_images(*pair, model, Settings(refine=True, refine_steps=steps))
+    assert repeated.refinement.steps == steps
+    assert np.array_equal(repeated.warp.displacement, timed.warp.displacement)
+    few = register_images(*pair, model, Settings(refine=True, refine_steps=2))
+    assert few.refinement.steps == 2
+    assert list(few.stages) == ["start", "coarse", "fine", "refined"]
+    assert few.stages["refined"] is few.result.final

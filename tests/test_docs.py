@@ -38,7 +38,7 @@ def test_ci_runs_the_commands_of_the_readme():
 
 def test_every_option_in_the_documents_exists():
     words = (ROOT / "README.md").read_text() + (ROOT / "docs" / "reference.md").read_text()
-    source = "".join((ROOT / "src" / "crossmorph" / name).read_text() for name in ("cli.py", "cli_transforms.py"))
+    source = "".join(path.read_text() for path in (ROOT / "src" / "crossmorph").glob("cli*.py"))
     options = {option.replace("-", "_") for option in re.findall(r"(?<![\w-])--([a-z-]+)\b", words)} - {"help"}
     assert options
     for option in options:

@@ -23,7 +23,7 @@ OPTIONS = (
     "--disable-sync",
     "--disable-quic",
     "--no-first-run",
-    "--window-size=1200,900",
+    "--window-size=800,700",
 )
 
 

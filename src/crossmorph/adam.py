@@ -1,4 +1,4 @@
-"""ADAM for instance optimisation, by hand: `torch.optim` imports the compiler at its first use, which takes a second."""
+"""ADAM for instance optimisation. By hand: `torch.optim` imports the compiler at its first use, a second."""
 
 import torch
 from torch import Tensor

@@ -13,7 +13,8 @@ from jaxtyping import Float, Shaped
 from nibabel.spatialimages import SpatialImage
 from numpy import ndarray
 
-from crossmorph.checkpoint import Model, default_model, find_card, load_model
+from crossmorph import DEFAULT_MODELS
+from crossmorph.checkpoint import Model, find_card, load_model
 from crossmorph.command import Judged, Outputs, ants_call, check_targets, claimed, write_outputs, write_records
 from crossmorph.errors import InputError
 from crossmorph.formats import Content
@@ -143,7 +144,7 @@ def register(
         InputError: an image, a model or a setting cannot be used.
     """
     ours, theirs = as_image(moving, "moving image"), as_image(fixed, "fixed image")
-    named = model or default_model(theirs.dim)
+    named = model or DEFAULT_MODELS[theirs.dim]
     loaded = named if isinstance(named, Model) else load_model(named, torch.device(device))
     start = init if isinstance(init, ndarray) else read_start(init, ours, theirs)
     seconds = None if isinstance(refine, str) else refine

@@ -90,15 +90,6 @@ def save_model(folder: Path, hierarchy: Hierarchy, card: Card) -> Path:
     return path
 
 
-def default_model(dim: int) -> str:
-    """The shipped model for images of a dimension. Raises InputError where there is none."""
-    if dim not in DEFAULT_MODELS:
-        raise InputError(
-            f"the images are {dim}-D, and no weights for that ship; expected a model of your own (--model)"
-        )
-    return DEFAULT_MODELS[dim]
-
-
 def shipped_models() -> dict[str, Path]:
     """Cards of the weights inside the package, by name."""
     folder = Path(str(resources.files("crossmorph") / "weights"))

@@ -30,14 +30,15 @@ def verify(
     """Deform MOVING by known fields, register, and say how far off the result is and whether a flag would have told."""
     import torch
 
-    from crossmorph.checkpoint import default_model, load_model
+    from crossmorph import DEFAULT_MODELS
+    from crossmorph.checkpoint import load_model
     from crossmorph.image import read_image
     from crossmorph.verify import verify as run
 
     images = read_image(moving), read_image(fixed)
     if threads:
         torch.set_num_threads(threads)
-    found = run(*images, load_model(model or default_model(images[1].dim)), fields=fields, seed=seed)
+    found = run(*images, load_model(model or DEFAULT_MODELS[images[1].dim]), fields=fields, seed=seed)
     print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from crossmorph import DEFAULT_MODELS
 from crossmorph.affine_files import ants_names, write_ants_files
 from crossmorph.calibration import calibration_of
-from crossmorph.checkpoint import Model, default_model, find_card, load_model
+from crossmorph.checkpoint import Model, find_card, load_model
 from crossmorph.doubt import doubt
 from crossmorph.errors import InputError
 from crossmorph.evidence import Evidence, gather
@@ -214,7 +215,7 @@ def register_files(
     """
     read = _read(moving, fixed, outputs, settings)
     images = read.images
-    named = model or default_model(images[fixed].dim)
+    named = model or DEFAULT_MODELS[images[fixed].dim]
     loaded = load_model(named, _device(device))
     if threads:
         torch.set_num_threads(threads)

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float, Num
 from numpy import ndarray
 
+from crossmorph import DEFAULT_MODELS
 from crossmorph.appearance import appearance
-from crossmorph.checkpoint import default_model, find_card, read_card
+from crossmorph.checkpoint import find_card, read_card
 from crossmorph.dicom import read_dicom
 from crossmorph.errors import InputError
 from crossmorph.files import readable, suffix_of
@@ -313,7 +314,7 @@ def _plan(found: _Found, image: Image | None, model: str | None) -> str:
     if found.volumes > 1:
         return "would refuse it, as it is a series"
     try:
-        card = read_card(find_card(model or default_model(image.dim)))
+        card = read_card(find_card(model or DEFAULT_MODELS[image.dim]))
         if card.hierarchy.dim != image.dim:
             raise InputError(f"it is {image.dim}-D, and model {card.name} registers {card.hierarchy.dim}-D images")
         grid = working_grid(image, card.spacing, max(card.shape), Hierarchy(card.hierarchy).divisor)

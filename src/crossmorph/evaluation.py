@@ -21,10 +21,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from crossmorph import metrics
+from crossmorph import DEFAULT_MODELS, metrics
 from crossmorph.baselines import ants, dipy, elastix, greedy, simpleitk
 from crossmorph.baselines.common import Timed
-from crossmorph.checkpoint import Model, default_model, load_model
+from crossmorph.checkpoint import Model, load_model
 from crossmorph.data.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output
@@ -123,7 +123,7 @@ def evaluate(
 
 def chosen_model(pairs_csv: str | Path, model: str | None) -> str:
     """The model wanted, or else the shipped one for the dimension of the list's first fixed image."""
-    return model or default_model(read_image(read_pairs(pairs_csv)[0].fixed).dim)
+    return model or DEFAULT_MODELS[read_image(read_pairs(pairs_csv)[0].fixed).dim]
 
 
 def _check_methods(methods: Sequence[str], pairs: list[Pair], pairs_csv: str | Path) -> None:

@@ -113,13 +113,13 @@ def read_tiff(path: Path) -> Content:
     Raises:
         InputError: not TIFF, truncated, of colour or several pages, or announcing more than the file can hold.
     """
-    reader = read_information(path, "TIFFImageIO")
-    size = reader.GetSize()
-    if len(size) != 2:
-        raise InputError(f"{path}: holds {size[-1]} pages, expected one greyscale picture")
+    # Pillow first: libtiff makes room for as many strips as a header announces.
+    mode, size = _tiff_header(path)
     if math.prod(size) > DEFLATE_LIMIT * 8 * path.stat().st_size:
         raise InputError(f"{path}: announces {size} pixels, more than {path.stat().st_size} bytes can hold")
-    mode = _tiff_mode(path)
+    reader = read_information(path, "TIFFImageIO")
+    if len(reader.GetSize()) != 2:
+        raise InputError(f"{path}: holds {reader.GetSize()[-1]} pages, expected one greyscale picture")
     if mode not in TIFF_MODES:
         raise InputError(f"{path}: holds a palette, colour or transparency (mode {mode}); save it as greyscale")
     with quiet_itk(path):
@@ -127,13 +127,13 @@ def read_tiff(path: Path) -> Content:
     return itk_content(path, image)._replace(affine=PAGE, physical=False)
 
 
-def _tiff_mode(path: Path) -> str:
-    """Pillow's word for the pixels: of palettes and transparency ITK makes grey levels that mean nothing."""
+def _tiff_header(path: Path) -> tuple[str, tuple[int, int]]:
+    """Pillow's word for the pixels, and how many; of palettes and transparency ITK makes grey levels without meaning."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with PIL.Image.open(path, formats=["TIFF"]) as tiff:
-                return tiff.mode
+                return tiff.mode, tiff.size
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise InputError(f"{path}: is not a TIFF picture of a known kind, or is too large ({error})") from error
 

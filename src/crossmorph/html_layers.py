@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from crossmorph.evidence import foreground
 from crossmorph.image import SCALE_PERCENTILES, Image, scale_intensity
-from crossmorph.report import _hang
+from crossmorph.report import hang
 from crossmorph.transform import Warp, voxel_displacement
 
 MAP_VOXELS, FIELD_NODES = 2**19, 2**16  # at most
@@ -55,7 +55,7 @@ class View(NamedTuple):
 
 def view_of(fixed: Image) -> View:
     """How an image is looked at: the patient's right, front and head at the beginning of its axes."""
-    turn, affine = _hang(fixed)
+    turn, affine = hang(fixed)
     shape = nibabel.apply_orientation(np.empty(fixed.shape, bool), turn).shape
     spacing = tuple(float(norm) for norm in np.linalg.norm(affine[:-1, :-1], axis=0))
     return View(turn, affine, shape, spacing, _labels(fixed, turn))

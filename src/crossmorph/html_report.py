@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import markupsafe
 import numpy as np
 
 from crossmorph.chain import jacobian
@@ -191,7 +190,7 @@ def _script(environment: jinja2.Environment) -> dict[str, str]:
     text = "\n".join(environment.get_template(name).render() for name in SCRIPTS)
     text = f'"use strict";\n{{\n{text}\n}}\n'  # a block, so that its names are its own
     digest = hashlib.sha256(text.encode()).digest()
-    return {"script": markupsafe.Markup(text), "script_hash": base64.b64encode(digest).decode()}
+    return {"script": text, "script_hash": base64.b64encode(digest).decode()}
 
 
 def _check(content: Content) -> None:

@@ -57,7 +57,7 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
         InputError: another suffix, or a folder that cannot be written.
     """
     suffix = suffix_of(path, PICTURE_SUFFIXES, "picture")
-    turn, affine = _hang(fixed)
+    turn, affine = hang(fixed)
     fixed = Image(nibabel.apply_orientation(fixed.data, turn), affine, fixed.physical)
     by_voxel = nibabel.apply_orientation(np.moveaxis(warp.displacement, 0, -1), turn)
     warp = Warp(np.moveaxis(by_voxel, -1, 0), affine)
@@ -119,7 +119,7 @@ def _checkerboard(first: ndarray, second: ndarray) -> ndarray:
     return np.where(odd, second, first)
 
 
-def _hang(image: Image) -> tuple[ndarray, ndarray]:
+def hang(image: Image) -> tuple[ndarray, ndarray]:
     """How to turn an image's axes (nibabel's orientation) to run left, posterior (and inferior), and their affine."""
     dim = image.dim
     embedded = np.eye(4)

@@ -121,7 +121,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "missing folder": (["-o", "nowhere/moved.nii.gz"], "nowhere/moved.nii.gz: the folder nowhere does not exist"),
     "suffix": (["-o", "moved.jpg"], "moved.jpg: unknown image format, expected a name ending in"),
     "transform suffix": (["-o", "moved.nii", "-t", "t.mat"], "t.mat: unknown transform format"),
-    "report suffix": (["-o", "moved.nii", "--report", "r.html"], "r.html: unknown picture format"),
+    "report suffix": (["-o", "moved.nii", "--report", "r.txt"], "r.txt: unknown report format"),
     "output is input": (["-o", "moving.nii.gz"], "moving.nii.gz: wanted as moved, but is also the input"),
     "no output": ([], "register: no output given; expected -o"),
     "start": (["-o", "m.nii.gz", "--init", "far"], "--init far: no such file; expected affine, centers, none or an"),

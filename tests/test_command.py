@@ -299,7 +299,7 @@ REFUSED: dict[str, tuple[Callable[[Files], Outputs], str]] = {
         lambda f: f.outputs._replace(inverse=f.moving.with_name("i.txt")),
         r"i\.txt: unknown transform format",
     ),
-    "report as html": (lambda f: f.outputs._replace(report=f.moving.with_name("r.html")), r"r\.html: unknown picture"),
+    "report as text": (lambda f: f.outputs._replace(report=f.moving.with_name("r.txt")), r"r\.txt: unknown report"),
     "record over what is none": (lambda f: f.outputs._replace(transform=taken(f)), r"taken\.json: the record of the"),
     "no such folder": (
         lambda f: f.outputs._replace(inverse=f.moving.parent / "no" / "i.h5"),

@@ -70,7 +70,7 @@ def _view(fixed: Tensor, moving: Tensor, side: int) -> _View:
 def _averaged(image: Tensor, factor: float) -> Tensor:
     """Halved as often as the factor says: linear resampling looks at neighbours only."""
     while factor >= 2:
-        image, factor = spatial.resize_image(image, _divided(image, 2)), factor / 2
+        image, factor = spatial.resize_image(image, _divided(image, 2.0)), factor / 2
     return image
 
 

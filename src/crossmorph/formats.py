@@ -48,7 +48,7 @@ TYPES = {getattr(sitk, f"sitk{name}"): np.dtype(name.lower()) for name in REALS}
 # A picture without millimetres: one a pixel, first pixel at the origin, x to the left and y to the back as in ITK.
 PAGE = np.diag([-1.0, -1.0, 1.0])
 
-HEADER_BYTES = 1 << 16
+HEADER_BYTES, MOST_LINE = 1 << 16, 512
 VECTORS = ("space directions", "space origin", "measurement frame")
 VECTOR = re.compile(r"none|\([-+0-9.eEnaif, \t]*\)", re.IGNORECASE)
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -128,7 +128,7 @@ def read_tiff(path: Path) -> Content:
 
 
 def _tiff_header(path: Path) -> tuple[str, tuple[int, int]]:
-    """Pillow's word for the pixels, and how many; of palettes and transparency ITK makes grey levels without meaning."""
+    """Pillow's word for the pixels, and how many; ITK makes meaningless grey levels of palettes and transparency."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -257,11 +257,13 @@ def _check_axes(path: Path) -> None:
 
 
 def _check_vectors(path: Path) -> None:
-    """Refuse an NRRD file with vectors that are none, or are more than there are axes: ITK may die of them."""
+    """Refuse an NRRD file with vectors that are none, or more than there are axes, or long lines: ITK may die of them."""
     with path.open("rb") as stream:
         head = stream.read(HEADER_BYTES).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
     for line in head.decode("latin-1").split("\n"):
         key, _, value = line.partition(":")
+        if len(line) > MOST_LINE and not key.startswith(("#", "content")) and not value.startswith("="):
+            raise InputError(f"{path}: its {brief(key)} has {len(value)} letters, expected {MOST_LINE} at most")
         if key.strip().lower() in VECTORS:
             found = VECTOR.findall(value)
             if VECTOR.sub("", value).strip() or len(found) > 4 or max((one.count(",") for one in found), default=0) > 3:

@@ -18,6 +18,7 @@ from crossmorph.files import readable, suffix_of
 from crossmorph.grid import working_grid, working_spacing
 from crossmorph.hierarchy import Hierarchy
 from crossmorph.image import READABLE_SUFFIXES, READERS, Image
+from crossmorph.memory import memory_needed
 from crossmorph.nifti import NIFTI_SUFFIXES, plain_type, read_affine, read_nifti
 
 Level = Literal["ok", "note", "problem"]
@@ -31,9 +32,6 @@ FEW_VALUES = 32
 OUTLIER = 5.0  # times the range from percentile 0.5 to 99.5, above it
 EMPTY_PART = 0.2
 MOST_LOOKED_AT = 2**22  # voxels for percentiles and different values; of more every n-th
-# Peak memory of the networks by voxels of the working grid: measured were 0.41 GB at 128 x 128 and 0.77 GB at
-# 1024 x 1024 (any-2d), 0.56 GB at 64 and 0.77 GB at 96 voxels a side (any-3d).
-BYTES_A_VOXEL, BYTES_AT_REST = 420, 0.4e9
 
 
 class Finding(NamedTuple):
@@ -321,6 +319,6 @@ def _plan(found: _Found, image: Image | None, model: str | None) -> str:
     except InputError as error:
         return f"would refuse it: {error}"
     spacing = working_spacing(image, card.spacing, max(card.shape))
-    memory = (BYTES_AT_REST + BYTES_A_VOXEL * float(np.prod(grid.shape))) / 1e9
+    memory = memory_needed(grid.shape, image.shape, image.shape) / 1e9
     lattice = f"{_by(grid.shape)} voxels of {spacing:g} {'mm' if image.physical else 'pixels'}"
     return f"would use {card.name}, and with this as the fixed image {lattice}, about {memory:.1f} GB of memory"

@@ -15,6 +15,7 @@ from crossmorph.errors import InputError
 from crossmorph.grid import Grid, onto_grid, working_grid
 from crossmorph.hierarchy import Flow, Registration
 from crossmorph.image import Image, scale_intensity
+from crossmorph.memory import check_memory
 from crossmorph.refine import MOST_STEPS, Refinement, refine
 from crossmorph.similarity import mi
 from crossmorph.start import LEAST_OVERLAP, Start, places
@@ -278,6 +279,7 @@ def prepare(
     source = Image(scale_intensity(moving.data).data, moving.affine, moving.physical)
     target = Image(scale_intensity(fixed.data).data, fixed.affine, fixed.physical)
     grid = working_grid(fixed, card.spacing, max(card.shape), hierarchy.divisor)
+    check_memory(grid.shape, moving.shape, fixed.shape)
     device = next(hierarchy.parameters()).device
     still = torch.from_numpy(onto_grid(target, grid).data)[None, None].to(device)
     best: Prepared | None = None

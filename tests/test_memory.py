@@ -1,0 +1,30 @@
+"""What does not fit into memory is refused before it is begun."""
+
+import numpy as np
+import psutil
+import pytest
+
+from crossmorph import load_model, register_images
+from crossmorph.errors import InputError
+from crossmorph.image import Image
+from crossmorph.memory import check_memory, memory_needed
+
+
+def test_hand_arithmetic():
+    expected = 0.4e9 + 420 * 10 * 20 + 45 * (100 * 100 + 30 * 40 * 50)
+    assert memory_needed((10, 20), (100, 100), (30, 40, 50)) == pytest.approx(expected)
+
+
+def test_what_fits_passes_and_what_does_not_says_how_much_it_takes():
+    check_memory((64, 64, 64), (64, 64, 64), (64, 64, 64))
+    with pytest.raises(InputError, match=r"images of \(9000, 9000, 9000\) .* take about 32805\.4 GB .* are free"):
+        check_memory((8, 8, 8), (9000, 9000, 9000))
+
+
+def test_register_asks_first(monkeypatch):
+    free = psutil.virtual_memory()._replace(available=1e6)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda _: type("Info", (), {"rss": 1e6}))
+    image = Image(np.random.default_rng(0).random((64, 64), np.float32), np.eye(3))
+    with pytest.raises(InputError, match=r"take about 0\.4 GB to register, and 0\.0 GB are free"):
+        register_images(image, image, load_model())

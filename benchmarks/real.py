@@ -105,7 +105,8 @@ def score(arguments: argparse.Namespace, moving: str, fixed: str, method: str) -
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     moved, still = (scale_intensity(image.data).data for image in (resample(moving_t1, outcome.warp), fixed_t1))
     picture = arguments.results / f"{moving}-{fixed}-{method}.png"
-    write_picture(picture, moving_t1, fixed_t1, outcome.warp, moving_t1, f"{moving} to {fixed}, {method} (T1w)")
+    scaled = Image(scale_intensity(moving_t1.data).data, moving_t1.affine)
+    write_picture(picture, moving_t1, fixed_t1, outcome.warp, scaled, f"{moving} to {fixed}, {method} (T1w)")
     return {
         "ncc": metrics.ncc(moved, still, brain),
         "mse_percent": float(100 * np.mean((moved - still)[brain] ** 2)),

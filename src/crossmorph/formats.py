@@ -257,7 +257,7 @@ def _check_axes(path: Path) -> None:
 
 
 def _check_vectors(path: Path) -> None:
-    """Refuse an NRRD file with vectors that are none, or more than there are axes, or long lines: ITK may die of them."""
+    """Refuse an NRRD file with vectors that are none or too many, or with long lines: ITK may die of them."""
     with path.open("rb") as stream:
         head = stream.read(HEADER_BYTES).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
     for line in head.decode("latin-1").split("\n"):

@@ -205,6 +205,12 @@ def test_good_numbers_raise_no_flag():
     assert {flag.level for flag in flags} == {"ok"}
 
 
+def test_of_unfamiliar_images_the_expected_error_only_warns():
+    levels = {flag.name: flag.level for flag in judge({**GOOD, "expected_error": 4.01, "unfamiliarity": 1.0})}
+    assert levels["expected error"] == levels["familiar"] == "warning"
+    assert "failed" not in levels.values()
+
+
 def test_a_model_without_calibration_says_so():
     flags = {flag.name: flag.level for flag in judge(PLAIN)}
     assert flags.pop(UNCALIBRATED) == "warning"

@@ -1,6 +1,6 @@
 """What a pair of volumes costs by its size: ``python benchmarks/scale.py --model NAME_OR_FOLDER``.
 
-Simulated brains of 64 to 256 voxels a side, each registered in a process of its own on one thread: seconds of the
+Simulated brains of 64 to 256 voxels a side, each registered in a process of its own on one thread: CPU seconds of the
 registration in memory (after a first, untimed one on the smallest), peak memory of the process, and how both grow with
 the number of voxels (the slope of a straight line through their logarithms; 1 is linear). The model works at its own
 spacing, so what grows is what is done on the images' own grids. Prints a table, writes ``scale.csv``, ``scale.png``.
@@ -70,14 +70,14 @@ def write_pair(folder: Path, side: int) -> list[Path]:
 
 
 def cost(files: list[Path], model: str) -> tuple[float, float]:
-    """Seconds of a registration in memory, after another one, and the process' peak memory (MiB)."""
+    """CPU seconds of a registration in memory, after another one, and the process' peak memory (MiB)."""
     torch.set_num_threads(1)
     loaded = load_model(model)
     register_images(read_image(files[0]), read_image(files[1]), loaded)
     moving, fixed = read_image(files[2]), read_image(files[3])
-    began = time.perf_counter()
+    began = time.process_time()
     register_images(moving, fixed, loaded)
-    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def draw(path: Path, rows: np.ndarray) -> None:

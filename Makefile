@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench faults fuzz clean
 
 demo: .venv/.demo
 	$(BIN)/crossmorph demo
@@ -21,6 +21,13 @@ lint: .venv/.lint
 
 bench: .venv/.bench
 	$(BIN)/python benchmarks/register.py
+
+# Kills, full disks, two writers; damaged files: what docs/robustness.md tells of.
+faults: .venv/.test
+	$(BIN)/python benchmarks/faults.py
+
+fuzz: .venv/.test
+	$(BIN)/python benchmarks/fuzz.py
 
 clean:
 	rm -rf .venv demo

@@ -77,7 +77,7 @@ def write_hdf5(path: Path, parts: Sequence[Part]) -> None:
 
     text = h5py.string_dtype("ascii")
     try:
-        with h5py.File(path, "w", libver="earliest") as file:
+        with silent_itk(), h5py.File(path, "w", libver="earliest") as file:
             file.create_dataset("ITKVersion", data=[sitk.Version.ITKVersionString()], dtype=text)
             for number, part in enumerate(parts):
                 group = file.create_group(f"{GROUP}/{number}")
@@ -113,7 +113,7 @@ def _check_hdf5(path: Path) -> None:
     if not _whole_heaps(path):
         raise InputError(f"{path}: is not an ITK transform, or is truncated (a heap of its texts is damaged)")
     try:
-        with h5py.File(path, "r") as file:
+        with silent_itk(), h5py.File(path, "r") as file:
             file.visititems(check)
             parts = list(_hdf5_parts(file))
     except InputError:

@@ -46,8 +46,8 @@ ITK_ERRORS = (RuntimeError, UnicodeDecodeError)
 # slice).
 SINGULAR_DIRECTION = 1e-3
 
-# Millimetres: from the nanometre of electron microscopes to what no body is large enough for.
-SPACINGS = (1e-6, 1e6)
+# Millimetres: from the finest of microscopes to what no body is large enough for.
+SPACINGS = (1e-5, 1e6)
 
 _SILENCE = threading.RLock()
 

@@ -270,16 +270,16 @@ def itk_warp(path: Path, transform: sitk.Transform) -> Warp:
     Raises:
         InputError: another transform is the first to act, or the field holds NaN.
     """
-    first = transform
-    if isinstance(transform, sitk.CompositeTransform):
-        transform.FlattenTransform()
-        first = transform.GetBackTransform().Downcast()
-    if not isinstance(first, sitk.DisplacementFieldTransform):
-        raise InputError(
-            f"{path}: holds {first.GetName()}, expected a displacement field as the first transform to act"
-        )
-    grid = first.GetDisplacementField()
     with quiet_itk(path):
+        first = transform
+        if isinstance(transform, sitk.CompositeTransform):
+            transform.FlattenTransform()
+            first = transform.GetBackTransform().Downcast()
+        if not isinstance(first, sitk.DisplacementFieldTransform):
+            raise InputError(
+                f"{path}: holds {first.GetName()}, expected a displacement field as the first transform to act"
+            )
+        grid = first.GetDisplacementField()
         field = sitk.TransformToDisplacementField(
             transform, sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from crossmorph.errors import InputError
-from crossmorph.files import atomic_output
+from crossmorph.files import atomic_output, brief
 
 REQUIRED = ("moving", "fixed")
 OPTIONAL = ("moving_labels", "fixed_labels", "moving_same", "field")
@@ -103,7 +103,7 @@ def _check_header(path: Path, header: list[str]) -> None:
     known = f"expected {', '.join(REQUIRED)} and any of name, {', '.join(OPTIONAL)}"
     missing = [column for column in REQUIRED if column not in header]
     if missing:
-        raise InputError(f"{path}: header lacks {', '.join(missing)}, received {', '.join(header)}; {known}")
+        raise InputError(f"{path}: header lacks {', '.join(missing)}, received {brief(', '.join(header))}; {known}")
     unknown = [column for column in header if column not in COLUMNS]
     if unknown:
         raise InputError(f"{path}: unknown column {', '.join(map(repr, unknown))}; {known}")

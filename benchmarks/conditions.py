@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from faults import Ended, Work, check, digests, essence, finals, fresh, run, start, wait
+from faults import Work, check, digests, essence, finals, fresh
+from processes import Ended, run, start, wait
 
 DISK = 1 << 16  # bytes of the full disk: less than a registration writes
 MEMORY = tuple(mebibytes << 20 for mebibytes in (0, 8, 32, 64, 128, 192))  # beyond what a process begins with
@@ -84,7 +85,7 @@ def full_disk(work: Work, folder: Path) -> list[list[str]]:
     try:
         return [_failed(work, run(work.words, folder), folder)]
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def small_files(work: Work, folder: Path) -> list[list[str]]:
@@ -114,7 +115,7 @@ def read_only(work: Work, folder: Path) -> list[list[str]]:
         return [refused(run(work.words, folder if mounted else Path("/proc/self")), folder)]
     finally:
         if mounted:
-            subprocess.run(["umount", folder], check=True)
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def full_output(work: Work, folder: Path) -> list[list[str]]:

@@ -18,46 +18,34 @@ import csv
 import hashlib
 import importlib
 import json
-import os
 import pkgutil
 import platform
-import resource
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import yaml
+from processes import Ended, count_calls, die_at_byte, die_at_call, run, start, survivors, wait
 
 import crossmorph
 from crossmorph.checkpoint import load_tensors
-from crossmorph.cli import main as crossmorph_main
 from crossmorph.data.phantom import prepare_phantom
 from crossmorph.results import processor
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 300.0  # seconds after which a command counts as hung
 GROWING = ("metrics.csv", "checkpoint.safetensors", "result.json")  # of another content before the end
 LOGS = ("tensorboard",)  # written to as long as a run lasts, not outputs
-CALLS = ((os, "replace"), (os, "fsync"), (Path, "touch"), (Path, "unlink"), (Path, "replace"), (Path, "mkdir"))
+OUTLIVED = "{} processes outlived the one that began them"
 MANNERS = ("moment", "moment", "call", "byte")
-
-
-class Ended(NamedTuple):
-    """How a process ended: exit code, or minus the signal; its error output; seconds."""
-
-    code: int
-    errors: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -68,108 +56,6 @@ class Work:
     words: tuple[str, ...]
     again: tuple[str, ...]
     inputs: Path
-
-
-# --- running and killing ---------------------------------------------------------------------------------------------
-
-
-def start(words: tuple[str, ...], folder: Path, prepare: Callable[[], object] | None = None) -> int:
-    """Run a command of crossmorph in a forked process and session of its own, in a folder; its number."""
-    process = os.fork()
-    if process:
-        return process
-    code = 70
-    try:
-        os.setsid()
-        os.chdir(folder)
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(folder.parent / f".{folder.name}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        # Whoever forked, pytest among them, may have put something else in their place.
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        sys.argv = ["crossmorph", *words]
-        if prepare:
-            prepare()
-        crossmorph_main()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException as error:
-        os.write(2, f"Traceback: {type(error).__name__}: {error}\n".encode())
-        code = 1
-    finally:
-        with contextlib.suppress(BaseException):
-            sys.stdout.flush()
-        os._exit(code)
-
-
-def wait(process: int, folder: Path, kill_after: float | None = None, group: bool = True) -> Ended:
-    """Wait for a process, or kill it after so many seconds, alone or with all it has begun."""
-    began = time.monotonic()
-    allowed = LIMIT if kill_after is None else kill_after
-    while True:
-        number, status = os.waitpid(process, os.WNOHANG)
-        if number:
-            break
-        if time.monotonic() - began > allowed:
-            (os.killpg if group else os.kill)(process, signal.SIGKILL)
-            _, status = os.waitpid(process, 0)
-            break
-        time.sleep(0.002)
-    code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    errors = folder.parent / f".{folder.name}.stderr"
-    return Ended(code, errors.read_text(errors="replace") if errors.exists() else "", time.monotonic() - began)
-
-
-def run(words: tuple[str, ...], folder: Path, prepare: Callable[[], object] | None = None) -> Ended:
-    """Run a command to its end."""
-    return wait(start(words, folder, prepare), folder)
-
-
-def die_at_call(number: int, after: bool) -> None:
-    """Have this process kill itself at its so-manieth call of those that change names or reach the disk."""
-    made = 0
-
-    def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal made
-            made += 1
-            if made == number and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = function(*arguments, **options)
-            if made == number and after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return call
-
-    for owner, name in CALLS:
-        setattr(owner, name, deadly(getattr(owner, name)))
-
-
-def die_at_byte(size: int) -> None:
-    """Have the system end this process when a file of its grows beyond a size."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-def count_calls(path: Path) -> None:
-    """Have this process leave the number of its calls, as `die_at_call` counts them, in a file."""
-    made = 0
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal made
-            made += 1
-            with path.open("w") as stream:
-                stream.write(str(made))
-            return function(*arguments, **options)
-
-        return call
-
-    for owner, name in CALLS:
-        setattr(owner, name, counted(getattr(owner, name)))
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------
@@ -286,7 +172,11 @@ def kill(
         return manner, run(words, folder, lambda: die_at_byte(size))
     moment = float(rng.uniform(0, plain.seconds))
     alone = work.name == "register --pairs" and rng.random() < 0.5
-    return manner + (" (the parent alone)" if alone else ""), wait(start(words, folder), folder, moment, not alone)
+    process = start(words, folder)
+    ended = wait(process, folder, moment, not alone)
+    if left := survivors(process):
+        ended = ended._replace(errors=ended.errors + OUTLIVED.format(len(left)))
+    return manner, ended
 
 
 def trial(work: Work, plain: Undisturbed, folder: Path, rng: np.random.Generator) -> Trial:
@@ -295,6 +185,7 @@ def trial(work: Work, plain: Undisturbed, folder: Path, rng: np.random.Generator
     before = digests(work.inputs)
     manner, ended = kill(work, plain, folder, rng, work.words)
     faults = check(folder, plain.expected, whole=False)
+    faults += [ended.errors.splitlines()[-1]] if "outlived" in ended.errors else []
     if work.again and rng.random() < 0.5:
         kept = _logged(folder)
         kill(work, plain, folder, rng, (*work.words, *work.again))
@@ -396,7 +287,7 @@ def main() -> None:
             if not work.name.startswith(arguments.only):
                 continue
             trials = list(kills(work, arguments.kills, arguments.seconds, arguments.seed, Path(temporary, "case")))
-            manners = Counter(one.manner.split()[0] for one in trials)
+            manners = Counter(one.manner for one in trials)
             faults = [fault for one in trials for fault in one.faults]
             bad |= bool(faults)
             cells = [work.name, len(trials), *(manners[name] for name in ("moment", "call", "byte"))]

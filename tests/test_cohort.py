@@ -496,7 +496,7 @@ def test_a_folder_belongs_to_one_run_until_that_ends_however_it_ends(given: Give
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="process 12345 on node is registering into it"):
+        with pytest.raises(InputError, match="process 12345 on node is writing into it"):
             given.run()
         assert names(given.output) == {".lock"}
         holder.kill()

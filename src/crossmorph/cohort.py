@@ -11,16 +11,13 @@ process that had it died.
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
-import platform
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Generator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from pathlib import Path
@@ -33,10 +30,11 @@ from crossmorph.data.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.files import atomic_output, write_whole
 from crossmorph.pipeline import DEFAULTS, Settings
+from crossmorph.processes import claimed, workers
 from crossmorph.provenance import digest
 
 MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
-RESULT, SUMMARY, LOCK = "result.json", "summary.csv", ".lock"
+RESULT, SUMMARY = "result.json", "summary.csv"
 SUMMARY_SECONDS = 5.0  # between two states of the summary: written after each pair it would cost a long list its time
 CONNECT_SECONDS = 20.0
 DIED = "its process died, and once more with no other pair at work: killed, or out of memory"
@@ -163,7 +161,7 @@ def register_cohort(
         )
         for pair in pairs
     ]
-    with _claimed(output):
+    with claimed(output):
         entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
         return _collect(output / SUMMARY, tasks, entries)
 
@@ -290,7 +288,7 @@ def _until_broken(tasks: list[Task], jobs: int) -> Generator[Entry, None, tuple[
     waiting = deque(tasks)
     running: dict[Future[Entry], Task] = {}
     # Spawned: a forked copy of a process that has used PyTorch's threads may hang.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with workers(jobs) as pool:
         broken = False
         while (waiting or running) and not broken:
             # Never more than are at work, so that a death points at few.
@@ -385,27 +383,3 @@ def _check_apart(pairs_csv: Path, pairs: list[Pair], output: Path) -> None:
         for path in (pair.moving, pair.fixed, pair.moving_labels):
             if path and not targets.isdisjoint(path.resolve().parents):
                 raise InputError(f"{path}: an input that lies where outputs go; expected another output folder")
-
-
-@contextlib.contextmanager
-def _claimed(output: Path) -> Iterator[None]:
-    """Hold the folder for this run. The system lets go of the lock when the process ends, however it ends."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        stream = (output / LOCK).open("a+")
-    except OSError as error:
-        raise InputError(f"{output}: {error.strerror or error}; expected a folder that can be written") from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            raise InputError(f"{output}: {holder} is registering into it; expected a folder of its own") from None
-        except OSError as error:
-            raise InputError(f"{output}: cannot be locked ({error.strerror or error})") from error
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {platform.node()}")
-        stream.flush()
-        yield
-        stream.truncate(0)

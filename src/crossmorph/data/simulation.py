@@ -171,13 +171,13 @@ def simulate(
     signals = contrast_signals(contrast, HEAD_TISSUES[: len(fractions)])
     reference = signals[TISSUES.index(REFERENCE[contrast])] if contrast in REFERENCE else 1.0
     clean = np.tensordot(signals, fractions, axes=1)
-    clean = clean * _bias_field(fractions[: len(TISSUES)].sum(0) > 0.5, rng, difficulty.bias)
+    clean = clean * bias_field(fractions[: len(TISSUES)].sum(0) > 0.5, rng, difficulty.bias)
     real, imaginary = rng.standard_normal((2, *clean.shape)) * difficulty.noise * reference
     magnitude: np.ndarray = np.hypot(clean + real, imaginary)
     return magnitude.astype(np.float32)
 
 
-def _bias_field(brain: np.ndarray, rng: np.random.Generator, bias: float) -> Float[np.ndarray, "*space"]:
+def bias_field(brain: np.ndarray, rng: np.random.Generator, bias: float) -> Float[np.ndarray, "*space"]:
     """A smooth factor that spans exactly 1 - bias/2 to 1 + bias/2 over the brain, and is held at these outside."""
     sigma = [size / 4 for size in brain.shape]
     smooth = scipy.ndimage.gaussian_filter(rng.standard_normal(brain.shape), sigma, mode="reflect")

@@ -48,10 +48,10 @@ def _blurred_maps(spacing: float) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([scipy.ndimage.gaussian_filter(tissue, sigma) for tissue in maps]), affine
 
 
-def slice_affine(z_mm: float) -> Float[np.ndarray, "4 4"]:
+def slice_affine(z_mm: float, shape: tuple[int, int] = SHAPE, spacing: float = SPACING) -> Float[np.ndarray, "4 4"]:
     """Voxel to RAS millimetres of the slice at a level; its centre is the centre of the brain, x = 0, y = -17 mm."""
-    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
-    affine[:3, 3] = (*(CENTRE[axis] - (SHAPE[axis] - 1) / 2 * SPACING for axis in (0, 1)), z_mm)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = (*(CENTRE[axis] - (shape[axis] - 1) / 2 * spacing for axis in (0, 1)), z_mm)
     return affine
 
 
@@ -63,11 +63,15 @@ def volume_affine(shape: tuple[int, ...], spacing: float) -> Float[np.ndarray, "
 
 
 @cache
-def tissue_slice(z_mm: float) -> Float[np.ndarray, "tissue x y"]:
+def tissue_slice(
+    z_mm: float, shape: tuple[int, int] = SHAPE, spacing: float = SPACING
+) -> Float[np.ndarray, "tissue x y"]:
     """The tissue fractions (CSF, grey matter, white matter) of the template at one axial level.
 
     Args:
         z_mm: The level in the template's RAS millimetres, -70 to 80.
+        shape: Of the grid about the centre of the brain.
+        spacing: Of its voxels, mm.
 
     Returns:
         Fractions on the grid of `slice_affine`, read-only; what is left to 1 is background.
@@ -75,7 +79,7 @@ def tissue_slice(z_mm: float) -> Float[np.ndarray, "tissue x y"]:
     Raises:
         InputError: If there is no brain at this level.
     """
-    fractions = _sampled((*SHAPE, 1), SPACING, slice_affine(z_mm))[..., 0]
+    fractions = _sampled((*shape, 1), spacing, slice_affine(z_mm, shape, spacing))[..., 0]
     if fractions.sum(0).max() < 0.5:
         raise InputError(f"level z = {z_mm} mm: no brain there; expected a level between -70 and 80 mm")
     fractions.flags.writeable = False

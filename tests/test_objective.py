@@ -156,6 +156,14 @@ def test_coarse_terms_by_hand() -> None:
     assert [term.item() for term in terms] == pytest.approx([0, -3 * (2 + 8) / 4, -3 * (1 + 2) / 4])
 
 
+@pytest.mark.parametrize(("weight", "backward"), [(0.0, 0.0), (5.0, -5 * 3 / 4)])
+def test_the_way_back_can_weigh_otherwise(weight: float, backward: float) -> None:
+    """Images as above."""
+    weights = WEIGHTS.model_copy(update={"coarse_backward": weight})
+    terms = objective.coarse_terms(row(1, 2, 3, 4), row(1, 0, 0, 2), row_shift(1), product_mean, weights, even())
+    assert [term.item() for term in terms] == pytest.approx([0, -3 * (2 + 8) / 4, backward])
+
+
 def test_translation_terms_by_hand() -> None:
     """M = 0 1 1 0, mask = 1 -1 -0.5 0, so T = 1 0 0.5 0 and the stretched mask is 1 0 0.25 0.5.
 

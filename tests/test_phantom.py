@@ -104,6 +104,20 @@ def test_result_names_the_lists_and_nothing_else_is_left(tmp_path: Path) -> None
     assert not list(tmp_path.rglob("*_pd.nii.gz"))
 
 
+def test_without_noise_all_else_is_the_same(dataset: Path, tmp_path: Path) -> None:
+    """Only the images differ, by noise: none is left outside the brain, where a magnitude without signal is 0."""
+    phantom.prepare_phantom(tmp_path / "quiet", seed=3, train=1, test=2, validation=1, noise=0.0)
+    noisy, quiet = (read_pairs(folder / "test" / "pairs.csv")[0] for folder in (dataset, tmp_path / "quiet"))
+    assert np.array_equal(load(noisy.field), load(quiet.field))
+    assert np.array_equal(load(noisy.moving_labels), load(quiet.moving_labels))
+    difference = load(noisy.moving) - load(quiet.moving)
+    brain = load(noisy.moving_labels) > 0
+    assert difference[brain].std() == pytest.approx(0.03, rel=0.1)
+    assert np.median(load(quiet.moving)[~brain]) == 0
+    settings = json.loads((tmp_path / "quiet" / "dataset.json").read_text())["splits"]["test"]
+    assert settings["noise"] == 0
+
+
 def test_every_pair_has_what_is_known_of_it(dataset: Path) -> None:
     for split, count in (("validation", 1), ("test", 2), ("rough", 2)):
         pairs = read_pairs(dataset / split / "pairs.csv")

@@ -14,7 +14,14 @@ from crossmorph.errors import InputError
 from crossmorph.grid import Grid, centre, onto_grid
 from crossmorph.image import Image, read_image, scale_intensity
 from crossmorph.metrics import endpoint_error_mm, mean_dice, psnr
-from crossmorph.pipeline import Registered, Settings, register_coarse, register_images
+from crossmorph.pipeline import (
+    Registered,
+    Settings,
+    register_coarse,
+    register_images,
+    register_networks,
+    translated_image,
+)
 from crossmorph.transform import Warp, read_transform, resample, resample_warp
 
 Placement = tuple[tuple[int, ...], ndarray]
@@ -127,6 +134,15 @@ def test_the_translation_lies_on_the_moving_image_and_looks_like_the_fixed_one(c
     assert plain.translated.shape == case.moving.shape
     assert np.array_equal(plain.translated.affine, case.moving.affine)
     assert psnr(plain.translated.data, wanted) > psnr(scale_intensity(case.moving.data).data, wanted) + 8
+
+
+def test_the_networks_alone_give_the_same_where_nothing_is_refused(case, plain, model):
+    prepared, result, warp = register_networks(case.moving, case.fixed, model)
+    assert not plain.fallbacks
+    assert np.array_equal(warp.displacement, plain.warp.displacement)
+    assert torch.equal(result.final.displacement, plain.result.final.displacement)
+    translated = translated_image(result.mask, prepared, case.moving)
+    assert np.array_equal(translated.data, plain.translated.data)
 
 
 GRIDS = {

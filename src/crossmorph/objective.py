@@ -15,11 +15,15 @@ from crossmorph.similarity import Similarity, mse
 
 
 class Weights(BaseModel):
-    """Weights of the terms; the defaults are the paper's (alpha_i, beta_i, lambda_i of Eq. i)."""
+    """Weights of the terms; the defaults are the paper's (alpha_i, beta_i, lambda_i of Eq. i).
+
+    ``coarse_backward`` is that of the coarse stage's backward similarity; None, as in the paper, is as much as forward.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     coarse_smoothness: float = Field(default=0.02, ge=0)
     coarse_similarity: float = Field(default=0.15, ge=0)
+    coarse_backward: float | None = Field(default=None, ge=0)
     translation_mask: float = Field(default=0.02, ge=0)
     translation_similarity: float = Field(default=0.02, ge=0)
     translation_error: float = Field(default=2.5, ge=0)
@@ -135,13 +139,14 @@ def coarse_terms(
     balance: Balance,
 ) -> CoarseTerms:
     """``a1 smooth(phi0) - b1 sim(M o phi0, F) - b1 sim(F o phi0^-1, M)``, each pair in its balance."""
+    stiff = weights.coarse_smoothness * (balance.smoothness * smoothness(coarse.displacement)).mean()
     forward = similarity(spatial.warp(moving, coarse.displacement), fixed)
+    forward = -weights.coarse_similarity * (balance.agreement * forward).mean()
+    weight = weights.coarse_similarity if weights.coarse_backward is None else weights.coarse_backward
+    if weight == 0:
+        return CoarseTerms(stiff, forward, torch.zeros_like(forward))
     backward = similarity(spatial.warp(fixed, coarse.inverse), moving)
-    return CoarseTerms(
-        weights.coarse_smoothness * (balance.smoothness * smoothness(coarse.displacement)).mean(),
-        -weights.coarse_similarity * (balance.agreement * forward).mean(),
-        -weights.coarse_similarity * (balance.agreement * backward).mean(),
-    )
+    return CoarseTerms(stiff, forward, -weight * (balance.agreement * backward).mean())
 
 
 def translation_terms(

@@ -176,7 +176,7 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
     return Registered(
         warp=_on_fixed(final.displacement, prepared, fixed),
         inverse=after_moving(inverse, moving.affine),
-        translated=_translated(result.mask, prepared, moving),
+        translated=translated_image(result.mask, prepared, moving),
         start=prepared.start,
         overlap=prepared.overlap,
         moving=prepared.moving,
@@ -262,6 +262,22 @@ def register_coarse(moving: Image, fixed: Image, model: Model, start: Start = "a
     return _on_fixed(prepared.coarse.displacement, prepared, fixed)
 
 
+def register_networks(
+    moving: Image, fixed: Image, model: Model, start: Start = "affine"
+) -> tuple[Prepared, Registration, Warp]:
+    """The start and all networks, whatever they make of it: without checks, fallbacks or refinement.
+
+    Arguments and errors as of :func:`register_images`.
+
+    Returns:
+        The images on the working grid, all fields there, and the final one on the fixed image's grid.
+    """
+    prepared = prepare(moving, fixed, model, start)
+    with torch.inference_mode():
+        result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse)
+    return prepared, result, _on_fixed(result.final.displacement, prepared, fixed)
+
+
 def prepare(
     moving: Image, fixed: Image, model: Model, start: Start = "affine", smoothness: Tensor | None = None
 ) -> Prepared:
@@ -314,7 +330,7 @@ def _in_world(displacement: Tensor, grid: Grid) -> Warp:
     return from_voxel_displacement(displacement[0].cpu().numpy(), grid.affine)
 
 
-def _translated(mask: Tensor, prepared: Prepared, moving: Image) -> Image:
+def translated_image(mask: Tensor, prepared: Prepared, moving: Image) -> Image:
     """``T = M + Mask`` at the moving image's own resolution: only the mask comes from the working grid."""
     added = Image(mask[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical)
     data = prepared.placed.data + onto_grid(added, Grid(prepared.placed.affine, moving.shape)).data

@@ -22,7 +22,7 @@ TILES = 8  # fields of a checkerboard along the longer side
 GRID_LINES = 24
 
 
-class _Plane(NamedTuple):
+class Plane(NamedTuple):
     """What a row of panels shows: the fixed image and the warp, in 3-D one voxel thick along the axis ``cut``."""
 
     fixed: Image
@@ -57,11 +57,8 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
         InputError: another suffix, or a folder that cannot be written.
     """
     suffix = suffix_of(path, PICTURE_SUFFIXES, "picture")
-    turn, affine = hang(fixed)
-    fixed = Image(nibabel.apply_orientation(fixed.data, turn), affine, fixed.physical)
-    by_voxel = nibabel.apply_orientation(np.moveaxis(warp.displacement, 0, -1), turn)
-    warp = Warp(np.moveaxis(by_voxel, -1, 0), affine)
-    planes = [_Plane(fixed, warp, None)] if fixed.dim == 2 else [_cut(fixed, warp, axis) for axis in (2, 1, 0)]
+    fixed, warp = hung(fixed), hung_warp(warp)
+    planes = [Plane(fixed, warp, None)] if fixed.dim == 2 else [_cut(fixed, warp, axis) for axis in (2, 1, 0)]
     size = (14, 7.6) if fixed.dim == 2 else (22, 8.6)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
@@ -69,14 +66,14 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
     for axes, plane in zip(rows, planes, strict=True):
         for axis, (name, panel) in zip(axes[:-1], _panels(plane, moving, translated).items(), strict=True):
             _show(axis, panel, plane, name)
-        _draw_grid(axes[-1], plane)
+        draw_grid(axes[-1], plane)
     # A file name is not mathematics, whatever dollar signs it holds.
     figure.suptitle(title, parse_math=False)
     with atomic_output(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "crossmorph"}):
         figure.savefig(temporary, dpi=100, metadata=UNDATED.get(suffix))
 
 
-def _cut(fixed: Image, warp: Warp, axis: int) -> _Plane:
+def _cut(fixed: Image, warp: Warp, axis: int) -> Plane:
     """A plane across an axis, through the fixed image's centre of intensity."""
     profile = scale_intensity(fixed.data).data.sum(tuple(other for other in range(3) if other != axis))
     at = round(float(profile @ np.arange(len(profile)) / profile.sum()))
@@ -84,10 +81,10 @@ def _cut(fixed: Image, warp: Warp, axis: int) -> _Plane:
     offset[axis, 3] = at
     here: tuple[slice, ...] = tuple(slice(at, at + 1) if other == axis else slice(None) for other in range(3))
     affine = fixed.affine @ offset
-    return _Plane(Image(fixed.data[here], affine, fixed.physical), Warp(warp.displacement[:, *here], affine), axis)
+    return Plane(Image(fixed.data[here], affine, fixed.physical), Warp(warp.displacement[:, *here], affine), axis)
 
 
-def _panels(plane: _Plane, moving: Image, translated: Image) -> dict[str, ndarray]:
+def _panels(plane: Plane, moving: Image, translated: Image) -> dict[str, ndarray]:
     """Pictures in [0, 1] by their names."""
     fixed, warp = plane.fixed, plane.warp
     before, moved = _unit(onto_grid(moving, Grid(fixed.affine, fixed.shape))), _unit(resample(moving, warp))
@@ -119,7 +116,7 @@ def _checkerboard(first: ndarray, second: ndarray) -> ndarray:
     return np.where(odd, second, first)
 
 
-def hang(image: Image) -> tuple[ndarray, ndarray]:
+def hang(image: Image | Warp) -> tuple[ndarray, ndarray]:
     """How to turn an image's axes (nibabel's orientation) to run left, posterior (and inferior), and their affine."""
     dim = image.dim
     embedded = np.eye(4)
@@ -129,25 +126,40 @@ def hang(image: Image) -> tuple[ndarray, ndarray]:
     return turn, image.affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape)
 
 
-def _aspect(plane: _Plane) -> float:
+def hung(image: Image) -> Image:
+    """The image with its axes as :func:`hang` says."""
+    turn, affine = hang(image)
+    return Image(nibabel.apply_orientation(image.data, turn), affine, image.physical)
+
+
+def hung_warp(warp: Warp) -> Warp:
+    """The warp on the grid with its axes as :func:`hang` says."""
+    turn, affine = hang(warp)
+    by_voxel = nibabel.apply_orientation(np.moveaxis(warp.displacement, 0, -1), turn)
+    return Warp(np.moveaxis(by_voxel, -1, 0), affine)
+
+
+def _aspect(plane: Plane) -> float:
     across, down = (plane.fixed.spacing[axis] for axis in plane.axes)
     return down / across
 
 
-def _show(axis: Axes, panel: ndarray, plane: _Plane, name: str) -> None:
+def _show(axis: Axes, panel: ndarray, plane: Plane, name: str) -> None:
     axis.imshow(panel.T, cmap="gray", vmin=0, vmax=1, aspect=_aspect(plane))
     axis.set_title(name)
     axis.set_axis_off()
 
 
-def _draw_grid(axis: Axes, plane: _Plane) -> None:
-    """Where the lines of the fixed grid look in the moving image, coloured by how far that is."""
+def draw_grid(axis: Axes, plane: Plane, farthest: float | None = None) -> None:
+    """Where the lines of the fixed grid look in the moving image, coloured by how far that is (``farthest``: in mm)."""
     voxels = voxel_displacement(plane.warp)[plane.axes]
     displacement = np.stack([plane.flat(component) for component in voxels])
     shape = displacement.shape[1:]
     points = np.indices(shape) + displacement
     distance = plane.flat(np.linalg.norm(plane.warp.displacement, axis=0))
-    picture = axis.imshow(distance.T, cmap="viridis", aspect=_aspect(plane))
+    picture = axis.imshow(
+        distance.T, cmap="viridis", vmin=0 if farthest else None, vmax=farthest, aspect=_aspect(plane)
+    )
     step = max(1, max(shape) // GRID_LINES)
     for i in range(0, shape[0], step):
         axis.plot(*points[:, i, :], color="white", linewidth=0.6)

@@ -107,12 +107,13 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     for method in dict.fromkeys(row.method for row in rows):
         ours = [row for row in rows if row.method == method]
         known = {name: [row.scores[name] for row in ours if name in row.scores] for name in columns}
-        scores = {name: _statistic(np.array(values)) for name, values in known.items() if values}
+        scores = {name: statistic(np.array(values)) for name, values in known.items() if values}
         summaries.append(Summary(method, len(ours), sum(bool(row.error) for row in ours), scores))
     return summaries
 
 
-def _statistic(values: np.ndarray) -> Statistic:
+def statistic(values: np.ndarray) -> Statistic:
+    """Of one score over pairs; see :class:`Statistic`."""
     count, mean, median = len(values), float(values.mean()), float(np.median(values))
     if count < 2 or not np.isfinite(values).all():
         return Statistic(count, mean, math.nan, math.nan, math.nan, median)

@@ -110,7 +110,7 @@ class Run:
     advance: Callable[[str], None]  # called once an iteration with the stage's name
 
 
-def train(config: TrainConfig, resume: bool = False) -> Path:
+def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> Path:
     """Train a hierarchy and write its weights and card into ``config.output``.
 
     The same configuration gives the same weights, whether or not the run was interrupted (on a CPU, with the same
@@ -120,6 +120,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     Args:
         config: what to train, on what, for how long.
         resume: go on from the folder's checkpoint, or start if there is none yet.
+        progress: whether a bar is shown, on a terminal.
 
     Returns:
         The path of the weights; the card is beside it.
@@ -144,11 +145,11 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     done = _iterations_before(config, start.stage) + start.step
     with ExitStack() as stack:
         log = stack.enter_context(RunLog(config.output, done)) if fabric.is_global_zero else None
-        progress = stack.enter_context(progress_bar(fabric.is_global_zero))
-        task = progress.add_task("training", total=config.stages.iterations, completed=done)
+        bar = stack.enter_context(progress_bar(progress and fabric.is_global_zero))
+        task = bar.add_task("training", total=config.stages.iterations, completed=done)
         run = Run(
             fabric, config, hierarchy, data, validation, log,
-            lambda stage: progress.update(task, advance=1, description=stage),
+            lambda stage: bar.update(task, advance=1, description=stage),
         )  # fmt: skip
         for index in range(start.stage, len(STAGES)):
             first = index == start.stage

@@ -9,7 +9,7 @@ template's RAS millimetres.
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from crossmorph.data.simulation import (
     ROUGH,
     SMOOTH,
     TISSUES,
+    Difficulty,
     Modality,
     random_deformation,
     simulate,
@@ -69,6 +70,7 @@ def prepare_phantom(
     test: int = 96,
     validation: int = 24,
     extra: Mapping[ExtraSplit, int] | None = None,
+    noise: float | None = None,
 ) -> dict[str, Path]:
     """Write a data set of simulated T2w (moving) and T1w (fixed) brain slices, with labels and true fields.
 
@@ -87,6 +89,8 @@ def prepare_phantom(
         validation: Validation pairs.
         extra: Pairs of each extra test split to write, see `crossmorph.data.extra.write_extra`: `contrasts` (and lists
             of its own for each), `heads` (bone, fat, muscle and skin around the brain), `far` (far apart at the start).
+        noise: Of training, validation, test and `rough` images, relative to the reference tissue's signal, in the place
+            of each split's own; anatomy, deformation and bias field stay what they are.
 
     Returns:
         The path of each `pairs.csv` by name of the split; that of `contrasts`' `pairs-t2-t1.csv` by `contrasts-t2-t1`.
@@ -100,14 +104,17 @@ def prepare_phantom(
     extra = extra or {}
     output = Path(output)
     check_numbers(seed, (*counts.items(), *extra.items()))
+    difficulties = {split: ROUGH if split == "rough" else SMOOTH for split in counts}
+    if noise is not None:
+        difficulties = {split: replace(difficulty, noise=noise) for split, difficulty in difficulties.items()}
     lists: dict[str, Path] = {split: Path(split, "pairs.csv") for split in counts}
     with new_dataset(output) as folder:
         for split, count in counts.items():
-            _write_split(folder / split, split, count, seed, pd)
+            _write_split(folder / split, split, count, seed, pd, difficulties[split])
         for added, count in extra.items():
             for path in _write_extra(folder / added, added, count, seed):
                 lists[added + path.stem.removeprefix("pairs")] = path.relative_to(folder)
-        description = json.dumps(_describe(seed, counts, extra, pd), indent=2) + "\n"
+        description = json.dumps(_describe(seed, counts, difficulties, extra, pd), indent=2) + "\n"
         (folder / "dataset.json").write_text(description, encoding="utf-8")
     return {name: output / path for name, path in lists.items()}
 
@@ -118,12 +125,12 @@ def _levels(split: Split, count: int, seed: int) -> list[float]:
     return [float(order[index % len(order)]) for index in range(count)]
 
 
-def _write_split(folder: Path, split: BasicSplit, count: int, seed: int, pd: bool) -> None:
+def _write_split(folder: Path, split: BasicSplit, count: int, seed: int, pd: bool, difficulty: Difficulty) -> None:
     folder.mkdir(parents=True)
     levels = _levels(split, count, seed)
     for index, z_mm in enumerate(levels):
-        u_moving = _write_anatomy(folder, split, index, "moving", z_mm, seed, pd)
-        u_fixed = _write_anatomy(folder, split, index, "fixed", z_mm, seed, pd)
+        u_moving = _write_anatomy(folder, split, index, "moving", z_mm, seed, pd, difficulty)
+        u_fixed = _write_anatomy(folder, split, index, "fixed", z_mm, seed, pd, difficulty)
         if split != "train":
             write_field(folder / f"{index:04d}_field.nii.gz", true_field(u_moving, u_fixed), slice_affine(z_mm))
     numbers = _training_pairs(levels, seed) if split == "train" else [(index, index) for index in range(count)]
@@ -139,10 +146,16 @@ def _write_extra(folder: Path, split: ExtraSplit, count: int, seed: int) -> list
 
 
 def _write_anatomy(
-    folder: Path, split: BasicSplit, index: int, role: Literal["moving", "fixed"], z_mm: float, seed: int, pd: bool
+    folder: Path,
+    split: BasicSplit,
+    index: int,
+    role: Literal["moving", "fixed"],
+    z_mm: float,
+    seed: int,
+    pd: bool,
+    difficulty: Difficulty,
 ) -> np.ndarray:
     """Write the images and labels of one deformed slice; returns its displacement."""
-    difficulty = ROUGH if split == "rough" else SMOOTH
     u = random_deformation(generator(seed, split, index, role), SHAPE, difficulty)
     fractions, affine = warp_fractions(tissue_slice(z_mm), u), slice_affine(z_mm)
     stem = f"{index:04d}_{role}"
@@ -190,11 +203,13 @@ def generator(seed: int, *key: str | int) -> np.random.Generator:
 
 
 def _describe(
-    seed: int, counts: Mapping[BasicSplit, int], extra: Mapping[ExtraSplit, int], pd: bool
+    seed: int,
+    counts: Mapping[BasicSplit, int],
+    difficulties: Mapping[BasicSplit, Difficulty],
+    extra: Mapping[ExtraSplit, int],
+    pd: bool,
 ) -> dict[str, object]:
-    settings: dict[Split, dict[str, object]] = {
-        split: asdict(ROUGH if split == "rough" else SMOOTH) for split in counts
-    }
+    settings: dict[Split, dict[str, object]] = {split: asdict(found) for split, found in difficulties.items()}
     settings |= {split: describe_extra(split) for split in extra}
     return {
         "name": "phantom",

@@ -227,7 +227,7 @@ def test_what_cannot_work_is_said_before_anything_runs(
     pairs: Path, monkeypatch: pytest.MonkeyPatch, options: dict, message: str
 ) -> None:
     monkeypatch.chdir(pairs.parent)
-    monkeypatch.setattr(evaluation, "_run", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(evaluation, "run_methods", lambda *_: pytest.fail("it ran"))
     before = sorted(pairs.parent.iterdir())
     with pytest.raises(InputError, match=message):
         evaluate(**{"pairs_csv": "pairs.csv", "methods": ["none"], "output": "results.csv"} | options)
@@ -276,7 +276,7 @@ def test_the_first_call_is_not_timed(pairs: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_reading_and_scoring_do_not_count(pairs: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pairs(pairs, read_pairs(pairs)[:1])
-    for name, seconds in (("register_coarse", 0.05), ("_scores", 0.3), ("_load", 0.3)):
+    for name, seconds in (("register_coarse", 0.05), ("_scores", 0.3), ("load_case", 0.3)):
         original = getattr(evaluation, name)
 
         def slowed(*arguments, original=original, seconds=seconds):
@@ -316,7 +316,7 @@ def test_a_peer_that_is_missing_is_said_before_anything_runs(
     def missing(*_: object) -> None:
         raise InputError("not installed")
 
-    monkeypatch.setattr(evaluation, "_run", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(evaluation, "run_methods", lambda *_: pytest.fail("it ran"))
     for module, function in (("ants", "start"), ("elastix", "load"), ("greedy", "load"), ("dipy", "load")):
         monkeypatch.setattr(getattr(evaluation, module), function, missing)
     with pytest.raises(InputError, match="not installed"):

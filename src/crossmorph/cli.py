@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from crossmorph import DEFAULT_MODELS, cli_transforms, cli_trust
+from crossmorph import DEFAULT_MODELS, cli_prepare, cli_reproduce, cli_transforms, cli_trust
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-prepare_app = typer.Typer(help="Make a dataset: images and a pairs.csv.", no_args_is_help=True)
 models_app = typer.Typer(help="Weights that ship, and their cards.", no_args_is_help=True)
 cli_transforms.add_commands(app)
 cli_trust.add_commands(app)
-app.add_typer(prepare_app, name="prepare")
+cli_reproduce.add_commands(app)
+app.add_typer(cli_prepare.app, name="prepare")
 app.add_typer(models_app, name="models")
 
 
@@ -214,37 +214,6 @@ def translate(
     _print(
         register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed), as_json
     )
-
-
-@prepare_app.command()
-def phantom(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")],
-    dim: Annotated[int, typer.Option(min=2, max=3, help="3: brain volumes, without training images.")] = 2,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    rough: Annotated[bool, typer.Option("--rough", help="Add a second, harder test split.")] = False,
-    pd: Annotated[bool, typer.Option("--pd", help="Add PDw images and lists of PDw to T1w pairs.")] = False,
-    extra: Annotated[str, typer.Option(help="More test splits, comma-separated: contrasts,heads,far.")] = "",
-    train: Annotated[int | None, typer.Option(min=1, help="Training images a modality [default: 396].")] = None,
-    test: Annotated[int | None, typer.Option(min=1, help="Test pairs [default: 96; of volumes 10].")] = None,
-    validation: Annotated[int | None, typer.Option(min=1, help="Validation pairs [default: 24; of volumes 6].")] = None,
-) -> None:
-    """Simulate T2w and T1w brain slices or volumes with known deformations, from tissue maps that nilearn ships."""
-    if dim == 3:
-        from crossmorph.data.volumes import prepare_volumes
-
-        if rough or pd or extra or train:
-            raise InputError("prepare phantom --dim 3: expected none of --rough, --pd, --extra, --train")
-        lists = prepare_volumes(output, seed, validation or 6, test or 10)
-    else:
-        from crossmorph.data.extra import default_pairs
-        from crossmorph.data.phantom import prepare_phantom
-
-        added = default_pairs(extra.split(",") if extra else [])
-        lists = prepare_phantom(
-            output, seed, rough, pd, train=train or 396, test=test or 96, validation=validation or 24, extra=added
-        )
-    for path in lists.values():
-        print(f"wrote {path}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -116,7 +116,7 @@ def evaluate(
     with _limited(threads), atomic_output(Path(output)) as temporary:
         loaded = cache(partial(load_model, chosen_model(pairs_csv, model)))
         runners = {name: runner(name, loaded, threads) for name in methods}
-        rows = _run(pairs, runners)
+        rows = run_methods(pairs, runners)
         write_rows(temporary, rows)
     return rows
 
@@ -159,9 +159,9 @@ def runner(name: str, model: Callable[[], Model], threads: int) -> Method:
     """The method of a name, with everything loaded that it needs; ``model`` is called for our own only."""
     match name:
         case "start":
-            return partial(_part, register_start, model())
+            return partial(timed, register_start, model())
         case "coarse":
-            return partial(_part, register_coarse, model())
+            return partial(timed, register_coarse, model())
         case "crossmorph":
             return partial(_crossmorph, Settings(refine=False), model())
         case "crossmorph-refined":
@@ -171,7 +171,7 @@ def runner(name: str, model: Callable[[], Model], threads: int) -> Method:
         case "oracle":
             return _oracle
         case "none":
-            return _none
+            return unregistered
         case _:
             return partial(_peer, _peer_register(name, threads))
 
@@ -197,7 +197,8 @@ def _peer_register(name: str, threads: int) -> Callable[[Image, Image], Timed]:
             raise AssertionError(name)
 
 
-def _none(case: Case) -> Outcome:
+def unregistered(case: Case) -> Outcome:
+    """No displacement."""
     return Outcome(Warp(np.zeros((case.fixed.dim, *case.fixed.shape), np.float32), case.fixed.affine))
 
 
@@ -205,7 +206,8 @@ def _peer(register: Callable[[Image, Image], Timed], case: Case) -> Outcome:
     return Outcome(*register(case.moving, case.fixed))
 
 
-def _part(register: Callable[[Image, Image, Model], Warp], model: Model, case: Case) -> Outcome:
+def timed(register: Callable[[Image, Image, Model], Warp], model: Model, case: Case) -> Outcome:
+    """A registration that gives no more than its field."""
     began = time.perf_counter()
     warp = register(case.moving, case.fixed, model)
     return Outcome(warp, time.perf_counter() - began)
@@ -225,10 +227,11 @@ def _oracle(case: Case) -> Outcome:
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
-def _run(pairs: list[Pair], methods: dict[str, Method]) -> list[Row]:
+def run_methods(pairs: Sequence[Pair], methods: Mapping[str, Method], bar: bool = True) -> list[Row]:
+    """Every method on every pair, scored as :func:`evaluate` says; a bar shows on a terminal if wanted."""
     rows: list[Row] = []
-    load = lru_cache(maxsize=1)(_load)
-    with progress_bar(True) as progress:
+    load = lru_cache(maxsize=1)(load_case)
+    with progress_bar(bar) as progress:
         task = progress.add_task("evaluate", total=len(pairs) * len(methods))
         for pair in pairs:
             for name, method in methods.items():
@@ -246,7 +249,7 @@ def _run(pairs: list[Pair], methods: dict[str, Method]) -> list[Row]:
     return rows
 
 
-def _load(pair: Pair) -> Case:
+def load_case(pair: Pair) -> Case:
     """Read all files of a pair. Raises InputError where they do not belong together."""
     moving, fixed = read_image(pair.moving), read_image(pair.fixed)
     if moving.dim != fixed.dim:

@@ -1,0 +1,67 @@
+"""How long everything is trained, and on how much."""
+
+from typing import Literal, NamedTuple
+
+from crossmorph.baselines.cyclegan import CycleSpec
+from crossmorph.baselines.voxelmorph import SMOOTHNESS
+from crossmorph.errors import InputError
+
+
+class Counts(NamedTuple):
+    """Images of each modality to train on, pairs to test on, and pairs to choose settings by."""
+
+    train: int
+    test: int
+    validation: int
+
+
+class Budget(NamedTuple):
+    """What a reproduction may cost.
+
+    Attributes:
+        name: that the command line takes.
+        brainweb: of the first data set; the paper has 396 and 96.
+        brats: of the second; the paper has 1416 and 294.
+        iterations: of each stage of the hierarchy and of VoxelMorph; the paper has 150,000.
+        learning_rate: of the first iteration. The paper names none; VoxelMorph's is 1e-4.
+        schedule: ``constant``, or ``cosine`` down to zero, which short runs need.
+        smoothness: weights of the smoothness term that VoxelMorph is tried with.
+        cyclegan: networks and iterations of the CycleGAN.
+        timed: pairs on which registrations are timed, all methods in one process.
+    """
+
+    name: str
+    brainweb: Counts
+    brats: Counts
+    iterations: int
+    learning_rate: float
+    schedule: Literal["constant", "cosine"]
+    smoothness: tuple[float, ...]
+    cyclegan: CycleSpec
+    timed: int
+
+
+BUDGETS = {
+    budget.name: budget
+    for budget in (
+        Budget(
+            "smoke", Counts(6, 3, 2), Counts(6, 3, 2), 3, 1e-3, "cosine", SMOOTHNESS[:1],
+            CycleSpec(width=4, blocks=1, iterations=3), timed=1,
+        ),
+        Budget(
+            "cpu", Counts(396, 96, 24), Counts(1416, 294, 24), 5_000, 1e-3, "cosine", SMOOTHNESS,
+            CycleSpec(width=16, blocks=6, iterations=5_000), timed=20,
+        ),
+        Budget(
+            "paper", Counts(396, 96, 24), Counts(1416, 294, 24), 150_000, 1e-4, "constant", SMOOTHNESS,
+            CycleSpec(), timed=20,
+        ),
+    )
+}  # fmt: skip
+
+
+def find_budget(name: str) -> Budget:
+    """The budget of a name. Raises InputError where there is none."""
+    if name not in BUDGETS:
+        raise InputError(f"budget {name!r}: expected one of {', '.join(BUDGETS)}")
+    return BUDGETS[name]

@@ -1,0 +1,115 @@
+"""The two data sets of the paper: the user's copies of BrainWeb and BraTS, or stand-ins that need no download."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from crossmorph.data.pairs import Pair, read_pairs
+from crossmorph.data.phantom import prepare_phantom
+from crossmorph.data.tumours import prepare_tumours
+from crossmorph.errors import InputError
+from crossmorph.image import read_image
+from crossmorph.provenance import digest as file_digest
+from crossmorph.reproduction.budgets import Budget, Counts
+
+Role = Literal["brainweb", "brats"]
+ROLES: tuple[Role, ...] = ("brainweb", "brats")
+SPLITS = ("train", "validation", "test")
+STAND_INS: dict[Role, str] = {
+    "brainweb": "stand-in for BrainWeb: simulated brain slices (crossmorph prepare phantom)",
+    "brats": "stand-in for BraTS: simulated brain slices with tumours",
+}
+
+
+class Data(NamedTuple):
+    """A data set of pairs on one grid.
+
+    Attributes:
+        role: which of the paper's two it is, or stands for.
+        description: what it really is, for the tables.
+        folder: holds ``train``, ``validation`` and ``test``, each with a ``pairs.csv``.
+        shape: voxels of every image.
+        spacing: millimetres of a voxel.
+        digest: SHA-256 over all files.
+        clean: the list of the same test pairs without noise, of the stand-in for BrainWeb alone.
+    """
+
+    role: Role
+    description: str
+    folder: Path
+    shape: tuple[int, ...]
+    spacing: float
+    digest: str
+    clean: Path | None = None
+
+    def pairs(self, split: str) -> Path:
+        """The list of a split's pairs."""
+        return self.folder / split / "pairs.csv"
+
+
+def stand_in(role: Role, budget: Budget, cache: Path, seed: int) -> Data:
+    """Simulate the data set of a role, if the cache has it not yet; the same arguments give the same bytes."""
+    counts: Counts = getattr(budget, role)
+    folder = cache / f"{role}-{'-'.join(map(str, counts))}-{seed}"
+    if not folder.exists():
+        make = prepare_phantom if role == "brainweb" else prepare_tumours
+        make(folder, seed, train=counts.train, test=counts.test, validation=counts.validation)
+    clean = None
+    if role == "brainweb":
+        quiet = cache / f"{role}-clean-{counts.test}-{seed}"
+        if not quiet.exists():
+            prepare_phantom(quiet, seed, train=1, test=counts.test, validation=1, noise=0.0)
+        clean = quiet / "test" / "pairs.csv"
+    return described(role, folder, STAND_INS[role], clean)
+
+
+def given(role: Role, folder: Path) -> Data:
+    """A data set that ``crossmorph prepare`` wrote of what the user has.
+
+    Raises:
+        InputError: a split is missing or cannot be read, or images differ in shape.
+    """
+    try:
+        name = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        name = folder.name
+    return described(role, folder, f"{name} ({folder})", None)
+
+
+def described(role: Role, folder: Path, description: str, clean: Path | None) -> Data:
+    """Look at every pair, so that what is wrong shows before any network is trained."""
+    shapes: set[tuple[int, ...]] = set()
+    spacings: set[float] = set()
+    for split in SPLITS:
+        pairs = read_pairs(folder / split / "pairs.csv")
+        needed = () if split == "train" else ("moving_same",)
+        for pair in pairs:
+            missing = [column for column in needed if getattr(pair, column) is None]
+            if missing:
+                raise InputError(f"{folder / split / 'pairs.csv'}: {pair.name} lacks {missing[0]}, needed for scoring")
+        for path in {path for pair in pairs for path in (pair.moving, pair.fixed)}:
+            image = read_image(path)
+            shapes.add(image.shape)
+            spacings.update(np.round(image.spacing, 3).tolist())
+    if len(shapes) > 1 or len(spacings) > 1 or any(side % 16 for shape in shapes for side in shape):
+        raise InputError(
+            f"{folder}: images of {', '.join(map(str, sorted(shapes)))} voxels of {sorted(spacings)} mm; expected one "
+            "shape, its sides multiples of 16, and one isotropic spacing, as crossmorph prepare writes"
+        )
+    return Data(role, description, folder, shapes.pop(), spacings.pop(), digest(folder), clean)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files of a data set."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
+    return total.hexdigest()
+
+
+def scored_pairs(data: Data) -> list[Pair]:
+    """The pairs that are scored."""
+    return read_pairs(data.pairs("test"))

@@ -1,0 +1,204 @@
+"""From an empty folder to the paper's tables and figures. Read it from top to bottom."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from crossmorph.errors import InputError
+from crossmorph.processes import claimed
+from crossmorph.reproduction import figures, tables
+from crossmorph.reproduction.budgets import Budget
+from crossmorph.reproduction.cells import (
+    LIKENESSES,
+    LONG,
+    PAPER_SMOOTHNESS,
+    Context,
+    Likeness,
+    Network,
+    best_voxelmorph,
+    cyclegan,
+    generator,
+    hierarchy,
+    voxelmorph,
+)
+from crossmorph.reproduction.datasets import Role, given, scored_pairs, stand_in
+from crossmorph.reproduction.scores import Entry, rows_of, scoring, speed
+from crossmorph.reproduction.tables import Found
+from crossmorph.reproduction.work import Cell, do_cells
+
+Item = Literal["table1", "table2", "table3", "fig2", "fig3", "fig4", "fig5"]
+# What each needs: a data set, and whether VoxelMorph and peers, or CycleGAN, beside the hierarchy.
+NEEDS: dict[Item, tuple[Role, bool, bool]] = {
+    "table1": ("brainweb", True, False),
+    "table2": ("brats", True, False),
+    "table3": ("brainweb", False, True),
+    "fig2": ("brainweb", True, False),
+    "fig3": ("brats", True, False),
+    "fig4": ("brainweb", False, True),
+    "fig5": ("brainweb", False, False),
+}
+PEERS = ("none", "affine", "syn", "syn-tuned")
+
+
+def find_items(what: str) -> list[Item]:
+    """The items of a comma-separated list, or of ``all``. Raises InputError where one is unknown."""
+    found = [item for name in what.split(",") for item in NEEDS if name in (item, "all")]
+    unknown = [name for name in what.split(",") if name not in (*NEEDS, "all")]
+    if unknown:
+        raise InputError(f"reproduce: received {unknown[0]!r}; expected all, or some of {', '.join(NEEDS)}")
+    return list(dict.fromkeys(found))
+
+
+class Networks(NamedTuple):
+    """Everything that is trained on one data set."""
+
+    hierarchies: dict[Likeness, Network]
+    voxelmorphs: dict[Likeness, list[Network]]
+    long: Network | None
+    cyclegan: Network | None
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All of them, to be trained."""
+        tried = [network for networks in self.voxelmorphs.values() for network in networks]
+        more = [network for network in (self.long, self.cyclegan) if network]
+        return [network.cell for network in (*self.hierarchies.values(), *tried, *more)]
+
+
+def reproduce(
+    items: Sequence[Item],
+    output: Path,
+    budget: Budget,
+    brainweb: Path | None = None,
+    brats: Path | None = None,
+    jobs: int = 1,
+    seed: int = 0,
+) -> list[Path]:
+    """Train, score, and write tables and figures; whatever an earlier call finished is not done again.
+
+    Args:
+        items: what to rebuild.
+        output: the folder of tables and figures; it also caches data (``data``) and cells (``cells``).
+        budget: how long and on how much.
+        brainweb: the folder that ``crossmorph prepare brainweb`` wrote; None simulates a stand-in.
+        brats: the same of ``crossmorph prepare brats``.
+        jobs: processes, of one thread each.
+        seed: of data and trainings.
+
+    Returns:
+        The paths of tables and figures.
+
+    Raises:
+        InputError: data cannot be used, or another run holds the folder.
+        FailedCellsError: cells failed; what did not is kept.
+    """
+    if jobs < 1:
+        raise InputError(f"received {jobs} jobs; expected at least 1")
+    folders: dict[Role, Path | None] = {"brainweb": brainweb, "brats": brats}
+    output = output.resolve()
+    with claimed(output):
+        roles = dict.fromkeys(NEEDS[item][0] for item in items)
+        # The user's data first, so that what is wrong with them shows before anything long.
+        own = {role: given(role, folder) for role in roles if (folder := folders[role])}
+        simulated = {role: stand_in(role, budget, output / "data", seed) for role in roles if role not in own}
+        data = {**own, **simulated}
+        contexts = {role: Context(data[role], budget, output / "cells", seed) for role in roles}
+        networks = {role: _networks(contexts[role], items) for role in roles}
+        do_cells([cell for found in networks.values() for cell in found.cells], jobs)
+        stiffer = {role: _as_smooth(contexts[role], found) for role, found in networks.items()}
+        do_cells([network.cell for found in stiffer.values() for network in found.values()], jobs)
+        scores = {role: _scorings(contexts[role], networks[role], stiffer[role]) for role in roles}
+        do_cells([cell for found in scores.values() for _, cell in found.values()], jobs)
+        found = {role: _found(contexts[role], networks[role], stiffer[role], scores[role]) for role in roles}
+        return [path for item in items for path in _write(item, output, found[NEEDS[item][0]])]
+
+
+def _networks(context: Context, items: Sequence[Item]) -> Networks:
+    """What the items need of one data set."""
+    needs = [NEEDS[item] for item in items if NEEDS[item][0] == context.data.role]
+    peers, gan = any(need[1] for need in needs), any(need[2] for need in needs)
+    tried = {
+        likeness: [voxelmorph(context, likeness, smoothness) for smoothness in context.budget.smoothness]
+        for likeness in (LIKENESSES if peers else ())
+    }
+    return Networks(
+        {likeness: hierarchy(context, likeness) for likeness in LIKENESSES},
+        tried,
+        voxelmorph(context, "nmi", PAPER_SMOOTHNESS, LONG) if peers and context.data.role == "brainweb" else None,
+        cyclegan(context) if gan else None,
+    )
+
+
+def _as_smooth(context: Context, networks: Networks) -> dict[Likeness, Network]:
+    """The hierarchy with the smoothness that suits VoxelMorph best, where that is not the paper's."""
+    best = {likeness: best_voxelmorph(tried, context.data.role) for likeness, tried in networks.voxelmorphs.items()}
+    return {
+        likeness: hierarchy(context, likeness, network.smoothness)
+        for likeness, network in best.items()
+        if network.smoothness != PAPER_SMOOTHNESS
+    }
+
+
+Scorings = dict[str, tuple[Entry, Cell]]
+
+
+def _scorings(context: Context, networks: Networks, stiffer: dict[Likeness, Network]) -> Scorings:
+    """Every method of the tables with the cell that scores it, by name; ``@clean`` in a name: without noise."""
+    listed = _listed(context, networks, stiffer)
+    found: Scorings = {entry.name: (entry, scoring(context, entry, network)) for entry, network in listed}
+    if networks.cyclegan and context.data.clean:
+        for entry, network in listed:
+            if entry.kind in ("hierarchy", "cyclegan") or entry.name == "crossmorph":
+                found[f"{entry.name}@clean"] = entry, scoring(context, entry, network, clean=True)
+        ceiling = Entry("noise-free", "noise-free", context.data.clean)
+        found[ceiling.name] = ceiling, scoring(context, ceiling)
+    return found
+
+
+def _listed(
+    context: Context, networks: Networks, stiffer: dict[Likeness, Network]
+) -> list[tuple[Entry, Network | None]]:
+    """Every method, with the network that it needs."""
+    listed: list[tuple[Entry, Network | None]] = [(Entry("crossmorph", "peer"), None)]
+    if networks.voxelmorphs:
+        known = all(pair.field for pair in scored_pairs(context.data))
+        listed += [(Entry(name, "peer"), None) for name in (*PEERS, *(["oracle"] if known else []))]
+    for likeness, tried in networks.voxelmorphs.items():
+        best = best_voxelmorph(tried, context.data.role)
+        plain = next(network for network in tried if network.smoothness == PAPER_SMOOTHNESS)
+        listed.append((Entry(f"vm-{likeness}", "coarse", best.run), best))
+        if plain is not best:
+            listed.append((Entry(f"vm-{likeness}-as-ours", "coarse", plain.run), plain))
+    if networks.long:
+        listed.append((Entry("vm-nmi-long", "coarse", networks.long.run), networks.long))
+    for likeness, network in networks.hierarchies.items():
+        listed.append((Entry(f"ours-{likeness}", "hierarchy", network.run), network))
+        listed.append((Entry(f"ours-{likeness}-coarse", "coarse", network.run), network))
+    for likeness, network in stiffer.items():
+        listed.append((Entry(f"ours-{likeness}-as-vm", "hierarchy", network.run), network))
+    if networks.cyclegan:
+        listed.append((Entry("cyclegan", "cyclegan", generator(networks.cyclegan)), networks.cyclegan))
+    return listed
+
+
+def _found(context: Context, networks: Networks, stiffer: dict[Likeness, Network], scores: Scorings) -> Found:
+    """All rows of a data set, and the times, which are taken last, when nothing else runs."""
+    timed = [(entry, cell) for name, (entry, cell) in scores.items() if "@" not in name and entry.kind != "noise-free"]
+    times = speed(context, [entry for entry, _ in timed], [cell for _, cell in timed])
+    do_cells([times], 1)
+    smoothness = {
+        f"vm-{likeness}": best_voxelmorph(tried, context.data.role).smoothness
+        for likeness, tried in networks.voxelmorphs.items()
+    }
+    smoothness |= {f"ours-{likeness}-as-vm": network.smoothness for likeness, network in stiffer.items()}
+    rows = {name: rows_of(cell) for name, (_, cell) in scores.items()}
+    return Found(context, {name: entry for name, (entry, _) in scores.items()}, rows, rows_of(times), smoothness)
+
+
+def _write(item: Item, output: Path, found: Found) -> list[Path]:
+    """The files of one table or figure."""
+    match item:
+        case "table1" | "table2" | "table3":
+            return tables.write_table(item, output, found)
+        case "fig2" | "fig3" | "fig4" | "fig5":
+            return figures.write_figure(item, output, found)

@@ -1,0 +1,192 @@
+"""The paper's evaluation at a tiny budget: from files as the sites hand them out, and from nothing."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import brainweb_tree
+import brats_tree
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from crossmorph.baselines.voxelmorph import voxelmorph_config
+from crossmorph.checkpoint import read_card
+from crossmorph.config import load_config
+from crossmorph.data.brainweb import prepare_brainweb
+from crossmorph.data.brats import prepare_brats
+from crossmorph.errors import InputError
+from crossmorph.reproduction.budgets import BUDGETS
+from crossmorph.reproduction.cells import VALIDATION, Context, Network, best_voxelmorph, recipe
+from crossmorph.reproduction.datasets import Data, given, stand_in
+from crossmorph.reproduction.run import find_items, reproduce
+from crossmorph.reproduction.work import DONE, Cell
+from crossmorph.results import Row, read_rows, write_rows
+
+SMOKE = BUDGETS["smoke"]
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(scope="module")
+def brainweb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of BrainWeb's files."""
+    folder = tmp_path_factory.mktemp("brainweb")
+    with pytest.MonkeyPatch.context() as patch:
+        brainweb_tree.use_small_grids(patch)
+        brainweb_tree.write_volumes(folder / "site")
+        prepare_brainweb(folder / "site", folder / "data", **SMOKE.brainweb._asdict(), noise=0, inu=0)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def brats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of BraTS' files."""
+    folder = tmp_path_factory.mktemp("brats")
+    prepare_brats(brats_tree.tree(folder / "site"), folder / "data", **SMOKE.brats._asdict())
+    return folder / "data"
+
+
+def methods(path: Path) -> set[str]:
+    rows = read_rows(path)
+    assert not [row.error for row in rows if row.error]
+    return {row.method for row in rows}
+
+
+def done(folder: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob(f"cells/*/{DONE}")}
+
+
+def test_table_3_of_files_from_brainweb(brainweb: Path, tmp_path: Path) -> None:
+    """A second call draws again and trains nothing; one with a cell less trains that cell alone."""
+    arguments = (find_items("table3,fig4,fig5"), tmp_path, SMOKE, brainweb)
+    paths = reproduce(*arguments)
+    assert [path.name for path in paths] == [
+        "table3.md", "table3.csv", "table3-rows.csv", "fig4.png", "fig4.pdf", "fig5.png", "fig5.pdf"
+    ]  # fmt: skip
+    assert methods(tmp_path / "table3-rows.csv") == {"cyclegan", "ours-lg", "ours-ncc", "ours-nmi", "crossmorph"}
+    for path in paths:
+        if path.suffix == ".png":
+            assert np.ptp(np.asarray(Picture.open(path).convert("L"))) > 200
+    table = (tmp_path / "table3.md").read_text()
+    assert str(brainweb) in table
+    first = done(tmp_path)
+    assert sum("ours" in name and "score" not in name for name in first) == 3
+    (lost,) = (folder for folder in (tmp_path / "cells").iterdir() if folder.name.startswith("brainweb-ours-lg-"))
+    weights = next(lost.rglob("model.safetensors")).read_bytes()
+    shutil.rmtree(lost)
+    reproduce(*arguments)
+    again = done(tmp_path)
+    assert [name for name in again if again[name] != first[name]] == [lost.name]
+    assert next(lost.rglob("model.safetensors")).read_bytes() == weights
+    assert (tmp_path / "table3.md").read_text() == table
+
+
+@pytest.mark.slow
+def test_everything_of_files_from_both_sites(brainweb: Path, brats: Path, tmp_path: Path) -> None:
+    paths = reproduce(find_items("all"), tmp_path, SMOKE, brainweb, brats, jobs=2)
+    assert len(paths) == 3 * 3 + 4 * 2
+    published = {f"{family}-{likeness}" for family in ("vm", "ours") for likeness in ("lg", "ncc", "nmi")}
+    assert methods(tmp_path / "table1-rows.csv") >= published | {
+        "none",
+        "affine",
+        "syn",
+        "syn-tuned",
+        "oracle",
+        "crossmorph",
+    }
+    assert methods(tmp_path / "table2-rows.csv") >= published | {"none", "affine", "syn", "syn-tuned", "crossmorph"}
+    assert "oracle" not in methods(tmp_path / "table2-rows.csv")
+
+
+@pytest.mark.slow
+def test_everything_from_nothing(tmp_path: Path) -> None:
+    """The stand-ins know the true fields, and the test pairs without noise."""
+    reproduce(find_items("all"), tmp_path, SMOKE, jobs=2)
+    for table in ("table1", "table2"):
+        with (tmp_path / f"{table}.csv").open(newline="") as stream:
+            rows = {(row["method"], row["score"]): float(row["mean"]) for row in csv.DictReader(stream)}
+        assert rows["oracle", "epe_mm"] == 0
+        assert rows["crossmorph", "dice"] > rows["affine", "dice"] > rows["none", "dice"]
+    assert "ours-nmi@clean" in methods(tmp_path / "table3-rows.csv")
+    assert "the truth without noise" in (tmp_path / "table3.md").read_text()
+
+
+def test_the_recipe_is_the_papers_but_for_the_budget() -> None:
+    """As configs/paper.yaml has it, to the letter."""
+    data = Data("brainweb", "made up", Path("data/phantom"), (128, 128), 1.5, "0")
+    ours = recipe(Context(data, BUDGETS["paper"], Path("cache"), 0), "nmi")
+    letter = load_config(CONFIGS / "paper.yaml")
+    for name in ("hierarchy", "weights", "stages", "similarity", "batch", "schedule", "data", "gradient_clip"):
+        assert getattr(ours, name) == getattr(letter, name), name
+
+
+def test_voxelmorph_is_the_coarse_stage_without_the_way_back() -> None:
+    letter = load_config(CONFIGS / "paper.yaml")
+    theirs = voxelmorph_config(letter, 0.08, 900)
+    assert theirs.hierarchy.coarse == letter.hierarchy.coarse
+    assert (theirs.weights.coarse_smoothness, theirs.weights.coarse_backward) == (0.08, 0)
+    assert theirs.weights.coarse_similarity == letter.weights.coarse_similarity
+    assert [getattr(theirs.stages, stage).iterations for stage in ("affine", "coarse", "translation", "fine")] == [
+        0,
+        900,
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(("role", "column", "best"), [("brainweb", "dice", 0.08), ("brats", "mse_percent", 0.02)])
+def test_smoothness_is_chosen_by_the_validation_pairs(role: str, column: str, best: float, tmp_path: Path) -> None:
+    tried = []
+    for smoothness, value in ((0.02, 0.5), (0.08, 0.6)):
+        folder = tmp_path / f"{smoothness}"
+        folder.mkdir()
+        write_rows(folder / VALIDATION, [Row("pair", "vm", {column: value})])
+        tried.append(Network("nmi", smoothness, Cell("vm", folder, 1.0, 1, print, ())))
+    assert best_voxelmorph(tried, role).smoothness == best
+
+
+def test_items_are_known_and_in_order() -> None:
+    assert find_items("fig5,table1,fig5") == ["fig5", "table1"]
+    assert len(find_items("all")) == 7
+    with pytest.raises(InputError, match="received 'table9'; expected all, or some of table1"):
+        find_items("table1,table9")
+
+
+def test_a_folder_that_is_no_data_set_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty.train.pairs\.csv"):
+        reproduce(find_items("table1"), tmp_path / "out", SMOKE, tmp_path / "empty")
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_images_of_two_sizes_are_refused(tmp_path: Path, brainweb: Path) -> None:
+    import nibabel
+
+    folder = tmp_path / "data"
+    shutil.copytree(brainweb, folder)
+    path = next((folder / "test").glob("*moving_t2.nii.gz"))
+    image = nibabel.load(path)
+    nibabel.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine).to_filename(path)
+    with pytest.raises(InputError, match=r"\(127, 128\), \(128, 128\).*expected one"):
+        given("brainweb", folder)
+
+
+def test_the_digest_is_of_every_file(tmp_path: Path) -> None:
+    one = stand_in("brats", SMOKE, tmp_path, 0)
+    assert stand_in("brats", SMOKE, tmp_path, 0).digest == one.digest
+    (one.folder / "dataset.json").write_text("{}")
+    assert stand_in("brats", SMOKE, tmp_path, 0).digest != one.digest
+
+
+def test_weights_of_a_cell_say_how_they_were_trained(brainweb: Path, tmp_path: Path) -> None:
+    """A cell's card is a model's card like any other."""
+    from crossmorph.reproduction.cells import voxelmorph
+    from crossmorph.reproduction.work import perform
+
+    network = voxelmorph(Context(given("brainweb", brainweb), SMOKE, tmp_path, 3), "ncc", 0.08)
+    perform(network.cell)
+    card = read_card(network.run / "model.json")
+    assert card.training["seed"] == 3
+    assert card.training["similarity"] == "ncc"
+    assert card.training["weights"]["coarse_smoothness"] == 0.08
+    assert {row.method for row in read_rows(network.cell.folder / VALIDATION)} == {"vm"}

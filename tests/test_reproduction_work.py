@@ -1,0 +1,96 @@
+"""Cells: done once, kept, repeated when what they depend on changes; a failure keeps the others; no worker survives."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from crossmorph.reproduction.work import Cell, FailedCellsError, cell_folder, do_cells
+
+
+def count(folder: Path) -> None:
+    """Leave a trace of every call."""
+    with (folder / "calls").open("a") as stream:
+        stream.write("x")
+
+
+def fail(_: Path) -> None:
+    raise ValueError("no such luck")
+
+
+def cell(folder: Path, name: str, function=count, seconds: float = 1.0) -> Cell:
+    return Cell(name, folder / name, seconds, 0, function, (folder / name,))
+
+
+def calls(folder: Path, name: str) -> int:
+    return len((folder / name / "calls").read_text())
+
+
+def test_a_cell_is_done_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cells = [cell(tmp_path, name) for name in ("one", "two")]
+    do_cells(cells, jobs=2)
+    do_cells(cells, jobs=2)
+    assert [calls(tmp_path, name) for name in ("one", "two")] == [1, 1]
+    assert all(each.done for each in cells)
+    assert "(2 of 2 cells" in capfd.readouterr().err
+
+
+def test_a_failure_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
+    cells = [cell(tmp_path, "bad", fail, seconds=9), cell(tmp_path, "good")]
+    with pytest.raises(FailedCellsError, match=r"1 of 2 cells failed: bad: ValueError: no such luck"):
+        do_cells(cells, jobs=1)
+    assert calls(tmp_path, "good") == 1
+    assert not cells[0].done
+    repaired = [cell(tmp_path, "bad"), cells[1]]
+    do_cells(repaired, jobs=1)
+    assert calls(tmp_path, "good") == 1
+    assert repaired[0].done
+
+
+def test_a_folder_belongs_to_all_that_a_cell_depends_on(tmp_path: Path) -> None:
+    same = cell_folder(tmp_path, "a", {"x": 1, "y": [2, 3]})
+    assert same == cell_folder(tmp_path, "a", {"y": [2, 3], "x": 1})
+    assert same != cell_folder(tmp_path, "a", {"x": 1, "y": [2, 4]})
+    assert same != cell_folder(tmp_path, "b", {"x": 1, "y": [2, 3]})
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    """Two runs on one folder would write each other's files: the workers of a dead run must not go on."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, pathlib, sys, time
+            from crossmorph.reproduction.work import Cell, do_cells
+
+            def work(folder):
+                (folder / "process").write_text(str(os.getpid()))
+                time.sleep(60)
+
+            if __name__ == "__main__":
+                folder = pathlib.Path(sys.argv[1])
+                do_cells([Cell("long", folder, 1.0, 0, work, (folder,))], 1)
+            """
+        )
+    )
+    run = subprocess.Popen([sys.executable, str(script), str(tmp_path / "cell")], stderr=subprocess.DEVNULL)
+    note = tmp_path / "cell" / "process"
+    _until(lambda: note.exists() and note.read_text() != "")
+    worker = int(note.read_text())
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    _until(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE)
+
+
+def _until(true) -> None:
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.1)
+    pytest.fail("waited for a minute")

@@ -6,7 +6,7 @@ import pytest
 
 from crossmorph import load_model, register_images
 from crossmorph.errors import InputError
-from crossmorph.image import Image
+from crossmorph.image import Image, read_image, write_image
 from crossmorph.memory import check_memory, memory_needed
 
 
@@ -28,3 +28,17 @@ def test_register_asks_first(monkeypatch):
     image = Image(np.random.default_rng(0).random((64, 64), np.float32), np.eye(3))
     with pytest.raises(InputError, match=r"take about 0\.4 GB to register, and 0\.0 GB are free"):
         register_images(image, image, load_model())
+
+
+@pytest.mark.parametrize("name", ["image.nii", "image.nii.gz", "image.mha", "image.nrrd"])
+def test_a_file_without_room_is_refused_by_its_header(name, tmp_path, monkeypatch):
+    """100 x 90 voxels of two bytes: 18 kB and some header as stored, 72 kB as numbers."""
+    path = tmp_path / name
+    data = np.random.default_rng(0).integers(0, 999, (100, 90)).astype(np.int16)
+    write_image(path, Image(data, np.eye(3)))
+    free = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=18_000 + 72_000 + 1_000))
+    assert np.array_equal(read_image(path).data, data)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=18_000 + 72_000 - 1_000))
+    with pytest.raises(InputError, match=rf"{name}: 9000 voxels take about 0\.0 GB to read, and 0\.0 GB are free"):
+        read_image(path)

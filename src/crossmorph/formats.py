@@ -30,6 +30,7 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.files import DEFLATE_LIMIT, atomic_output, brief
+from crossmorph.memory import check_room
 from crossmorph.nifti import (
     ITK_ERRORS,
     itk_affine,
@@ -102,6 +103,7 @@ def read_itk(path: Path) -> Content:
     reader = read_information(path, kind)
     needed = math.prod(reader.GetSize()) * TYPES[reader.GetPixelID()].itemsize
     _check_payload(path, _payload(path), needed)
+    check_room(path, math.prod(reader.GetSize()), needed)
     with quiet_itk(path):
         image = reader.Execute()
     return itk_content(path, image)

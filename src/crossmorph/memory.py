@@ -1,6 +1,7 @@
 """What memory a registration takes, by the sizes of its images, and whether this machine has it."""
 
 import math
+from pathlib import Path
 
 import psutil
 
@@ -22,11 +23,35 @@ def check_memory(working: tuple[int, ...], *images: tuple[int, ...]) -> None:
 
     What the process has taken by now, interpreter, weights and images, counts as there.
     """
-    needed = memory_needed(working, *images)
-    there = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    needed, there = memory_needed(working, *images), _there()
     if needed > there:
         shapes = " and ".join(str(shape) for shape in images)
         raise InputError(
             f"images of {shapes} voxels take about {needed / 1e9:.1f} GB to register, and {there / 1e9:.1f} GB are "
             "free; expected smaller ones, or a machine with more memory"
         )
+
+
+def check_room(path: Path, voxels: int, content: int) -> None:
+    """Refuse a file that cannot be read for want of memory, by what its header announces.
+
+    Args:
+        path: The file, for the error.
+        voxels: How many it holds; each becomes a number of up to eight bytes beside what is stored.
+        content: Bytes of header and voxels, unpacked.
+
+    Raises:
+        InputError: There is less memory, with the number needed.
+    """
+    needed = content + 8 * voxels
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{path}: {voxels} voxels take about {needed / 1e9:.1f} GB to read, and {free / 1e9:.1f} GB are free; "
+            "expected a smaller image, or a machine with more memory"
+        )
+
+
+def _there() -> float:
+    """Bytes that are free, and that the process has already."""
+    return float(psutil.virtual_memory().available + psutil.Process().memory_info().rss)

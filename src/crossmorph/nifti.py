@@ -37,6 +37,7 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.files import DEFLATE_LIMIT, atomic_output, brief
+from crossmorph.memory import check_room
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # What SimpleITK raises; the second where what ITK has to say quotes bytes of a damaged file.
@@ -127,6 +128,7 @@ def _content_size(path: Path, header: nibabel.Nifti1Header) -> int:
         raise InputError(
             f"{path}: is truncated: its header announces {needed} bytes, too many for a file of {size} bytes"
         )
+    check_room(path, math.prod(shape), needed)
     return needed
 
 

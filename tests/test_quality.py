@@ -211,6 +211,15 @@ def test_of_unfamiliar_images_the_expected_error_only_warns():
     assert "failed" not in levels.values()
 
 
+def test_who_has_refined_is_not_told_to():
+    doubtful = GOOD | {"expected_error": 2.0}
+    (told,) = [flag.sentence for flag in judge(doubtful) if flag.name == "expected error"]
+    (again,) = [flag.sentence for flag in judge(doubtful | {"refine_steps": 20.0}) if flag.name == "expected error"]
+    assert "--refine auto" in told
+    assert "--refine" not in again
+    assert "--init" in again
+
+
 def test_a_model_without_calibration_says_so():
     flags = {flag.name: flag.level for flag in judge(PLAIN)}
     assert flags.pop(UNCALIBRATED) == "warning"

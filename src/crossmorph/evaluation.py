@@ -62,6 +62,7 @@ class Outcome(NamedTuple):
 
 
 Method = Callable[[Case], Outcome]
+Watch = Callable[[Row, Case, Outcome], None]  # sees every pair that a method was scored on
 
 
 def evaluate(
@@ -71,6 +72,7 @@ def evaluate(
     model: str | None = None,
     threads: int = 1,
     count: int | None = None,
+    watch: Watch | None = None,
 ) -> list[Row]:
     """Run methods on every pair of a list and score what they find.
 
@@ -97,6 +99,7 @@ def evaluate(
         model: weights of ``coarse`` and ``crossmorph``, see :func:`chosen_model`.
         threads: of the CPU, for every method (``dipy`` always works on one).
         count: take only the first so many pairs of the list, or as many as there are.
+        watch: is shown every row that has scores, with what it came from; outside the time that is measured.
 
     Returns:
         The rows, by pair and then by method.
@@ -116,7 +119,7 @@ def evaluate(
     with _limited(threads), atomic_output(Path(output)) as temporary:
         loaded = cache(partial(load_model, chosen_model(pairs_csv, model)))
         runners = {name: runner(name, loaded, threads) for name in methods}
-        rows = run_methods(pairs, runners)
+        rows = run_methods(pairs, runners, watch=watch)
         write_rows(temporary, rows)
     return rows
 
@@ -227,8 +230,10 @@ def _oracle(case: Case) -> Outcome:
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
-def run_methods(pairs: Sequence[Pair], methods: Mapping[str, Method], bar: bool = True) -> list[Row]:
-    """Every method on every pair, scored as :func:`evaluate` says; a bar shows on a terminal if wanted."""
+def run_methods(
+    pairs: Sequence[Pair], methods: Mapping[str, Method], bar: bool = True, watch: Watch | None = None
+) -> list[Row]:
+    """Every method on every pair, scored and watched as :func:`evaluate` says; a bar shows on a terminal if wanted."""
     rows: list[Row] = []
     load = lru_cache(maxsize=1)(load_case)
     with progress_bar(bar) as progress:
@@ -240,11 +245,15 @@ def run_methods(pairs: Sequence[Pair], methods: Mapping[str, Method], bar: bool 
                     case = load(pair)
                     if pair is pairs[0]:
                         method(case)
-                    rows.append(Row(pair.name, name, _scores(case, method(case))))
+                    outcome = method(case)
+                    rows.append(Row(pair.name, name, _scores(case, outcome)))
                 except Exception as error:
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     logger.warning("%s failed on %s (%s)", name, pair.name, reason)
                     rows.append(Row(pair.name, name, {}, reason))
+                else:
+                    if watch:
+                        watch(rows[-1], case, outcome)
                 progress.advance(task)
     return rows
 

@@ -164,7 +164,7 @@ def picture_layers(view: View, fixed: Image, moved: dict[str, Image], translated
         "voxel": (np.linalg.inv(fixed.affine) @ view.affine @ coarse).tolist(),
         "start": _middle(still),
         "pictures": [
-            {"name": name, "shape": shape, "source": _data_uri(mosaic(_levels(unit)), how)}
+            {"name": name, "shape": shape, "source": data_uri(PIL.Image.fromarray(mosaic(_levels(unit))), how)}
             for name, unit in zip(["fixed", *moved, "translated"], units, strict=True)
         ],
     }
@@ -212,7 +212,7 @@ def map_layers(view: View, fixed: Image, maps: dict[str, Image]) -> list[dict[st
         low, high = _range(name, values[inside & ~unknown])
         levels = FIRST + np.rint(np.clip((values - low) / (high - low), 0, 1) * (255 - FIRST))
         levels = np.where(unknown, UNKNOWN, np.where(inside, levels, BACKGROUND)).astype(np.uint8)
-        source = _data_uri(mosaic(levels), LOSSLESS)
+        source = data_uri(PIL.Image.fromarray(mosaic(levels)), LOSSLESS)
         layers.append({"name": name, "shape": shape, "low": low, "high": high, "source": source})
     return layers
 
@@ -270,7 +270,8 @@ def mosaic(levels: UInt8[ndarray, "*space"]) -> UInt8[ndarray, "rows columns"]:
     return np.ascontiguousarray(tiles.reshape(rows * down, columns * across))
 
 
-def _data_uri(picture: ndarray, how: dict[str, Any]) -> str:
+def data_uri(picture: PIL.Image.Image, how: dict[str, Any]) -> str:
+    """A picture as a page holds it; ``how``: ``LOSSLESS`` or ``LOSSY``."""
     stream = io.BytesIO()
-    PIL.Image.fromarray(picture).save(stream, **how)
+    picture.save(stream, **how)
     return f"data:image/{how['format'].lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"

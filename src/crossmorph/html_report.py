@@ -1,6 +1,7 @@
 """A page to look at a registration: one HTML file that needs nothing else, no network and no server.
 
 Its parts lie in ``templates``: the page itself, its style, and the script that draws :mod:`crossmorph.html_layers`.
+``base.html`` and ``macros.html`` are shared with :mod:`crossmorph.html_evaluation`.
 """
 
 import base64
@@ -156,13 +157,7 @@ def page(content: Content) -> str:
     moved = {stage.name: stage.moved for stage in content.stages}
     maps = {"jacobian": content.jacobian} | ({} if content.doubt is None else {"doubt": content.doubt})
     flags = sorted(content.flags, key=lambda flag: SEVERITY.index(flag.level))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crossmorph"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     fields = {
         "title": content.title,
         "flags": flags,
@@ -183,6 +178,17 @@ def page(content: Content) -> str:
         if size <= BUDGET or most == 1:
             return text
         most = max(1, int(0.9 * math.prod(pictures["shape"]) * BUDGET / size))
+
+
+def templates() -> jinja2.Environment:
+    """The templates of all pages; whatever is put into them is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("crossmorph"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _script(environment: jinja2.Environment) -> dict[str, str]:

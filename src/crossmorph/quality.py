@@ -178,7 +178,8 @@ def _error(quality: dict[str, float], unit: str) -> Flag:
         advice = "; this is not aligned: check that both show the same anatomy, or begin by hand (--init FILE)."
         return Flag("expected error", "failed", said + advice)
     if not error < limit:
-        advice = f" (limit {limit:.2g}): look before you use it; try --refine auto, or begin nearer (--init)."
+        remedy = "begin nearer (--init)" if "refine_steps" in quality else "try --refine auto, or begin nearer (--init)"
+        advice = f" (limit {limit:.2g}): look before you use it; {remedy}."
         return Flag("expected error", "warning", said + advice)
     return Flag("expected error", "ok", f"{said} (limit {limit:.2g}).")
 

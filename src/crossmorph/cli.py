@@ -243,6 +243,7 @@ def evaluate(
     pairs: Annotated[Path, typer.Argument(help="pairs.csv of a dataset.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV, a row per pair and method.")],
     methods: Annotated[str, typer.Option(help="Comma-separated; docs/reference.md has all.")] = METHODS,
+    report: Annotated[Path | None, typer.Option(help="Page (.html) with worst pairs, table and plots.")] = None,
     model: ModelOption = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every method.")] = 1,
 ) -> None:
@@ -252,9 +253,16 @@ def evaluate(
     from crossmorph.results import caption, markdown_table, summarise
 
     chosen = chosen_model(pairs, model)
-    rows = run(pairs, methods.split(","), output, model=chosen, threads=threads)
+    names = methods.split(",")
+    if report is None:
+        rows = run(pairs, names, output, model=chosen, threads=threads)
+    else:
+        from crossmorph.html_evaluation import evaluate_with_page
+
+        rows = evaluate_with_page(pairs, names, output, report, chosen, threads, command=_words())
     print(markdown_table(summarise(rows), caption(pairs, rows, chosen, threads)))
-    print(f"wrote {output}")
+    for path in filter(None, (output, report)):
+        print(f"wrote {path}")
     failed = sum(bool(row.error) for row in rows)
     if failed:
         _fail(f"{failed} of {len(rows)} registrations failed; the column 'error' of {output} says why", FAILED)

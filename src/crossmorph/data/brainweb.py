@@ -32,10 +32,10 @@ from crossmorph.data.brainweb_heads import (
     slice_fractions,
     slice_image,
 )
-from crossmorph.data.pairs import Pair, write_pairs
+from crossmorph.data.pairs import write_pairs
 from crossmorph.data.phantom import PARTNER_DISTANCE, PARTNERS, generator
 from crossmorph.data.simulation import SMOOTH, Modality, random_deformation, true_field, warp_fractions
-from crossmorph.data.writing import check_numbers, new_dataset, write_field, write_intensities, write_labels
+from crossmorph.data.writing import check_numbers, new_dataset, slice_pair, write_field, write_intensities, write_labels
 from crossmorph.errors import InputError
 
 Split = Literal["train", "validation", "test"]
@@ -236,20 +236,9 @@ def _write_lists(folder: Path, split: Split, places: list[Place], scanner: Scann
     for modality in scanner.modalities:
         if modality != "t1":
             name = "pairs.csv" if modality == "t2" else f"pairs-{modality}.csv"
-            write_pairs(folder / name, [_pair(folder, split, moving, fixed, modality) for moving, fixed in numbers])
-
-
-def _pair(folder: Path, split: Split, moving: int, fixed: int, modality: Modality) -> Pair:
-    known = split != "train"
-    return Pair(
-        name=f"{split}-{moving:04d}" if known else f"{split}-{moving:04d}-{fixed:04d}",
-        moving=folder / f"{moving:04d}_moving_{modality}.nii.gz",
-        fixed=folder / f"{fixed:04d}_fixed_t1.nii.gz",
-        moving_labels=folder / f"{moving:04d}_moving_labels.nii.gz",
-        fixed_labels=folder / f"{fixed:04d}_fixed_labels.nii.gz",
-        moving_same=folder / f"{moving:04d}_moving_t1.nii.gz" if known else None,
-        field=folder / f"{moving:04d}_field.nii.gz" if known else None,
-    )
+            write_pairs(
+                folder / name, [slice_pair(folder, split, moving, fixed, modality) for moving, fixed in numbers]
+            )
 
 
 def _describe(

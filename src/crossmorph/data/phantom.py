@@ -18,7 +18,7 @@ import numpy as np
 
 from crossmorph.data.anatomy import SHAPE, SPACING, slice_affine, tissue_slice
 from crossmorph.data.extra import HEAD_BOTTOM, ExtraSplit, Slice, describe_extra, write_extra
-from crossmorph.data.pairs import Pair, write_pairs
+from crossmorph.data.pairs import write_pairs
 from crossmorph.data.simulation import (
     ROUGH,
     SMOOTH,
@@ -31,7 +31,7 @@ from crossmorph.data.simulation import (
     true_field,
     warp_fractions,
 )
-from crossmorph.data.writing import check_numbers, new_dataset, write_field, write_intensities, write_labels
+from crossmorph.data.writing import check_numbers, new_dataset, slice_pair, write_field, write_intensities, write_labels
 
 BasicSplit = Literal["train", "validation", "test", "rough"]
 Split = Literal[BasicSplit, ExtraSplit]
@@ -136,7 +136,7 @@ def _write_split(folder: Path, split: BasicSplit, count: int, seed: int, pd: boo
     numbers = _training_pairs(levels, seed) if split == "train" else [(index, index) for index in range(count)]
     lists: dict[str, Modality] = {"pairs.csv": "t2", "pairs-pd.csv": "pd"} if pd else {"pairs.csv": "t2"}
     for name, modality in lists.items():
-        write_pairs(folder / name, [_pair(folder, split, moving, fixed, modality) for moving, fixed in numbers])
+        write_pairs(folder / name, [slice_pair(folder, split, moving, fixed, modality) for moving, fixed in numbers])
 
 
 def _write_extra(folder: Path, split: ExtraSplit, count: int, seed: int) -> list[Path]:
@@ -176,19 +176,6 @@ def _training_pairs(levels: list[float], seed: int) -> list[tuple[int, int]]:
         chosen = generator(seed, "train", moving, "partners").choice(near, min(PARTNERS, len(near)), replace=False)
         pairs += [(moving, int(fixed)) for fixed in np.sort(chosen)]
     return pairs
-
-
-def _pair(folder: Path, split: BasicSplit, moving: int, fixed: int, modality: Modality) -> Pair:
-    known = split != "train"
-    return Pair(
-        name=f"{split}-{moving:04d}" if known else f"{split}-{moving:04d}-{fixed:04d}",
-        moving=folder / f"{moving:04d}_moving_{modality}.nii.gz",
-        fixed=folder / f"{fixed:04d}_fixed_t1.nii.gz",
-        moving_labels=folder / f"{moving:04d}_moving_labels.nii.gz",
-        fixed_labels=folder / f"{fixed:04d}_fixed_labels.nii.gz",
-        moving_same=folder / f"{moving:04d}_moving_t1.nii.gz" if known else None,
-        field=folder / f"{moving:04d}_field.nii.gz" if known else None,
-    )
 
 
 def generator(seed: int, *key: str | int) -> np.random.Generator:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from crossmorph.data.anatomy import slice_affine, tissue_slice
 from crossmorph.data.lesions import LESIONS, PUSH, RADIUS, Tumour, draw_tumour, grow, pushed, tumour_mask, unpushed
-from crossmorph.data.pairs import Pair, write_pairs
+from crossmorph.data.pairs import write_pairs
 from crossmorph.data.phantom import PARTNER_DISTANCE, PARTNERS, generator, split_levels
 from crossmorph.data.simulation import (
     REFERENCE,
@@ -33,7 +33,7 @@ from crossmorph.data.simulation import (
     true_field,
     warp_fractions,
 )
-from crossmorph.data.writing import check_numbers, new_dataset, write_field, write_intensities, write_labels
+from crossmorph.data.writing import check_numbers, new_dataset, slice_pair, write_field, write_intensities, write_labels
 
 Split = Literal["train", "validation", "test"]
 Role = Literal["moving", "fixed"]
@@ -128,7 +128,7 @@ def _write_split(folder: Path, split: Split, count: int, seed: int) -> None:
             field = correspondence(moving, fixed)
             write_field(folder / f"{index:04d}_field.nii.gz", field, slice_affine(z_mm, SHAPE, SPACING))
     numbers = _training_pairs(levels, seed) if split == "train" else [(index, index) for index in range(count)]
-    write_pairs(folder / "pairs.csv", [_pair(folder, split, *pair) for pair in numbers])
+    write_pairs(folder / "pairs.csv", [slice_pair(folder, split, *pair) for pair in numbers])
 
 
 def _write_subject(
@@ -154,19 +154,6 @@ def _training_pairs(levels: list[float], seed: int) -> list[tuple[int, int]]:
         rng = generator(seed, _STREAM, "train", moving, "partners")
         pairs += [(moving, int(fixed)) for fixed in np.sort(rng.choice(near, min(PARTNERS, len(near)), replace=False))]
     return pairs
-
-
-def _pair(folder: Path, split: Split, moving: int, fixed: int) -> Pair:
-    known = split != "train"
-    return Pair(
-        name=f"{split}-{moving:04d}" if known else f"{split}-{moving:04d}-{fixed:04d}",
-        moving=folder / f"{moving:04d}_moving_t2.nii.gz",
-        fixed=folder / f"{fixed:04d}_fixed_t1.nii.gz",
-        moving_labels=folder / f"{moving:04d}_moving_labels.nii.gz",
-        fixed_labels=folder / f"{fixed:04d}_fixed_labels.nii.gz",
-        moving_same=folder / f"{moving:04d}_moving_t1.nii.gz" if known else None,
-        field=folder / f"{moving:04d}_field.nii.gz" if known else None,
-    )
 
 
 def _describe(seed: int, counts: dict[Split, int]) -> dict[str, object]:

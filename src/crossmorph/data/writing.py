@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from crossmorph.data.pairs import Pair
 from crossmorph.errors import InputError
 
 STEP = 1 / 4096  # intensity step on disk
@@ -44,6 +45,20 @@ def new_dataset(output: Path) -> Iterator[Path]:
             whole.replace(target)
     except OSError as error:
         raise InputError(f"{output}: {error.strerror or error}; expected a folder that can be written") from error
+
+
+def slice_pair(folder: Path, split: str, moving: int, fixed: int, modality: str = "t2") -> Pair:
+    """Two images of a split by their numbers, and what is known of them; of training pairs only the labels are."""
+    known = split != "train"
+    return Pair(
+        name=f"{split}-{moving:04d}" if known else f"{split}-{moving:04d}-{fixed:04d}",
+        moving=folder / f"{moving:04d}_moving_{modality}.nii.gz",
+        fixed=folder / f"{fixed:04d}_fixed_t1.nii.gz",
+        moving_labels=folder / f"{moving:04d}_moving_labels.nii.gz",
+        fixed_labels=folder / f"{fixed:04d}_fixed_labels.nii.gz",
+        moving_same=folder / f"{moving:04d}_moving_t1.nii.gz" if known else None,
+        field=folder / f"{moving:04d}_field.nii.gz" if known else None,
+    )
 
 
 def write_intensities(path: Path, image: Float[np.ndarray, "*space"], affine: Float[np.ndarray, "4 4"]) -> None:

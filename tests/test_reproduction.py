@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 
 import brainweb_tree
@@ -157,6 +158,13 @@ def test_a_folder_that_is_no_data_set_is_refused_before_anything_is_made(tmp_pat
     with pytest.raises(InputError, match=r"empty.train.pairs\.csv"):
         reproduce(find_items("table1"), tmp_path / "out", SMOKE, tmp_path / "empty")
     assert not (tmp_path / "out" / "data").exists()
+
+
+def test_a_missing_peer_is_told_of_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ants", None)
+    with pytest.raises(InputError, match="antspyx is not installed"):
+        reproduce(find_items("fig2"), tmp_path / "out", SMOKE)
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_of_two_sizes_are_refused(tmp_path: Path, brainweb: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from crossmorph.baselines.common import require
 from crossmorph.errors import InputError
 from crossmorph.processes import claimed
 from crossmorph.reproduction import figures, tables
@@ -89,11 +90,13 @@ def reproduce(
         The paths of tables and figures.
 
     Raises:
-        InputError: data cannot be used, or another run holds the folder.
+        InputError: data cannot be used, another run holds the folder, or antspyx is needed and not installed.
         FailedCellsError: cells failed; what did not is kept.
     """
     if jobs < 1:
         raise InputError(f"received {jobs} jobs; expected at least 1")
+    if any(NEEDS[item][1] for item in items):
+        require("ants", "antspyx")  # now, and not after hours of training
     folders: dict[Role, Path | None] = {"brainweb": brainweb, "brats": brats}
     output = output.resolve()
     with claimed(output):

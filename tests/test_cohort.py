@@ -349,7 +349,7 @@ class Pool:
     deaths: ClassVar[Counter[str]] = Counter()
     current: ClassVar["Pool"]
 
-    def __init__(self, jobs: int, _: object) -> None:
+    def __init__(self, jobs: int) -> None:
         self.running: list[tuple[Future[Entry], Callable[[Task], Entry], Task]] = []
         self.jobs, self.broken = jobs, False
         Pool.current = self
@@ -400,7 +400,7 @@ def test_the_process_of_a_pair_may_die_once(
         done[task.name] += 1
         return Entry(task.name, "done")
 
-    monkeypatch.setattr(cohort, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(cohort, "workers", Pool)
     monkeypatch.setattr(cohort, "wait", wait_for_pool)
     monkeypatch.setattr(cohort, "register_pair", work)
     monkeypatch.setattr(Pool, "deaths", Counter(deaths))

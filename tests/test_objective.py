@@ -138,6 +138,7 @@ def test_weights_are_the_papers() -> None:
     assert Weights().model_dump() == {
         "coarse_smoothness": 0.02,
         "coarse_similarity": 0.15,
+        "coarse_backward": None,
         "translation_mask": 0.02,
         "translation_similarity": 0.02,
         "translation_error": 2.5,

@@ -62,7 +62,7 @@ def test_table_3_of_files_from_brainweb(brainweb: Path, tmp_path: Path) -> None:
     arguments = (find_items("table3,fig4,fig5"), tmp_path, SMOKE, brainweb)
     paths = reproduce(*arguments)
     assert [path.name for path in paths] == [
-        "table3.md", "table3.csv", "table3-rows.csv", "fig4.png", "fig4.pdf", "fig5.png", "fig5.pdf"
+        "table3.md", "table3.csv", "table3-rows.csv", "fig4.png", "fig4.pdf", "fig5.png", "fig5.pdf", "report.html"
     ]  # fmt: skip
     assert methods(tmp_path / "table3-rows.csv") == {"cyclegan", "ours-lg", "ours-ncc", "ours-nmi", "crossmorph"}
     for path in paths:
@@ -85,7 +85,7 @@ def test_table_3_of_files_from_brainweb(brainweb: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_everything_of_files_from_both_sites(brainweb: Path, brats: Path, tmp_path: Path) -> None:
     paths = reproduce(find_items("all"), tmp_path, SMOKE, brainweb, brats, jobs=2)
-    assert len(paths) == 3 * 3 + 4 * 2
+    assert len(paths) == 3 * 3 + 4 * 2 + 1
     published = {f"{family}-{likeness}" for family in ("vm", "ours") for likeness in ("lg", "ncc", "nmi")}
     assert methods(tmp_path / "table1-rows.csv") >= published | {
         "none",

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from crossmorph.processes import workers
 from crossmorph.reproduction.work import Cell, FailedCellsError, cell_folder, do_cells
 
 
@@ -34,8 +35,9 @@ def calls(folder: Path, name: str) -> int:
 
 def test_a_cell_is_done_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cells = [cell(tmp_path, name) for name in ("one", "two")]
-    do_cells(cells, jobs=2)
-    do_cells(cells, jobs=2)
+    with workers(2) as pool:
+        do_cells(cells, pool)
+        do_cells(cells, pool)
     assert [calls(tmp_path, name) for name in ("one", "two")] == [1, 1]
     assert all(each.done for each in cells)
     assert "(2 of 2 cells" in capfd.readouterr().err
@@ -43,12 +45,13 @@ def test_a_cell_is_done_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
 
 def test_a_failure_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
     cells = [cell(tmp_path, "bad", fail, seconds=9), cell(tmp_path, "good")]
-    with pytest.raises(FailedCellsError, match=r"1 of 2 cells failed: bad: ValueError: no such luck"):
-        do_cells(cells, jobs=1)
-    assert calls(tmp_path, "good") == 1
-    assert not cells[0].done
-    repaired = [cell(tmp_path, "bad"), cells[1]]
-    do_cells(repaired, jobs=1)
+    with workers(1) as pool:
+        with pytest.raises(FailedCellsError, match=r"1 of 2 cells failed: bad: ValueError: no such luck"):
+            do_cells(cells, pool)
+        assert calls(tmp_path, "good") == 1
+        assert not cells[0].done
+        repaired = [cell(tmp_path, "bad"), cells[1]]
+        do_cells(repaired, pool)
     assert calls(tmp_path, "good") == 1
     assert repaired[0].done
 
@@ -67,6 +70,7 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             import os, pathlib, sys, time
+            from crossmorph.processes import workers
             from crossmorph.reproduction.work import Cell, do_cells
 
             def work(folder):
@@ -75,7 +79,8 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
 
             if __name__ == "__main__":
                 folder = pathlib.Path(sys.argv[1])
-                do_cells([Cell("long", folder, 1.0, 0, work, (folder,))], 1)
+                with workers(1) as pool:
+                    do_cells([Cell("long", folder, 1.0, 0, work, (folder,))], pool)
             """
         )
     )

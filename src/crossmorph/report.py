@@ -58,7 +58,7 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
     """
     suffix = suffix_of(path, PICTURE_SUFFIXES, "picture")
     fixed, warp = hung(fixed), hung_warp(warp)
-    planes = [Plane(fixed, warp, None)] if fixed.dim == 2 else [_cut(fixed, warp, axis) for axis in (2, 1, 0)]
+    planes = [Plane(fixed, warp, None)] if fixed.dim == 2 else [cut_plane(fixed, warp, axis) for axis in (2, 1, 0)]
     size = (14, 7.6) if fixed.dim == 2 else (22, 8.6)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
@@ -73,7 +73,7 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
         figure.savefig(temporary, dpi=100, metadata=UNDATED.get(suffix))
 
 
-def _cut(fixed: Image, warp: Warp, axis: int) -> Plane:
+def cut_plane(fixed: Image, warp: Warp, axis: int) -> Plane:
     """A plane across an axis, through the fixed image's centre of intensity."""
     profile = scale_intensity(fixed.data).data.sum(tuple(other for other in range(3) if other != axis))
     at = round(float(profile @ np.arange(len(profile)) / profile.sum()))
@@ -87,30 +87,34 @@ def _cut(fixed: Image, warp: Warp, axis: int) -> Plane:
 def _panels(plane: Plane, moving: Image, translated: Image) -> dict[str, ndarray]:
     """Pictures in [0, 1] by their names."""
     fixed, warp = plane.fixed, plane.warp
-    before, moved = _unit(onto_grid(moving, Grid(fixed.affine, fixed.shape))), _unit(resample(moving, warp))
+    before, moved = (
+        unit_intensity(onto_grid(moving, Grid(fixed.affine, fixed.shape))),
+        unit_intensity(resample(moving, warp)),
+    )
     moved_translation = np.clip(resample(translated, warp).data, 0, 1)
     panels = {
         "moving": before,
-        "fixed": _unit(fixed),
+        "fixed": unit_intensity(fixed),
         "moved": moved,
         "translated, moved": moved_translation,
     }
     panels = {name: plane.flat(panel) for name, panel in panels.items()}
     return panels | {
-        "checkerboard before": _checkerboard(panels["moving"], panels["fixed"]),
-        "checkerboard after": _checkerboard(panels["moved"], panels["fixed"]),
-        "translated | fixed": _checkerboard(panels["translated, moved"], panels["fixed"]),
+        "checkerboard before": checkerboard(panels["moving"], panels["fixed"]),
+        "checkerboard after": checkerboard(panels["moved"], panels["fixed"]),
+        "translated | fixed": checkerboard(panels["translated, moved"], panels["fixed"]),
     }
 
 
-def _unit(image: Image) -> ndarray:
+def unit_intensity(image: Image) -> ndarray:
     """Intensities in [0, 1]; zeros where the image was moved out of view altogether."""
     if image.data.min() == image.data.max():
         return np.zeros(image.shape, np.float32)
     return scale_intensity(image.data).data
 
 
-def _checkerboard(first: ndarray, second: ndarray) -> ndarray:
+def checkerboard(first: ndarray, second: ndarray) -> ndarray:
+    """Fields of two pictures of one shape in turns, ``TILES`` of them along the longer side; the first at the origin."""
     side = max(1, max(first.shape) // TILES)
     odd = (np.indices(first.shape) // side).sum(0) % 2 == 1
     return np.where(odd, second, first)

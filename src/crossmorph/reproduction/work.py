@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ import torch
 from rich.progress import TaskID
 
 from crossmorph.files import brief, write_whole
-from crossmorph.processes import workers
 from crossmorph.runlog import environment, progress_bar
 
 DONE = "done.json"
@@ -56,8 +55,8 @@ def cell_folder(cache: Path, name: str, depends_on: object) -> Path:
     return cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def do_cells(cells: Sequence[Cell], jobs: int) -> None:
-    """Do the cells that are not done yet, the longest first, in ``jobs`` processes of one thread each.
+def do_cells(cells: Sequence[Cell], pool: ProcessPoolExecutor) -> None:
+    """Do the cells that are not done yet, the longest first, in the pool's processes of one thread each.
 
     Raises:
         FailedCellsError: some failed; the others were finished first.
@@ -67,23 +66,22 @@ def do_cells(cells: Sequence[Cell], jobs: int) -> None:
         return
     failures: list[str] = []
     shown = _Progress(waiting)
-    with workers(min(jobs, len(waiting))) as pool:
-        running: dict[Future[None], Cell] = {pool.submit(perform, cell): cell for cell in waiting}
-        try:
-            while running:
-                finished, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
-                for future in finished:
-                    cell = running.pop(future)
-                    error = future.exception()
-                    if error:
-                        failures.append(f"{cell.name}: {type(error).__name__}: {brief(error)}")
-                    shown.finished(cell, error)
-                shown.update(running.values())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            shown.close()
+    running: dict[Future[None], Cell] = {pool.submit(perform, cell): cell for cell in waiting}
+    try:
+        while running:
+            finished, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+            for future in finished:
+                cell = running.pop(future)
+                error = future.exception()
+                if error:
+                    failures.append(f"{cell.name}: {type(error).__name__}: {brief(error)}")
+                shown.finished(cell, error)
+            shown.update(running.values())
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        shown.close()
     if failures:
         raise FailedCellsError(f"{len(failures)} of {len(cells)} cells failed: {'; '.join(failures)}")
 

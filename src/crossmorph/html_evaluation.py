@@ -1,0 +1,409 @@
+"""A page to look at an evaluation: worst pairs first, then tables and plots; one HTML file that needs nothing else.
+
+The results do not hold the fields, so pictures of the worst pairs are made while an evaluation runs
+(:func:`keep_worst`), and those of pairs that are no longer among the worst are forgotten.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Float, UInt8
+from matplotlib.ticker import MaxNLocator
+from numpy import ndarray
+
+from crossmorph.baselines.common import SEED
+from crossmorph.checkpoint import find_card, read_card
+from crossmorph.errors import InputError
+from crossmorph.evaluation import OURS, Case, Outcome, evaluate
+from crossmorph.files import atomic_output, brief, suffix_of
+from crossmorph.html_layers import LOSSLESS, data_uri
+from crossmorph.html_report import templates
+from crossmorph.provenance import digest, versions, weights_of
+from crossmorph.report import Plane, checkerboard, cut_plane, hung, hung_warp, unit_intensity
+from crossmorph.results import Row, caption, markdown_table, processor, summarise
+from crossmorph.transform import Warp, resample
+
+WORST = 3  # pairs of each method
+SIDE = 160  # pixels along a picture's longer side at most: all of them together stay below 5 MB
+DOTS = 80  # of a method in a plot at most
+FIGURE_BYTES = 550_000
+MOST_FAILURES = 100  # that are listed
+# Scores that pairs are ranked by, and whether more is better. The last is known of every field.
+RANKED = {"dice": 1, "mse_percent": -1, "epe_mm": -1, "min_jacobian": 1}
+# What a page plots: score, heading, factor, and whether methods may differ by orders of magnitude.
+PLOTTED = (
+    ("dice", "Dice %", 100, False),
+    ("mse_percent", "MSE %", 1, True),
+    ("epe_mm", "Endpoint error, mm", 1, True),
+    ("seconds", "Seconds a pair", 1, True),
+)
+WIDE = 10.0  # times: where the largest value is so much the smallest, the axis is logarithmic
+ZERO = 8.0  # per cent of a logarithmic axis, where it has a place for zero
+PACKAGES = {
+    "affine": "antspyx",
+    "syn": "antspyx",
+    "syn-tuned": "antspyx",
+    "elastix": "itk-elastix",
+    "greedy": "picsl-greedy",
+    "dipy": "dipy",
+}
+
+Pictures = dict[str, str]  # data URIs by what they show
+
+
+class Seen(NamedTuple):
+    """A pair that one method did badly on, as far as the evaluation went."""
+
+    badness: float
+    pair: str
+    pictures: Pictures
+
+
+Kept = dict[tuple[str, str], list[Seen]]  # by method and score, the worst first, no more than ``WORST``
+
+
+class Study(NamedTuple):
+    """Methods on one set of pairs.
+
+    Attributes:
+        title: of the pairs, empty where a page has one study only.
+        rows: the methods' names in them are shown as they are.
+        worst: methods whose worst pairs are shown.
+        pictures: of pairs, by method and pair.
+        times: rows that hold seconds alone, where those were measured apart.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    worst: Sequence[str]
+    pictures: Mapping[tuple[str, str], Pictures] = {}
+    times: Sequence[Row] = ()
+
+
+class Block(NamedTuple):
+    """A part of what :func:`crossmorph.results.markdown_table` and its like write."""
+
+    kind: Literal["heading", "table", "text"]
+    text: str
+    cells: list[list[str]]
+
+
+class Strip(NamedTuple):
+    """A method in a plot; places are per cent of the axis.
+
+    Attributes:
+        name: of the method, and on how many pairs it failed.
+        dots: place, height in pixels about the middle, and what it is.
+        box: lower and upper quartile.
+        median: place of the median.
+        value: the median, to read.
+    """
+
+    name: str
+    dots: list[tuple[str, str, str]]
+    box: tuple[str, str]
+    median: str
+    value: str
+
+
+class Plot(NamedTuple):
+    """One score of all methods, a strip each; ``ticks`` are places and numbers."""
+
+    heading: str
+    ticks: list[tuple[str, str]]
+    strips: list[Strip]
+
+
+def evaluate_with_page(
+    pairs_csv: str | Path,
+    methods: Sequence[str],
+    output: str | Path,
+    report: str | Path,
+    model: str,
+    threads: int = 1,
+    count: int | None = None,
+    command: str | None = None,
+) -> list[Row]:
+    """Evaluate as :func:`crossmorph.evaluation.evaluate` does, and write the page beside the rows.
+
+    Args:
+        pairs_csv: the list.
+        methods: their names.
+        output: the CSV of results.
+        report: the page, ``.html``; it appears whole after the CSV.
+        model: weights, of :func:`crossmorph.evaluation.chosen_model`.
+        threads: of the CPU.
+        count: take only the first so many pairs.
+        command: the command line, to be shown.
+
+    Raises:
+        InputError: as ``evaluate``, or the page has another suffix, a place that cannot be written, or the name of the
+            list or of the results.
+    """
+    report = Path(report)
+    suffix_of(report, (".html",), "report")
+    if report.resolve() in (Path(pairs_csv).resolve(), Path(output).resolve()):
+        raise InputError(f"{report}: is the list of pairs or the results; expected another file for the report")
+    kept: Kept = {}
+    with atomic_output(report) as temporary:
+        rows = evaluate(pairs_csv, methods, output, model, threads, count, partial(keep_worst, kept))
+        names = list(dict.fromkeys(methods))
+        # Whoever opens the page wants to see ours first.
+        study = Study("", rows, sorted(names, key=lambda name: not name.startswith("crossmorph")), _pictures(kept))
+        table = markdown_table(summarise(rows), caption(pairs_csv, rows, model, threads))
+        data = {"list": str(pairs_csv), "sha256": digest(Path(pairs_csv))}
+        provenance = {"command": command or "a call from Python", "data": data, **origin(names, model, threads)}
+        title = f"{len(names)} method{'s'[: len(names) != 1]} on {pairs_csv}"
+        temporary.write_text(page(title, [study], [table], [], provenance), "utf-8")
+    return rows
+
+
+def _pictures(kept: Kept) -> dict[tuple[str, str], Pictures]:
+    return {(method, seen.pair): seen.pictures for (method, _), some in kept.items() for seen in some}
+
+
+def origin(methods: Sequence[str], model: str, threads: int) -> dict[str, Any]:
+    """By what methods of :mod:`crossmorph.evaluation` were run: weights, threads, seed, hardware and versions."""
+    found: dict[str, Any] = {}
+    if set(methods) & set(OURS):
+        path = find_card(model)
+        found["model"] = weights_of(read_card(path), path).model_dump()
+    peers = sorted({PACKAGES[name] for name in methods if name in PACKAGES})
+    if peers:
+        found["seed of peers that draw at random"] = SEED
+    return found | {
+        "threads": threads,
+        "hardware": processor(),
+        "versions": versions() | {name: metadata.version(name) for name in peers},
+    }
+
+
+# --- worst pairs -----------------------------------------------------------------------------------------------------
+
+
+def keep_worst(kept: Kept, row: Row, case: Case, outcome: Outcome) -> None:
+    """Keep pictures of a pair if it is one of its method's worst so far, and forget the one it replaces.
+
+    Args:
+        kept: what was kept before; changed.
+        row: the pair's scores; the worst are kept by each score of ``RANKED``.
+        case: the pair.
+        outcome: what the method made of it.
+    """
+    pictures: Pictures | None = None
+    for score in RANKED.keys() & row.scores.keys():
+        some = kept.setdefault((row.method, score), [])
+        badness = _badness(row, score)
+        if len(some) == WORST and badness <= some[-1].badness:
+            continue
+        if pictures is None:
+            pictures = draw_pictures(case, outcome.warp)
+        some.append(Seen(badness, row.pair, pictures))
+        some.sort(key=lambda seen: -seen.badness)
+        del some[WORST:]
+
+
+def _badness(row: Row, score: str) -> float:
+    return -RANKED[score] * row.scores[score]
+
+
+def ranking(rows: Sequence[Row]) -> str:
+    """The score of ``RANKED`` that most rows have; the last only where no row has another."""
+    counts = {score: sum(score in row.scores for row in rows) for score in RANKED}
+    *better, last = counts
+    best = max(better, key=lambda score: counts[score])
+    return best if counts[best] else last
+
+
+def worst_rows(rows: Sequence[Row], method: str, score: str) -> list[Row]:
+    """The rows of a method's ``WORST`` worst pairs by a score, the worst first."""
+    known = [row for row in rows if row.method == method and score in row.scores]
+    return sorted(known, key=lambda row: -_badness(row, score))[:WORST]
+
+
+def draw_pictures(case: Case, warp: Warp) -> Pictures:
+    """Small pictures of a registered pair: fixed, moved, and a checkerboard of both; of a volume an axial plane.
+
+    They are turned as :func:`crossmorph.report.hung` does. An image that cannot be scaled gives none.
+    """
+    with suppress(InputError):
+        fixed, warp = hung(case.fixed), hung_warp(warp)
+        plane = Plane(fixed, warp, None) if fixed.dim == 2 else cut_plane(fixed, warp, 2)
+        spacing = plane.fixed.spacing[plane.axes[0]], plane.fixed.spacing[plane.axes[1]]
+        images = {"fixed": plane.fixed, "moved": resample(case.moving, plane.warp)}
+        panels = {name: _small(plane.flat(unit_intensity(image)), spacing) for name, image in images.items()}
+        panels["checkerboard"] = checkerboard(panels["moved"], panels["fixed"])
+        return {name: data_uri(PIL.Image.fromarray(panel), LOSSLESS) for name, panel in panels.items()}
+    return {}
+
+
+def _small(unit: Float[ndarray, "across down"], spacing: tuple[float, float]) -> UInt8[ndarray, "rows columns"]:
+    """A plane of [0, 1] in square pixels, no finer than its voxels and no more than ``SIDE`` along either side."""
+    sides = [size * along for size, along in zip(unit.shape, spacing, strict=True)]
+    step = max(*sides, SIDE * min(spacing)) / SIDE
+    across, down = (min(SIDE, max(1, round(side / step))) for side in sides)
+    picture = PIL.Image.fromarray(np.rint(255 * unit.T).astype(np.uint8))
+    return np.asarray(picture.resize((across, down), PIL.Image.Resampling.BILINEAR))
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def page(
+    title: str,
+    studies: Sequence[Study],
+    tables: Sequence[str],
+    figures: Sequence[tuple[str, Path]],
+    provenance: dict[str, Any],
+) -> str:
+    """The page as text.
+
+    Args:
+        title: what was evaluated.
+        studies: rows, of which worst pairs, failures and plots are shown.
+        tables: Markdown of headings, tables and paragraphs, as :mod:`crossmorph.results` writes it.
+        figures: what they show, and PNG; they are shown smaller where they are large.
+        provenance: what made the results: text, numbers, and lists and mappings of them.
+    """
+    rows = [row for study in studies for row in study.rows]
+    failures = [(row.method, brief(row.pair), brief(row.error)) for row in rows if row.error]
+    return (
+        templates()
+        .get_template("evaluation.html")
+        .render(
+            title=title,
+            count=len(rows),
+            failures=failures[:MOST_FAILURES],
+            failed=len(failures),
+            worst=[part for study in studies if (part := _worst_of(study))],
+            blocks=[block for text in tables for block in blocks_of(text)],
+            plots=[(study.title, some) for study in studies if (some := plots_of(study))],
+            dots=DOTS,
+            figures=[(what, path.name, shrunk(path)) for what, path in figures],
+            provenance=provenance,
+        )
+    )
+
+
+def _worst_of(study: Study) -> dict[str, Any] | None:
+    """The worst pairs of each method as the template takes them, None where there are none."""
+    score = ranking(study.rows)
+    (heading,) = _cells(Row("", "", {score: 0.0}))
+    methods = []
+    for method in study.worst:
+        rows = worst_rows(study.rows, method, score)
+        cells = [_cells(row) for row in rows]
+        scores = [{heading: some[heading]} | some for some in cells]  # what they are ranked by stands first
+        pictures = [study.pictures.get((method, row.pair), {}) for row in rows]
+        cases = list(zip([brief(row.pair) for row in rows], scores, pictures, strict=True))
+        if cases:
+            methods.append((method, cases))
+    way = "lowest" if RANKED[score] > 0 else "highest"
+    return {"title": study.title, "score": heading, "way": way, "methods": methods} if methods else None
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """The scores of a row by their headings, as a table shows them."""
+    heads, _, values = blocks_of(markdown_table(summarise([row])))[0].cells
+    # A mean and a median of one pair are the same number.
+    return {head: value.partition(" (")[0] for head, value in zip(heads[1:], values[1:], strict=True)}
+
+
+def blocks_of(markdown: str) -> list[Block]:
+    """Headings, tables (their second row is the rule) and paragraphs; blank lines lie between them."""
+    blocks = []
+    for part in filter(None, (part.strip() for part in markdown.split("\n\n"))):
+        if part.startswith("| "):
+            cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in part.splitlines()]
+            blocks.append(Block("table", "", cells))
+        elif part.startswith("#"):
+            blocks.append(Block("heading", part.lstrip("# "), []))
+        else:
+            blocks.append(Block("text", part, []))
+    return blocks
+
+
+def shrunk(path: Path) -> str:
+    """A PNG as a data URI of few bytes: in 256 colours, and smaller until it has no more than ``FIGURE_BYTES``."""
+    with PIL.Image.open(path) as stored:
+        whole = stored.convert("RGB")
+    side, most = 1.0, FIGURE_BYTES * 4 / 3  # base64 has 4 letters for 3 bytes
+    while True:
+        size = round(whole.width * side), round(whole.height * side)
+        small = whole.resize(size, PIL.Image.Resampling.LANCZOS) if side < 1 else whole
+        uri = data_uri(small.quantize(256, dither=PIL.Image.Dither.NONE), LOSSLESS)
+        if len(uri) <= most or min(size) < 100:
+            return uri
+        side *= 0.95 * math.sqrt(most / len(uri))
+
+
+# --- plots -----------------------------------------------------------------------------------------------------------
+
+
+def plots_of(study: Study) -> list[Plot]:
+    """The plots of the scores that are known."""
+    failed = {summary.method: summary.failed for summary in summarise(study.rows)}  # the methods in their order
+    plots = []
+    for score, heading, factor, wide in PLOTTED:
+        rows = [row for row in (*study.rows, *study.times) if score in row.scores]
+        if rows:
+            plots.append(_plot(heading, [(row, factor * row.scores[score]) for row in rows], wide, failed))
+    return plots
+
+
+def _plot(heading: str, values: list[tuple[Row, float]], wide: bool, failed: dict[str, int]) -> Plot:
+    place, ticks = axis_of([value for _, value in values], wide)
+    strips = []
+    for method in failed:
+        ours = sorted((value, row.pair) for row, value in values if row.method == method)
+        if not ours:
+            continue
+        low, median, high = np.percentile([value for value, _ in ours], [25, 50, 75])
+        # Where there are many, every so many of them, with the least and the greatest.
+        some = np.unique(np.linspace(0, len(ours) - 1, min(len(ours), DOTS)).round().astype(int))
+        dots = [
+            (
+                f"{place(ours[at][0]):.2f}",
+                f"{14 * (index * 0.618 % 1 - 0.5):.1f}",
+                f"{brief(ours[at][1])}: {ours[at][0]:.4g}",
+            )
+            for index, at in enumerate(some)
+        ]
+        box = f"{place(low):.2f}", f"{place(high) - place(low):.2f}"
+        name = method + (f" ({failed[method]} failed)" if failed[method] else "")
+        strips.append(Strip(name, dots, box, f"{place(median):.2f}", f"{median:.3g}"))
+    return Plot(heading, [(f"{place(tick):.2f}", f"{tick:g}") for tick in ticks], strips)
+
+
+def axis_of(values: Sequence[float], wide: bool) -> tuple[Callable[[float], float], list[float]]:
+    """An axis for values: a function from a value to its place in per cent, and ticks.
+
+    Args:
+        values: finite numbers.
+        wide: the axis is logarithmic where positive values differ ``WIDE`` times or more; what is not positive then
+            lies at its beginning, whose tick is 0.
+    """
+    positive = [value for value in values if value > 0]
+    if not (wide and positive and max(positive) >= WIDE * min(positive)):
+        least, most = min(values), max(values)
+        pad = 0.04 * (most - least) or 0.1 * abs(most) or 1.0
+        first, width = least - pad, most - least + 2 * pad
+        ticks = [float(tick) for tick in MaxNLocator(5).tick_values(least, most)]
+        return (lambda value: 100 * (value - first) / width), [tick for tick in ticks if 0 <= tick - first <= width]
+    begin = ZERO if len(positive) < len(values) else 0.0
+    low, high = math.log(min(positive) / 1.1), math.log(max(positive) * 1.1)
+
+    def place(value: float) -> float:
+        return begin + (100 - begin) * (math.log(value) - low) / (high - low) if value > 0 else 0.0
+
+    decades = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)) + 1)
+    steps = (1, 3) if len(decades) > 3 else (1, 2, 5)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    return place, [*([0.0] if begin else []), *(tick for tick in ticks if low <= math.log(tick) <= high)]

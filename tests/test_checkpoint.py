@@ -117,7 +117,7 @@ def test_tensors_are_read_whole_while_another_process_replaces_the_file(tmp_path
     with subprocess.Popen([sys.executable, "-c", script, str(path)]) as writer:
         try:
             deadline = time.monotonic() + 60
-            while sum(a != b for a, b in pairwise(seen)) < 200 and time.monotonic() < deadline:
+            while sum(a != b for a, b in pairwise(seen)) < 60 and time.monotonic() < deadline:
                 x = load_tensors(path)[0]["x"]
                 assert (x == len(x)).all()
                 seen.append(len(x))

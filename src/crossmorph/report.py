@@ -114,7 +114,7 @@ def unit_intensity(image: Image) -> ndarray:
 
 
 def checkerboard(first: ndarray, second: ndarray) -> ndarray:
-    """Fields of two pictures of one shape in turns, ``TILES`` of them along the longer side; the first at the origin."""
+    """Two pictures of one shape in turns: ``TILES`` fields along the longer side, the first picture at the origin."""
     side = max(1, max(first.shape) // TILES)
     odd = (np.indices(first.shape) // side).sum(0) % 2 == 1
     return np.where(odd, second, first)

@@ -24,17 +24,16 @@ from crossmorph.html_evaluation import (
     WORST,
     Kept,
     Study,
-    axis_of,
     blocks_of,
     draw_pictures,
     evaluate_with_page,
     keep_worst,
     page,
-    plots_of,
     ranking,
     shrunk,
     worst_rows,
 )
+from crossmorph.html_plots import axis_of, plots_of
 from crossmorph.html_report import BUDGET
 from crossmorph.image import Image, write_image
 from crossmorph.reproduction.page import command_of, write_page
@@ -203,7 +202,7 @@ def test_places_on_an_axis() -> None:
 
 def test_a_plot_of_many_pairs_keeps_the_extremes() -> None:
     values = np.random.default_rng(0).random(1000)
-    (plot,) = plots_of(Study("", rows_of({"a": tuple(values)}), []))
+    (plot,) = plots_of(rows_of({"a": tuple(values)}))
     (strip,) = plot.strips
     assert len(strip.dots) == DOTS
     named = [what for _, _, what in strip.dots]
@@ -219,7 +218,7 @@ def test_a_plot_of_many_pairs_keeps_the_extremes() -> None:
 
 def test_times_measured_apart_are_plotted_in_the_order_of_the_rows() -> None:
     times = rows_of({"b": (0.1, 0.2), "a": (1.0, 2.0)}, "seconds")
-    dice, seconds = plots_of(Study("", rows_of(DICE), [], times=times))
+    dice, seconds = plots_of(rows_of(DICE), times)
     assert dice.heading == "Dice %"
     assert [(strip.name, strip.value) for strip in seconds.strips] == [("a", "1.5"), ("b", "0.15")]
 

@@ -29,6 +29,7 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import hypothesis
 import numpy as np
@@ -41,10 +42,15 @@ from crossmorph.affine_files import read_affine_transform, read_step
 from crossmorph.api import as_image, register
 from crossmorph.checkpoint import Model, load_model, load_tensors
 from crossmorph.config import dump_config, load_config
+from crossmorph.data import brainweb_files
+from crossmorph.data.brainweb_files import SiteGrid, find_files, read_fractions, read_intensities, read_labels
+from crossmorph.data.brats import read_anatomy
+from crossmorph.data.brats_files import check_grids, find_cases
 from crossmorph.data.pairs import read_pairs
 from crossmorph.errors import InputError
 from crossmorph.image import read_series
 from crossmorph.points import read_points
+from crossmorph.provenance import read_record
 from crossmorph.results import processor
 from crossmorph.transform import Warp
 
@@ -104,6 +110,32 @@ def _config(path: Path) -> None:
     dump_config(load_config(path))
 
 
+def _brainweb(path: Path) -> None:
+    """Small volumes stand for the site's."""
+    grid = SiteGrid(VOLUME, (-2.0, -2.0, -2.0), 1.0)
+    with mock.patch.dict(brainweb_files.GRIDS, {"phantom": grid}):
+        files = find_files(path)
+        volumes = [read_intensities(files[f"{kind}_icbm_normal_1mm_pn3_rf20"], "phantom") for kind in ("t1", "t2")]
+        volumes.append(read_labels(files["phantom_1.0mm_normal_crisp"], "phantom", 9))
+        volumes.append(read_fractions(files["phantom_1.0mm_normal_gry"], "phantom"))
+    for volume in volumes:
+        assert volume.data.shape == VOLUME
+        assert np.isfinite(volume.data).all()
+
+
+def _brats(path: Path) -> None:
+    _, cases = find_cases(path)
+    check_grids(cases)
+    for case in cases:
+        anatomy = read_anatomy(case)
+        for voxels in (anatomy.t1, anatomy.t2):
+            assert np.isfinite(voxels).all()
+
+
+def _record(path: Path) -> None:
+    read_record(path)
+
+
 def _pair(path: Path) -> None:
     arrays = {file.stem: np.load(file, allow_pickle=False) for file in path.glob("*.npy")}
     moving, fixed = (
@@ -149,6 +181,9 @@ READERS: dict[str, tuple[str, tuple[Callable[[Path], None], ...]]] = {
     "pairs.csv": ("a.csv", (_pairs,)),
     "config .yaml": ("a.yaml", (_config,)),
     "model": ("", (_model, _checkpoint)),
+    "record": ("a.json", (_record,)),
+    "brainweb": ("", (_brainweb,)),
+    "brats": ("", (_brats,)),
     "pair": ("", (_pair,)),
 }
 
@@ -162,6 +197,7 @@ GUIDED = {
     "affine .lta": "a.lta",
     "affine .txt": "a.txt",
     "model": "a.json",
+    "record": "a.json",
 }
 
 

@@ -22,8 +22,10 @@ from numpy.random import Generator
 from crossmorph import Image, write_image
 from crossmorph.affine_files import write_affine_transform
 from crossmorph.checkpoint import Card, save_model, save_tensors
+from crossmorph.command import Outputs, register_files
 from crossmorph.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks import PyramidSpec, UNetSpec
+from crossmorph.pipeline import Settings
 from crossmorph.transform import Warp, write_transform
 
 Files = dict[str, bytes]
@@ -71,6 +73,9 @@ def seeds(folder: Path) -> dict[str, list[Files]]:
     made["points .fcsv"] = [{"a.fcsv": head + b"0,1,2,3,0,F-1\n1,4,5,6,0,F-2\n"}]
     made["config .yaml"] = [{"a.yaml": CONFIG.encode()}]
     made["model"] = [_model(folder / "model")]
+    made["record"] = [_record(folder)]
+    made["brainweb"] = _brainweb()
+    made["brats"] = [_brats(folder, suffix) for suffix in (".mha", ".nii.gz")]
     return made
 
 
@@ -164,6 +169,43 @@ def _model(folder: Path) -> Files:
     tensors = {f"weights.{name}": tensor for name, tensor in hierarchy.state_dict().items()}
     save_tensors(folder / "checkpoint.safetensors", tensors, {"stage": "1", "step": "3"})
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _record(folder: Path) -> Files:
+    paths = folder / "moving.nii.gz", folder / "fixed.nii.gz"
+    for path, seed in zip(paths, (0, 1), strict=True):
+        write_image(path, Image(np.random.default_rng(seed).random((24, 20)).astype(np.float32), FLAT))
+    outputs = Outputs(folder / "moved.nii.gz", folder / "a.h5")
+    register_files(*paths, outputs, settings=Settings("none"), keep_failed=True)
+    return {"a.json": (folder / "a.json").read_bytes()}
+
+
+def _brainweb() -> list[Files]:
+    """Files by the site's names, of the grid ``VOLUME``: a head cut at the neck and its labels."""
+    labels = np.zeros(VOLUME[::-1], np.uint8)  # z, y, x
+    labels[:3, 1:-1, 1:-1] = 3
+    image = (labels * 80).astype(np.uint8)
+    names = {
+        "t1_icbm_normal_1mm_pn3_rf20.rawb": image.tobytes(),
+        "t2_icbm_normal_1mm_pn3_rf20.raws": (image.astype("<u2") * 16).tobytes(),
+        "phantom_1.0mm_normal_crisp.rawb": labels.tobytes(),
+        "phantom_1.0mm_normal_gry.rawb": image.tobytes(),
+    }
+    return [names, {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in names.items()}]
+
+
+def _brats(folder: Path, suffix: str) -> Files:
+    rng = np.random.default_rng(2)
+    voxels = (rng.random(VOLUME) * 200).astype(np.int16)
+    path = folder / f"a{suffix}"
+    write_image(path, Image(voxels, OBLIQUE))
+    image = path.read_bytes()
+    write_image(path, Image((voxels > 150).astype(np.uint8), OBLIQUE))
+    if suffix == ".mha":
+        return {"VSD.Brain.XX.O.MR_T1.1.mha": image, "VSD.Brain.XX.O.MR_T2.2.mha": image,
+                "VSD.Brain_3more.XX.O.OT.3.mha": path.read_bytes()}  # fmt: skip
+    stem = "BraTS2021_00001"
+    return {f"{stem}_t1{suffix}": image, f"{stem}_t2{suffix}": image, f"{stem}_seg{suffix}": path.read_bytes()}
 
 
 CONFIG = """name: small

@@ -99,7 +99,6 @@ def read_itk(path: Path) -> Content:
             bzip2, or in several files of voxels.
     """
     kind = ITK_READERS[path.suffix.lower()]
-    (_check_axes if kind == "MetaImageIO" else _check_vectors)(path)
     reader = read_information(path, kind)
     needed = math.prod(reader.GetSize()) * TYPES[reader.GetPixelID()].itemsize
     _check_payload(path, _payload(path), needed)
@@ -214,7 +213,9 @@ def write_itk(path: Path, data: Shaped[ndarray, "*space"], affine: Float[ndarray
 
 
 def read_header(path: Path, kind: str) -> sitk.ImageFileReader:
-    """A reader that knows the header of a file, whatever that says."""
+    """A reader that knows the header of a file, whatever that says; InputError where ITK would die of it."""
+    if kind in _CHECKS:
+        _CHECKS[kind](path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(kind)
     reader.SetFileName(str(path))
@@ -235,7 +236,7 @@ def check_header(path: Path, reader: sitk.ImageFileReader, kind: str) -> None:
     if reader.GetPixelID() not in TYPES:
         found = sitk.GetPixelIDValueAsString(reader.GetPixelID())
         raise InputError(f"{path}: holds voxels of {found} (colour or several numbers), expected one real number each")
-    if min(reader.GetSize()) < 1:
+    if min(reader.GetSize(), default=0) < 1:
         raise InputError(f"{path}: has shape {reader.GetSize()}, expected axes of at least one voxel")
     if kind != "TIFFImageIO":
         spatial_shape(path, reader.GetSize())
@@ -270,6 +271,9 @@ def _check_vectors(path: Path) -> None:
             found = VECTOR.findall(value)
             if VECTOR.sub("", value).strip() or len(found) > 4 or max((one.count(",") for one in found), default=0) > 3:
                 raise InputError(f"{path}: its {key.strip()} is {brief(value)}, expected a vector for each axis")
+
+
+_CHECKS = {"MetaImageIO": _check_axes, "NrrdImageIO": _check_vectors}
 
 
 def _payload(path: Path) -> Payload:

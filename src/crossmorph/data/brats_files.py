@@ -15,11 +15,14 @@ import gzip
 import math
 import re
 import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import nibabel
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from crossmorph.errors import InputError
 from crossmorph.files import readable
@@ -187,10 +190,11 @@ def _nifti_size(path: Path) -> tuple[tuple[int, ...], bool]:
     packed = path.name.lower().endswith(".gz")
     try:
         with (gzip.open if packed else open)(path, "rb") as stream:
-            header = nibabel.Nifti1Header(stream.read(nibabel.Nifti1Header.template_dtype.itemsize))
+            # Unchecked: nibabel would mend what is odd and tell the terminal, and the reader looks at it later.
+            header = nibabel.Nifti1Header(stream.read(nibabel.Nifti1Header.template_dtype.itemsize), check=False)
         shape = tuple(int(size) for size in header.get_data_shape())
         needed = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
-    except (EOFError, ValueError, OSError, nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError):
+    except (EOFError, KeyError, ValueError, OSError, zlib.error, HeaderDataError, WrapStructError):
         return (), False
     size = path.stat().st_size
     if packed:

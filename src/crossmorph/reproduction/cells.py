@@ -54,11 +54,16 @@ class Context(NamedTuple):
     cache: Path
     seed: int
 
+    @property
+    def iterations(self) -> int:
+        """Of each stage, on this data set."""
+        return self.budget.iterations[self.data.role]
+
 
 def recipe(context: Context, likeness: Likeness, smoothness: float = PAPER_SMOOTHNESS) -> TrainConfig:
     """The paper's recipe, to the letter but for what the budget says."""
     data, budget = context.data, context.budget
-    stage = StageSpec(iterations=budget.iterations, learning_rate=budget.learning_rate)
+    stage = StageSpec(iterations=context.iterations, learning_rate=budget.learning_rate)
     return TrainConfig(
         name="model",
         description=f"The paper's recipe with {SIMILARITY[likeness]}: a cell of its tables.",
@@ -84,7 +89,7 @@ def hierarchy(context: Context, likeness: Likeness, smoothness: float = PAPER_SM
 
 def voxelmorph(context: Context, likeness: Likeness, smoothness: float, times: int = 1) -> Network:
     """VoxelMorph with a weight of smoothness, for as many iterations as a stage of the hierarchy, or more of them."""
-    config = voxelmorph_config(recipe(context, likeness), smoothness, times * context.budget.iterations)
+    config = voxelmorph_config(recipe(context, likeness), smoothness, times * context.iterations)
     name = f"vm-{likeness}-{smoothness:g}" + ("" if times == 1 else f"-x{times}")
     return Network(likeness, smoothness, _training(context, name, config, "vm"))
 

@@ -59,13 +59,20 @@ def study_of(found: Found) -> Study:
 
 def _provenance(found: Sequence[Found], command: str) -> dict[str, Any]:
     peers = [name for name in ("syn", "crossmorph") if any(name in one.entries for one in found)]
-    sets = [one.context.data for one in found]
-    data = [{"what": one.description, "folder": str(one.folder), "sha256": one.digest} for one in sets]
+    data = [
+        {
+            "what": one.context.data.description,
+            "folder": str(one.context.data.folder),
+            "sha256": one.context.data.digest,
+            "iterations of a stage": one.context.iterations,
+        }
+        for one in found
+    ]
     context = found[0].context
     return {
         "command": command,
         "data": data,
-        "training": f"budget {context.budget.name}: {context.budget.iterations} iterations a stage",
+        "budget": context.budget.name,
         "seed of data and trainings": context.seed,
         **origin(peers, DEFAULT_MODELS[2], 1),
     }

@@ -255,7 +255,7 @@ def _caption(table: Table, found: Found) -> str:
     spec = budget.cyclegan
     sentences = [
         f"Data: {data.description}, {'x'.join(map(str, data.shape))} at {data.spacing:g} mm, {pairs} test pairs.",
-        f"Budget {budget.name}: {budget.iterations} iterations a stage, batch 1, ADAM, first step "
+        f"Budget {budget.name}: {found.context.iterations} iterations a stage, batch 1, ADAM, first step "
         f"{budget.learning_rate:g} ({budget.schedule}).",
         f"Seed {found.context.seed}, {processor()}, one thread. Mean [95% t interval over pairs].",
     ]

@@ -27,6 +27,7 @@ from crossmorph.data.simulation import (
     RELAXATION,
     TISSUES,
     Difficulty,
+    bias_field,
     random_deformation,
     signal,
     tissue_labels,
@@ -267,15 +268,7 @@ def acquire(subject: Subject, modality: Modality, rng: np.random.Generator) -> F
     signals = np.array([signal(tissue, modality) for tissue in tissues])
     signals /= signals[: len(TISSUES)].max()
     brain = subject.fractions.sum(0) > 0.5
-    clean = np.tensordot(signals, subject.fractions[: len(signals)], axes=1) * _bias_field(brain, rng)
+    clean = np.tensordot(signals, subject.fractions[: len(signals)], axes=1) * bias_field(brain, rng, SUBJECT.bias)
     noise = SUBJECT.noise * signals[TISSUES.index(REFERENCE[modality])]
     real, imaginary = rng.standard_normal((2, *clean.shape)) * noise
     return np.asarray(np.hypot(clean + real, imaginary) * brain, np.float32)
-
-
-def _bias_field(brain: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, "x y"]:
-    """A random quadratic polynomial of place, scaled to span 0.90 to 1.10 over the brain."""
-    x, y = np.meshgrid(*(np.linspace(-1, 1, size) for size in brain.shape), indexing="ij")
-    smooth = np.tensordot(rng.standard_normal(5), np.stack([x, y, x * x, y * y, x * y]), axes=1)
-    low, high = smooth[brain].min(), smooth[brain].max()
-    return np.asarray(1 + SUBJECT.bias * ((smooth - low) / (high - low) - 0.5))

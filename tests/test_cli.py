@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -305,6 +306,43 @@ def test_a_process_of_its_own(here):
     bad = command("register", "moving.nii.gz", "absent.nii.gz", "-o", "other.nii.gz", cwd=here)
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr == "crossmorph: absent.nii.gz: cannot be read (No such file or directory)\n"
+
+
+def test_output_that_cannot_be_printed(here):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "crossmorph", "models", "show"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(30, "Read-only file system", "run"), "run: Read-only file system"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError(), "the memory did not suffice"),
+        (RuntimeError("could not create a primitive"), "the memory did not suffice"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(crossmorph, monkeypatch, error, said):
+    def lacking(*_):
+        raise error
+
+    monkeypatch.setattr("crossmorph.checkpoint.find_card", lacking)
+    result = crossmorph("models", "show")
+    assert result.code == 2
+    assert re.fullmatch(f"crossmorph: {said}.*\n", result.err)
+
+
+def test_other_errors_are_not_hidden(crossmorph, monkeypatch):
+    def wrong(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("crossmorph.checkpoint.find_card", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        crossmorph("models", "show")
 
 
 HELP = """

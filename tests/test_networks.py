@@ -277,6 +277,18 @@ def test_sides_that_do_not_divide_are_refused(spec: UNetSpec | PyramidSpec) -> N
         look(velocity_network(spec, 2), random(1, 1, 16, 18), random(1, 2, 16, 18))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_narrow_convolution_is_a_convolution(stride: int) -> None:
+    narrow = networks.convolution(2, 2, 5, stride)
+    plain = nn.Conv2d(2, 5, 3, stride, 1)
+    plain.load_state_dict(narrow.state_dict())
+    image = random(2, 2, 12, 9).requires_grad_()
+    seen = [(one(image), *torch.autograd.grad(one(image).square().sum(), [image, one.weight, one.bias]))
+            for one in (narrow, plain)]  # fmt: skip
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_both_encoders_read_their_own_image() -> None:
     network = velocity_network(SMALL_PYRAMID, 2, stirred=True)
     fixed, moving = random(1, 1, 16, 16), random(1, 2, 16, 16, seed=1)

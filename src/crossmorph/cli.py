@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from crossmorph.pipeline import Settings
 
 BAD_INPUT, FAILED = 2, 3
+# What PyTorch says where memory is short, by CPU, by oneDNN, by CUDA.
+NO_MEMORY = ("can't allocate memory", "could not create a primitive", "out of memory", "bad_alloc")
 METHODS = "none,affine,syn,coarse,crossmorph,oracle"
 
 KeepFailedOption = Annotated[
@@ -51,6 +53,13 @@ def main() -> None:
         command()
     except InputError as error:
         _fail(str(error), BAD_INPUT)
+    except OSError as error:  # of a disk, standard output's included, that is full or cannot be written
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", BAD_INPUT)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
+            raise
+        _fail("the memory did not suffice; expected smaller images, or a machine with more of it", BAD_INPUT)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -33,25 +35,29 @@ def calls(folder: Path, name: str) -> int:
     return len((folder / name / "calls").read_text())
 
 
-def test_a_cell_is_done_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with workers(1) as made:
+        yield made
+
+
+def test_a_cell_is_done_once(tmp_path: Path, pool: ProcessPoolExecutor, capfd: pytest.CaptureFixture[str]) -> None:
     cells = [cell(tmp_path, name) for name in ("one", "two")]
-    with workers(2) as pool:
-        do_cells(cells, pool)
-        do_cells(cells, pool)
+    do_cells(cells, pool)
+    do_cells(cells, pool)
     assert [calls(tmp_path, name) for name in ("one", "two")] == [1, 1]
     assert all(each.done for each in cells)
     assert "(2 of 2 cells" in capfd.readouterr().err
 
 
-def test_a_failure_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_a_failure_is_told_and_the_others_are_kept(tmp_path: Path, pool: ProcessPoolExecutor) -> None:
     cells = [cell(tmp_path, "bad", fail, seconds=9), cell(tmp_path, "good")]
-    with workers(1) as pool:
-        with pytest.raises(FailedCellsError, match=r"1 of 2 cells failed: bad: ValueError: no such luck"):
-            do_cells(cells, pool)
-        assert calls(tmp_path, "good") == 1
-        assert not cells[0].done
-        repaired = [cell(tmp_path, "bad"), cells[1]]
-        do_cells(repaired, pool)
+    with pytest.raises(FailedCellsError, match=r"1 of 2 cells failed: bad: ValueError: no such luck"):
+        do_cells(cells, pool)
+    assert calls(tmp_path, "good") == 1
+    assert not cells[0].done
+    repaired = [cell(tmp_path, "bad"), cells[1]]
+    do_cells(repaired, pool)
     assert calls(tmp_path, "good") == 1
     assert repaired[0].done
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 from conftest import ROOT, command
 
+from crossmorph import cli
 from crossmorph.checkpoint import load_model, load_tensors
 from crossmorph.config import StageSpec, TrainConfig, load_config
 from crossmorph.data.dataset import batch, load_dataset
@@ -183,11 +184,14 @@ def test_divergence_stops_with_a_reason(smoke, tmp_path):
     assert not (config.output / "smoke-2d.safetensors").exists()
 
 
-def test_divergence_is_exit_code_3(smoke, tmp_path):
+def test_divergence_is_exit_code_3(smoke, tmp_path, monkeypatch, capsys):
     config = configure(smoke, tmp_path / "run", iterations=30, log_every=1)
-    done = command("train", write_config(config, tmp_path / "c.yaml"), "--set", "stages.coarse.learning_rate=1.0e+30")
-    assert done.returncode == 3
-    assert re.fullmatch(r"crossmorph: stage coarse diverged.*\n", done.stderr)
+    words = ["train", write_config(config, tmp_path / "c.yaml"), "--set", "stages.coarse.learning_rate=1.0e+30"]
+    monkeypatch.setattr(sys, "argv", ["crossmorph", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 3
+    assert re.fullmatch(r"crossmorph: stage coarse diverged.*\n", capsys.readouterr().err)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(smoke, tmp_path):

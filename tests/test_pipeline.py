@@ -292,7 +292,7 @@ def test_intensity_units_do_not_matter(case, plain, model):
 
 
 def test_the_same_bits_again_and_the_same_field_with_any_threads(case, model):
-    """Libraries choose another convolution for another number of threads; that moves the last bits and no more."""
+    """On some machines libraries add up otherwise with other threads, which moves the last bits and no more."""
     fields = {}
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)

@@ -191,6 +191,33 @@ def test_the_digest_is_of_every_file(tmp_path: Path) -> None:
     assert stand_in("brats", SMOKE, tmp_path, 0).digest != one.digest
 
 
+def test_data_of_no_use_are_refused_before_anything_is_made(brainweb: Path, brats: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for items, folders, reason in (
+        (
+            "table2",
+            (None, brainweb),
+            "is brainweb, by its dataset.json; expected what `crossmorph prepare brats` wrote",
+        ),
+        ("table1", (brats, None), "is brats, by its dataset.json"),
+        ("table1", (None, brats), "--brats .*: nothing that was asked for uses it"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            reproduce(find_items(items), output, SMOKE, *folders)
+    with pytest.raises(InputError, match="is a data set; expected a folder of its own"):
+        reproduce(find_items("table3"), brainweb, SMOKE)
+    assert not output.exists()
+    assert not (brainweb / ".lock").exists()
+
+
+def test_labels_that_are_missing_are_missed_before_training(brats: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(brats, folder)
+    (folder / "dataset.json").unlink()
+    with pytest.raises(InputError, match="lacks moving_labels, needed for scoring"):
+        given("brainweb", folder)
+
+
 def test_weights_of_a_cell_say_how_they_were_trained(brainweb: Path, tmp_path: Path) -> None:
     """A cell's card is a model's card like any other."""
     from crossmorph.reproduction.cells import voxelmorph

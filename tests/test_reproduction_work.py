@@ -43,21 +43,21 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 def test_a_cell_is_done_once(tmp_path: Path, pool: ProcessPoolExecutor, capfd: pytest.CaptureFixture[str]) -> None:
     cells = [cell(tmp_path, name) for name in ("one", "two")]
-    do_cells(cells, pool)
-    do_cells(cells, pool)
+    do_cells(cells, pool, "training")
+    do_cells(cells, pool, "training")
     assert [calls(tmp_path, name) for name in ("one", "two")] == [1, 1]
     assert all(each.done for each in cells)
-    assert "(2 of 2 cells" in capfd.readouterr().err
+    assert "(training: 2 of 2 cells" in capfd.readouterr().err
 
 
 def test_a_failure_is_told_and_the_others_are_kept(tmp_path: Path, pool: ProcessPoolExecutor) -> None:
     cells = [cell(tmp_path, "bad", fail, seconds=9), cell(tmp_path, "good")]
     with pytest.raises(FailedCellsError, match=r"1 of 2 cells failed: bad: ValueError: no such luck"):
-        do_cells(cells, pool)
+        do_cells(cells, pool, "training")
     assert calls(tmp_path, "good") == 1
     assert not cells[0].done
     repaired = [cell(tmp_path, "bad"), cells[1]]
-    do_cells(repaired, pool)
+    do_cells(repaired, pool, "training")
     assert calls(tmp_path, "good") == 1
     assert repaired[0].done
 
@@ -86,7 +86,7 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
             if __name__ == "__main__":
                 folder = pathlib.Path(sys.argv[1])
                 with workers(1) as pool:
-                    do_cells([Cell("long", folder, 1.0, 0, work, (folder,))], pool)
+                    do_cells([Cell("long", folder, 1.0, 0, work, (folder,))], pool, "training")
             """
         )
     )

@@ -42,6 +42,9 @@ def reproduce(
     except FailedCellsError as error:
         print(f"crossmorph: {error}", file=sys.stderr)
         raise SystemExit(FAILED) from error
+    except KeyboardInterrupt:
+        print("crossmorph: stopped; the same command goes on from here", file=sys.stderr)
+        raise
     for path in paths:
         if path.suffix == ".md":
             print(path.read_text(encoding="utf-8"))

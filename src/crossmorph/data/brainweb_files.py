@@ -181,7 +181,7 @@ def _check_neck(path: Path, data: np.ndarray) -> None:
     neck, others = data[:, :, 0].mean(), (data[0].mean(), data[-1].mean(), data[:, :, -1].mean())
     if neck <= max(others):
         raise InputError(
-            f"{path}: the neck is not cut by its lowest slice, so its axes are not x, y, z as its header says "
+            f"{path}: the neck is not cut by its lowest slice, so its axes are not x, y, z as they should be "
             "(brainweb-dl writes such files); expected the site's own file"
         )
 

@@ -128,7 +128,7 @@ def _first_visits(found: dict[str, dict[Kind, Path]]) -> list[Case]:
     for name, images in sorted(found.items()):
         missing = [kind for kind in NEEDED if kind not in images]
         if missing:
-            beside = next(iter(images.values()))
+            beside = images.get("t1") or images.get("t2") or next(iter(images.values()))
             raise InputError(f"{beside}: case {name} has no {' and no '.join(missing)} image; expected t1 and t2")
         case = Case(name, subject_of(name), images["t1"], images["t2"], images.get("tumour"))
         cases.setdefault(case.subject, case)

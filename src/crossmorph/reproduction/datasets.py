@@ -18,6 +18,11 @@ from crossmorph.reproduction.budgets import Budget, Counts
 Role = Literal["brainweb", "brats"]
 ROLES: tuple[Role, ...] = ("brainweb", "brats")
 SPLITS = ("train", "validation", "test")
+# What a pair must have to be scored by the paper's number.
+SCORED_BY: dict[Role, tuple[str, ...]] = {
+    "brainweb": ("moving_same", "moving_labels", "fixed_labels"),
+    "brats": ("moving_same",),
+}
 STAND_INS: dict[Role, str] = {
     "brainweb": "stand-in for BrainWeb: simulated brain slices (crossmorph prepare phantom)",
     "brats": "stand-in for BraTS: simulated brain slices with tumours",
@@ -70,12 +75,15 @@ def given(role: Role, folder: Path) -> Data:
     """A data set that ``crossmorph prepare`` wrote of what the user has.
 
     Raises:
-        InputError: a split is missing or cannot be read, or images differ in shape.
+        InputError: it is the other one, a split is missing or cannot be read, images differ in shape, or what they are
+            scored by is missing.
     """
     try:
         name = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, KeyError, TypeError):
         name = folder.name
+    if name in ROLES and name != role:
+        raise InputError(f"{folder}: is {name}, by its dataset.json; expected what `crossmorph prepare {role}` wrote")
     return described(role, folder, f"{name} ({folder})", None)
 
 
@@ -85,7 +93,7 @@ def described(role: Role, folder: Path, description: str, clean: Path | None) ->
     spacings: set[float] = set()
     for split in SPLITS:
         pairs = read_pairs(folder / split / "pairs.csv")
-        needed = () if split == "train" else ("moving_same",)
+        needed = () if split == "train" else SCORED_BY[role]
         for pair in pairs:
             missing = [column for column in needed if getattr(pair, column) is None]
             if missing:

@@ -105,7 +105,8 @@ def _draw_registrations(found: Found, scene: Scene, masks: bool) -> Figure:
         for column, name in enumerate(names):
             panels = axes[3 * block : 3 * block + 3, column]
             picture = hung(fixed if name == "fixed" else resample(shown, warps[name])).data
-            title = {"unregistered": "moving", "fixed": "fixed"}.get(name) or label(name, found.smoothness)
+            moving = "moving" if masks else "moving anatomy, as T1w"
+            title = {"unregistered": moving, "fixed": "fixed"}.get(name) or label(name, found.smoothness)
             _show(panels[0], picture, title)
             _frame(panels[0], corner, picture.shape)
             box = tuple(slice(at, at + side // BOX) for at, side in zip(corner, picture.shape, strict=True))
@@ -118,6 +119,10 @@ def _draw_registrations(found: Found, scene: Scene, masks: bool) -> Figure:
                 _draw_masks(panels[2], case, None)
     if masks:
         _draw_legend(figure)
+    else:
+        figure.supxlabel(
+            "below: absolute difference from the fixed image, 0 (black) to 0.5; its mean square", fontsize=7
+        )
     return figure
 
 
@@ -206,8 +211,12 @@ def _draw_stages(found: Found, scene: Scene) -> Figure:
         _draw_arrows(row[0], hung_warp(warp), farthest)
         row[0].set_title(f"{name} field", fontsize=8)
         draw_grid(row[1], Plane(fixed, hung_warp(warp), None), farthest)
-        row[1].set_title("warped grid, mm", fontsize=8)
-        _show(row[2], hung(resample(_scaled(case.moving), warp)).data, f"moving, moved by the {name} field")
+        row[1].set_title("warped grid; displacement, mm", fontsize=8)
+        _show(
+            row[2],
+            hung(resample(_scaled(case.moving), warp)).data,
+            f"moving, moved by the {name} field alone" if name == "fine" else f"moving, moved by the {name} field",
+        )
         _show(row[3], hung(_scaled(case.fixed)).data, "fixed")
     return figure
 

@@ -1,6 +1,6 @@
 """From an empty folder to the paper's tables and figures. Read it from top to bottom."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,7 +23,7 @@ from crossmorph.reproduction.cells import (
     hierarchy,
     voxelmorph,
 )
-from crossmorph.reproduction.datasets import Role, given, scored_pairs, stand_in
+from crossmorph.reproduction.datasets import Data, Role, given, scored_pairs, stand_in
 from crossmorph.reproduction.page import command_of, write_page
 from crossmorph.reproduction.scores import Entry, rows_of, scoring, speed
 from crossmorph.reproduction.tables import Found
@@ -92,32 +92,42 @@ def reproduce(
         The paths of tables and figures, and of the page that shows them.
 
     Raises:
-        InputError: data cannot be used, another run holds the folder, or antspyx is needed and not installed.
+        InputError: data cannot be used or are of no use, another run or a data set holds the folder, or antspyx is
+            needed and not installed.
         FailedCellsError: cells failed; what did not is kept.
     """
     if jobs < 1:
         raise InputError(f"received {jobs} jobs; expected at least 1")
     if any(NEEDS[item][1] for item in items):
         require("ants", "antspyx")  # now, and not after hours of training
-    folders: dict[Role, Path | None] = {"brainweb": brainweb, "brats": brats}
+    roles = dict.fromkeys(NEEDS[item][0] for item in items)
+    # The user's data first, so that what is wrong with them shows before anything long.
+    own = _own({"brainweb": brainweb, "brats": brats}, roles)
     output = output.resolve()
+    if (output / "dataset.json").exists():
+        raise InputError(f"{output}: is a data set; expected a folder of its own for tables, figures and the cache")
     with claimed(output), workers(jobs) as pool:
-        roles = dict.fromkeys(NEEDS[item][0] for item in items)
-        # The user's data first, so that what is wrong with them shows before anything long.
-        own = {role: given(role, folder) for role in roles if (folder := folders[role])}
         simulated = {role: stand_in(role, budget, output / "data", seed) for role in roles if role not in own}
         data = {**own, **simulated}
         contexts = {role: Context(data[role], budget, output / "cells", seed) for role in roles}
         networks = {role: _networks(contexts[role], items) for role in roles}
-        do_cells([cell for found in networks.values() for cell in found.cells], pool)
+        do_cells([cell for found in networks.values() for cell in found.cells], pool, "training")
         stiffer = {role: _as_smooth(contexts[role], found) for role, found in networks.items()}
-        do_cells([network.cell for found in stiffer.values() for network in found.values()], pool)
+        do_cells([network.cell for found in stiffer.values() for network in found.values()], pool, "training")
         scores = {role: _scorings(contexts[role], networks[role], stiffer[role]) for role in roles}
-        do_cells([cell for found in scores.values() for _, cell in found.values()], pool)
+        do_cells([cell for found in scores.values() for _, cell in found.values()], pool, "scoring")
         found = {role: _found(contexts[role], networks[role], stiffer[role], scores[role], pool) for role in roles}
         paths = [path for item in items for path in _write(item, output, found[NEEDS[item][0]])]
         command = command_of(items, output, budget.name, {role: data[role].folder for role in own}, seed)
         return [*paths, write_page(output, list(found.values()), paths, command)]
+
+
+def _own(folders: dict[Role, Path | None], roles: Collection[Role]) -> dict[Role, Data]:
+    """What the user gave. Raises InputError where it cannot be used, or is of no use to what is asked for."""
+    for role, folder in folders.items():
+        if folder and role not in roles:
+            raise InputError(f"--{role} {folder}: nothing that was asked for uses it; expected none, or more items")
+    return {role: given(role, folder) for role, folder in folders.items() if folder}
 
 
 def _networks(context: Context, items: Sequence[Item]) -> Networks:
@@ -203,7 +213,7 @@ def _found(
     """All rows of a data set, and the times, which are taken last, when nothing else runs."""
     timed = [(entry, cell) for name, (entry, cell) in scores.items() if "@" not in name and entry.kind != "noise-free"]
     times = speed(context, [entry for entry, _ in timed], [cell for _, cell in timed])
-    do_cells([times], pool)
+    do_cells([times], pool, "timing")
     smoothness = {
         f"vm-{likeness}": best_voxelmorph(tried, context.data.role).smoothness
         for likeness, tried in networks.voxelmorphs.items()

@@ -266,7 +266,9 @@ def _caption(table: Table, found: Found) -> str:
         sentences += [
             f"Seconds: median of {min(budget.timed, pairs)} pairs, all methods in one process.",
             f"VM's weight of smoothness was chosen out of {tried} on the validation pairs; the paper's is "
-            f"{PAPER_SMOOTHNESS:g}.",
+            f"{PAPER_SMOOTHNESS:g}."
+            if len(budget.smoothness) > 1
+            else f"The weight of smoothness is the paper's, {PAPER_SMOOTHNESS:g}.",
         ]
     return " ".join(sentences)
 

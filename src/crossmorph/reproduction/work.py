@@ -55,8 +55,10 @@ def cell_folder(cache: Path, name: str, depends_on: object) -> Path:
     return cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def do_cells(cells: Sequence[Cell], pool: ProcessPoolExecutor) -> None:
+def do_cells(cells: Sequence[Cell], pool: ProcessPoolExecutor, phase: str) -> None:
     """Do the cells that are not done yet, the longest first, in the pool's processes of one thread each.
+
+    ``phase`` says what they are for, in the progress.
 
     Raises:
         FailedCellsError: some failed; the others were finished first.
@@ -65,7 +67,7 @@ def do_cells(cells: Sequence[Cell], pool: ProcessPoolExecutor) -> None:
     if not waiting:
         return
     failures: list[str] = []
-    shown = _Progress(waiting)
+    shown = _Progress(waiting, phase)
     running: dict[Future[None], Cell] = {pool.submit(perform, cell): cell for cell in waiting}
     try:
         while running:
@@ -99,7 +101,8 @@ def perform(cell: Cell) -> None:
 class _Progress:
     """One bar over all cells with the time left; where there is no terminal, a line a cell on standard error."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], phase: str) -> None:
+        self.phase = phase
         self.total = sum(cell.seconds for cell in cells)
         self.ended = 0.0
         self.first = self._at = sum(_fraction(cell) * cell.seconds for cell in cells)
@@ -107,18 +110,20 @@ class _Progress:
         self.began = time.monotonic()
         self.bar = progress_bar(True)
         self.bar.start()
-        self.task: TaskID = self.bar.add_task(f"{self.count} cells", total=round(self.total))
+        self.task: TaskID = self.bar.add_task(phase, total=round(self.total))
 
     def finished(self, cell: Cell, error: BaseException | None) -> None:
         self.ended += cell.seconds
         self.done += 1
         if self.bar.disable:
             word = "FAILED" if error else "done"
-            print(f"{word} {cell.name} ({self.done} of {self.count} cells, {self._left()})", file=sys.stderr)
+            print(
+                f"{word} {cell.name} ({self.phase}: {self.done} of {self.count} cells, {self._left()})", file=sys.stderr
+            )
 
     def update(self, running: Any) -> None:
         self._at = self.ended + sum(_fraction(cell) * cell.seconds for cell in running)
-        label = f"cells {self.done} of {self.count}"
+        label = f"{self.phase}, {self.done} of {self.count} cells"
         self.bar.update(self.task, completed=self._at, description=label)
 
     def _left(self) -> str:

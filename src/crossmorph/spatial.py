@@ -205,10 +205,12 @@ def bspline_smooth(
     ``c = (B' f) / (B' 1)``, ``f_smooth = B c`` along each axis: a quasi-interpolant that keeps constants and has
     ``spacing`` voxels between control points, so that nothing finer than them is left.
     """
+    # In float64: how matrix products of float32 add up depends on the number of threads, and rounding hides that.
+    smooth = field.double()
     for axis in range(2, field.ndim):
-        smoother = torch.as_tensor(_bspline_smoother(field.shape[axis], spacing)).to(field)
-        field = (field.movedim(axis, -1) @ smoother.T).movedim(-1, axis)
-    return field
+        smoother = torch.as_tensor(_bspline_smoother(field.shape[axis], spacing)).to(smooth)
+        smooth = (smooth.movedim(axis, -1) @ smoother.T).movedim(-1, axis)
+    return smooth.to(field.dtype)
 
 
 def spatial_gradient(field: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel dim *space"]:

@@ -76,7 +76,8 @@ class PlaneConvolution(nn.Conv2d):
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out rows columns"]:
         """The convolution."""
-        if torch.is_grad_enabled() or not ONEDNN or image.device.type != "cpu" or image.dtype != torch.float32:
+        learning = torch.is_grad_enabled() and (self.weight.requires_grad or image.requires_grad)
+        if learning or not ONEDNN or image.device.type != "cpu" or image.dtype != torch.float32:
             return super().forward(image)
         assert isinstance(self.padding, tuple)  # and no word, of those that PyTorch knows
         convolved: Tensor = torch.mkldnn_convolution(

@@ -534,7 +534,9 @@ def test_a_worker_of_two_is_killed_midway(
         summary = given.run(scheduler=cluster.scheduler_address, threads=1)
         assert killer.wait() == 0
     assert (summary.done + summary.skipped, summary.failed) == (12, 0)
-    assert all(names(given.output / name) == FILES for name in pairs)
+    # Who dies in the middle of a write may leave a hidden file.
+    found = [{file for file in names(given.output / name) if not file.startswith(".")} for name in pairs]
+    assert found == [FILES] * len(pairs)
     lines = log()
     assert all(lines[f"{name} done"] == 1 for name in pairs)
     begun = Counter(line.split()[-1] for line in lines if "begins" in line)

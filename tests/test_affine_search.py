@@ -60,6 +60,20 @@ def test_a_brain_is_not_blown_up_to_fill_a_head(shape: tuple[int, ...]) -> None:
     assert (sizes - 1).abs().max() < 0.05, sizes
 
 
+@pytest.mark.parametrize("degrees", [-145.0, 178.0])
+def test_slices_that_lie_any_way_are_found_where_all_ways_are_tried(degrees: float) -> None:
+    moving = anatomy(SHAPES[0])
+    truth = pull_back(2, degrees, 1.0, 2.0)
+    fixed = spatial.warp(moving, affine_displacement(truth, moving), outside="zero")
+    errors = []
+    for around in (True, False):
+        found = search_affine(fixed, moving, same_place(fixed), around)
+        difference = affine_displacement(found, moving) - affine_displacement(truth, moving)
+        errors.append(float(torch.linalg.vector_norm(difference, dim=1, keepdim=True)[fixed > 0.3].mean()))
+    assert errors[0] < 0.7
+    assert errors[1] > 5
+
+
 def test_a_shift_beyond_the_grid_is_found_by_the_centres_of_intensity() -> None:
     picture = anatomy((48, 48))
     moving = torch.nn.functional.pad(picture, [0, 0, 60, 0])

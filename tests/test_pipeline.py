@@ -22,6 +22,7 @@ from crossmorph.pipeline import (
     register_networks,
     translated_image,
 )
+from crossmorph.start import searched_place
 from crossmorph.transform import Warp, read_transform, resample, resample_warp
 
 Placement = tuple[tuple[int, ...], ndarray]
@@ -231,7 +232,17 @@ def turned(image: Image, degrees: float, offset: tuple[float, float]) -> Image:
     return Image(image.data, affine)
 
 
-@pytest.mark.parametrize(("degrees", "offset"), [(35, (20.0, -15.0)), (-40, (0.0, 30.0)), (0, (500.0, 0.0))])
+FAR = [
+    (35, (20.0, -15.0)),
+    (-40, (0.0, 30.0)),
+    (0, (500.0, 0.0)),
+    (100, (15.0, 10.0)),
+    (-150, (0.0, 0.0)),
+    (180, (5.0, 0.0)),
+]
+
+
+@pytest.mark.parametrize(("degrees", "offset"), FAR)
 def test_pairs_that_start_far_apart_end_where_near_ones_do(case, plain, model, degrees, offset):
     far = turned(case.moving, degrees, offset)
     labels = Image(case.moving_labels.data, far.affine)
@@ -241,6 +252,25 @@ def test_pairs_that_start_far_apart_end_where_near_ones_do(case, plain, model, d
     assert dice > 0.95 * near
     assert dice > mean_dice(on(labels, (case.fixed.shape, case.fixed.affine)).data, case.fixed_labels.data) + 0.3
     assert loop_mm(found.warp, found.inverse, case.fixed_labels.data > 0).max() < 1.5
+
+
+def test_the_search_is_asked_where_the_images_stay_unlike_alone(case, plain, model, monkeypatch):
+    """Nearby it changes nothing, whether it is asked or not: another place has to be surely better."""
+    asked = []
+
+    def search(*given):
+        asked.append(searched_place(*given))
+        return asked[-1]
+
+    monkeypatch.setattr("crossmorph.pipeline.searched_place", search)
+    assert np.array_equal(register_images(case.moving, case.fixed, model).warp.displacement, plain.warp.displacement)
+    assert not asked
+    monkeypatch.setattr("crossmorph.pipeline.ALIKE", 1.1)
+    assert np.array_equal(register_images(case.moving, case.fixed, model).warp.displacement, plain.warp.displacement)
+    assert len(asked) == 1
+    for start in ("none", "centers", np.eye(3)):
+        register_images(case.moving, case.fixed, model, Settings(start))
+    assert len(asked) == 1
 
 
 def test_smoothness_is_obeyed_and_checked(case, model):

@@ -357,3 +357,25 @@ def test_mi_of_some_voxels_is_that_of_an_image_of_these_alone():
     expected = similarity.mi(varying[:, :, 1:4, 2:7], constant[:, :, 1:4, 2:7])
     torch.testing.assert_close(similarity.mi(varying, constant, where), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(similarity.mi(varying, constant, torch.zeros_like(where)), torch.zeros(2))
+
+
+@dimensions
+def test_windows_correlation_is_pearsons_squared_of_each_bright_window(shape):
+    varying, constant = images(shape)
+    window, step = 5, 3
+    constant = constant - 0.3 * (torch.arange(shape[0]).view(1, 1, -1, *[1] * (len(shape) - 1)) > shape[0] // 2)
+    expected = []
+    for a, b in zip(varying[:, 0].numpy(), constant[:, 0].numpy(), strict=True):
+        corners = np.ndindex(*((size - window) // step + 1 for size in shape))
+        cubes = [tuple(slice(step * k, step * k + window) for k in corner) for corner in corners]
+        bright = [cube for cube in cubes if b[cube].mean() > b.mean() / 2]
+        assert 0 < len(bright) < len(cubes)
+        moments = [np.cov(a[cube].ravel(), b[cube].ravel(), bias=True) for cube in bright]
+        expected.append(np.mean([m[0, 1] ** 2 / (m[0, 0] * m[1, 1] + 1e-7) for m in moments]))
+    assert_near(similarity.windows_correlation(varying, constant, window, step), np.array(expected))
+
+
+def test_windows_correlation_of_nothing_is_none():
+    varying, _ = images((20, 24))
+    assert_near(similarity.windows_correlation(varying, torch.zeros_like(varying)), [0, 0])
+    assert_near(similarity.windows_correlation(varying[..., :5], varying[..., :5]), [0, 0])

@@ -20,6 +20,7 @@ CANVASES = {2: (32, 64), 3: (24, 40)}  # voxels a side, of the search and of the
 STEPS = (40, 24)  # of ascent on each
 TURN = 0.6  # radians between the rotations tried about each axis
 TURNED = {2: 2, 3: 1}  # rotations to either side
+AROUND = 5  # of slices, where they may lie any way: 11 rotations of 33 degrees
 KEPT = 3  # places from which the ascent begins
 TISSUE = 0.05  # brighter voxels show something
 SHARED = 0.5  # weight of the mutual information where both images show something
@@ -38,7 +39,9 @@ class _View(NamedTuple):
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def search_affine(fixed: Float[Tensor, "1 1 *fixed"], moving: Float[Tensor, "1 1 *moving"], start: Affine) -> Affine:
+def search_affine(
+    fixed: Float[Tensor, "1 1 *fixed"], moving: Float[Tensor, "1 1 *moving"], start: Affine, around: bool = False
+) -> Affine:
     """The affine map under which the moving image fits best, or the start if none fits better.
 
     Rotations about the images' centres of intensity, and the place where the moving image is believed to lie, are
@@ -49,11 +52,13 @@ def search_affine(fixed: Float[Tensor, "1 1 *fixed"], moving: Float[Tensor, "1 1
         fixed: the fixed image in [0, 1].
         moving: the moving image in [0, 1], with voxels of the same size; its grid may have another shape.
         start: where the moving image is believed to lie.
+        around: whether slices are turned all the way around. Brains look much the same upside down, so that of a pair
+            that lies as it should another place may look better.
     """
     fixed, moving = fixed.detach().clone(), moving.detach().clone()
     start = Affine(*(part.detach().clone() for part in start))
     coarse, fine = (_view(fixed, moving, side) for side in CANVASES[fixed.ndim - 2])
-    tried = _join([start, _turned(coarse, start)])
+    tried = _join([start, _turned(coarse, start, around)])
     kept = _take(tried, _agreement(coarse, tried).argsort(descending=True)[:KEPT])
     climbed = _climb(coarse, _join([start, kept]), STEPS[0])
     best = _agreement(coarse, climbed).argmax().unsqueeze(0)
@@ -78,10 +83,11 @@ def _divided(image: Tensor, factor: float) -> tuple[int, ...]:
     return tuple(max(1, round(size / factor)) for size in image.shape[2:])
 
 
-def _turned(view: _View, start: Affine) -> Affine:
+def _turned(view: _View, start: Affine, around: bool) -> Affine:
     """Rotations that lay the moving image's centre of intensity on the fixed one's."""
     dim = view.fixed.ndim - 2
-    reach = [TURN * step for step in range(-TURNED[dim], TURNED[dim] + 1)]
+    steps = AROUND if around and dim == 2 else TURNED[dim]
+    reach = [TURN * step for step in range(-steps, steps + 1)]
     planes = [(i, j) for j in range(dim) for i in range(j)]
     generators = torch.zeros(len(reach) ** len(planes), dim, dim)
     for turn, angles in zip(generators, product(reach, repeat=len(planes)), strict=True):

@@ -103,6 +103,25 @@ def ncc(
     return (cross * cross / (variances + 1e-5)).flatten(1).mean(1)
 
 
+def windows_correlation(
+    varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"], window: int = 9, step: int = 4
+) -> Float[Tensor, " batch"]:
+    """Mean squared correlation over cubes of ``window`` voxels within the image, every ``step`` voxels along each axis.
+
+    A glance at what :func:`ncc` looks at closely. Only cubes count in which ``constant`` is brighter than half its
+    mean; 0 where there are none, or where the image is smaller than one.
+    """
+    if min(constant.shape[2:]) < window:
+        return constant.new_zeros(len(constant))
+    pool = F.avg_pool2d if constant.ndim == 4 else F.avg_pool3d
+    moments = [varying, constant, varying * varying, constant * constant, varying * constant]
+    i, j, ii, jj, ij = pool(torch.cat(moments, dim=1), window, step).flatten(2).unbind(1)
+    cross = ij - i * j
+    squared = cross * cross / ((ii - i * i).clamp_min(0) * (jj - j * j).clamp_min(0) + 1e-7)
+    bright = j > constant.flatten(1).mean(1, keepdim=True) / 2
+    return (squared * bright).sum(1) / bright.sum(1).clamp_min(1)
+
+
 def gradient_directions(image: Float[Tensor, "batch 1 *space"], window: int = 7) -> Float[Tensor, "batch dim *space"]:
     """Unit vectors of the image gradient summed over a cube of ``window`` voxels; zero where there is no gradient."""
     axes = tuple(range(2, image.ndim))

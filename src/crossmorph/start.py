@@ -1,5 +1,6 @@
 """Where the moving image lies when the hierarchy first sees it: where its header says, centred, or affinely moved."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from crossmorph.affine import Affine
 from crossmorph.affine_files import read_affine_transform
+from crossmorph.affine_search import search_affine
 from crossmorph.errors import InputError
 from crossmorph.grid import Grid, centre, covering_grid, onto_grid
 from crossmorph.hierarchy import Hierarchy
@@ -67,16 +69,46 @@ def places(
         matrix[:-1, -1] = centre(moving) - centre(fixed)
     if start != "affine":
         return [matrix]
+    found = _led_on(moving, target, grid, hierarchy, matrix, hierarchy.register_affine)
+    return [matrix] if found is None else [matrix, found]
+
+
+def searched_place(
+    moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hierarchy
+) -> Float[ndarray, "n n"]:
+    """Where a search leads that asks no network and turns slices all the way around: slow, and hardly ever lost.
+
+    Arguments as of :func:`places`, where the fields of view are laid centre on centre to begin with.
+    """
+    matrix = np.eye(fixed.dim + 1)
+    matrix[:-1, -1] = centre(moving) - centre(fixed)
+
+    def search(there: Tensor, here: Tensor, start: Affine) -> Affine:
+        return search_affine(here, there, start, around=True)
+
+    found = _led_on(moving, target, grid, hierarchy, matrix, search)
+    return matrix if found is None else found
+
+
+def _led_on(
+    moving: Image,
+    target: Tensor,
+    grid: Grid,
+    hierarchy: Hierarchy,
+    matrix: Float[ndarray, "n n"],
+    method: Callable[[Tensor, Tensor, Affine], Affine],
+) -> Float[ndarray, "n n"] | None:
+    """Where an affine method ``(moving, fixed, start)`` leads from a place, or None where it stays."""
     # Both images in voxels of one size, each on a grid that shows all of it.
     spacing = float(np.linalg.norm(grid.affine[:-1, 0]))
     there = covering_grid(moving, spacing, hierarchy.divisor)
     source = torch.from_numpy(onto_grid(moving, there).data)[None, None].to(target)
     begin = _about_centres(np.linalg.inv(there.affine) @ matrix @ grid.affine, grid, there, target)
     with torch.inference_mode():
-        found = hierarchy.register_affine(source, target, begin)
+        found = method(source, target, begin)
     if torch.equal(found.matrix, begin.matrix) and torch.equal(found.shift, begin.shift):
-        return [matrix]
-    return [matrix, there.affine @ _from_centres(found, grid, there) @ np.linalg.inv(grid.affine)]
+        return None
+    return np.asarray(there.affine @ _from_centres(found, grid, there) @ np.linalg.inv(grid.affine))
 
 
 def _about_centres(voxels: Float[ndarray, "n n"], fixed: Grid, moving: Grid, like: Tensor) -> Affine:

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from calibration_pairs import KINDS
-from torch import Tensor
 
-from crossmorph.calibration import Calibration, foretold
-from crossmorph.doubt import MOST
-from crossmorph.quality import LEAST_NUMBER, logarithms
+from crossmorph.calibration import Calibration, foretold, logarithms
+from crossmorph.doubt_network import MOST
 
 Flags = Callable[[Any, Calibration], Mapping[str, str]]
 FALSE_ALARMS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -28,7 +26,7 @@ def tables(trials: Mapping[Any, list[Any]], calibration: Calibration, flags: Fla
         done = [row for row in rows if row is not None]
         text += [f"## {split}, {len(done)} pairs, {len(rows) - len(done)} refused", found(done, calibration, flags)]
         text += [by_kind(done, calibration, flags), single_flags(done, calibration, flags), roc(done, calibration)]
-        text += [reliability(done, calibration), spent(done)]
+        text += [reliability(done), spent(done)]
     return "\n\n".join(text) + "\n"
 
 
@@ -36,7 +34,7 @@ def found(rows: list[Any], calibration: Calibration, flags: Flags) -> str:
     """The three figures that count, each with its 95% interval (Wilson)."""
     raised = np.array([bool(flags(row, calibration)) for row in rows])
     failed = np.array(["failed" in flags(row, calibration).values() for row in rows])
-    error = np.array([row.error for row in rows])
+    error = np.array([row.trial.error for row in rows])
     groups = {
         "true median error above 2 mm": np.isfinite(error) & (error > 2),
         "above 3 mm": np.isfinite(error) & (error > 3),
@@ -55,12 +53,12 @@ def found(rows: list[Any], calibration: Calibration, flags: Flags) -> str:
 def by_kind(rows: list[Any], calibration: Calibration, flags: Flags) -> str:
     lines = ["| kind | pairs | median error mm | bad | bad found | good flagged |", "|---|---|---|---|---|---|"]
     for kind in KINDS:
-        of = [row for row in rows if row.kind == kind]
+        of = [row for row in rows if row.trial.kind == kind]
         if not of:
             continue
-        known = [row.error for row in of if math.isfinite(row.error)]
+        known = [row.trial.error for row in of if math.isfinite(row.trial.error)]
         raised = [bool(flags(row, calibration)) for row in of]
-        bad = [row.bad for row in of]
+        bad = [row.trial.bad for row in of]
         hits = sum(a and b for a, b in zip(bad, raised, strict=True))
         alarms = sum(b and not a for a, b in zip(bad, raised, strict=True))
         middle = f"{np.median(known):.2f}" if known else "-"
@@ -75,7 +73,8 @@ def single_flags(rows: list[Any], calibration: Calibration, flags: Flags) -> str
     for name in sorted({name for names in raised for name in names}):
         shares = [
             np.mean(
-                [float(name in names) for row, names in zip(rows, raised, strict=True) if row.bad == bad] or [math.nan]
+                [float(name in names) for row, names in zip(rows, raised, strict=True) if row.trial.bad == bad]
+                or [math.nan]
             )
             for bad in (True, False)
         ]
@@ -86,13 +85,14 @@ def single_flags(rows: list[Any], calibration: Calibration, flags: Flags) -> str
 def roc(rows: list[Any], calibration: Calibration) -> str:
     """Bad pairs found at shares of false alarms, by one number alone; and the area under the curve."""
     scores = {
-        "expected error": [float(foretold(calibration.error, logarithms(row.numbers))) for row in rows],
-        **{name: [row.numbers[name] for row in rows] for name in ("order", "shift", "residual")},
-        **{f"- {name}": [-row.numbers[name] for row in rows] for name in ("correlation", "mi_final")},
-        "log Jacobian": [row.numbers["log_jacobian"] for row in rows],
-        "inverse": [row.numbers["inverse_consistency"] for row in rows],
+        "expected error": [foretold(calibration, logarithms(row.trial.numbers), row.doubt) for row in rows],
+        "mean doubt": [row.doubt for row in rows],
+        **{name: [row.trial.numbers[name] for row in rows] for name in ("order", "shift", "residual")},
+        **{f"- {name}": [-row.trial.numbers[name] for row in rows] for name in ("correlation", "mi_final")},
+        "log Jacobian": [row.trial.numbers["log_jacobian"] for row in rows],
+        "inverse": [row.trial.numbers["inverse_consistency"] for row in rows],
     }
-    bad = np.array([row.bad for row in rows])
+    bad = np.array([row.trial.bad for row in rows])
     header = " | ".join(f"{share:.0%}" for share in FALSE_ALARMS)
     lines = [f"| found at false alarms of | area | {header} |", "|---" * (2 + len(FALSE_ALARMS)) + "|"]
     for name, values in scores.items():
@@ -103,14 +103,11 @@ def roc(rows: list[Any], calibration: Calibration) -> str:
     return "\n".join(lines)
 
 
-def reliability(rows: list[Any], calibration: Calibration) -> str:
+def reliability(rows: list[Any]) -> str:
     """Doubt foretold against errors measured, voxel by voxel, in lesions apart."""
-    spacing = rows[0].numbers["working_spacing"]
-    with_voxels = [row for row in rows if len(row.voxels)]
-    inputs, errors = doubt_inputs(with_voxels, calibration.error)
-    lesion = np.concatenate([row.voxels[:, 1].numpy() for row in with_voxels]) > 0
-    told = spacing * foretold(calibration.doubt, inputs).clamp_max(MOST).numpy()
-    true = spacing * errors.clamp_max(MOST).numpy()
+    spacing = rows[0].trial.numbers["working_spacing"]
+    true, told, lesion = torch.cat([row.voxels for row in rows]).clamp_max(MOST).numpy().T
+    true, told, lesion = spacing * true, spacing * told, lesion > 0
     lines = [f"| doubt mm | voxels | mean doubt | mean error (at most {spacing * MOST:g} mm) | median | in lesions |"]
     lines.append("|---" * 6 + "|")
     for low, high in pairwise(BINS):
@@ -122,16 +119,6 @@ def reliability(rows: list[Any], calibration: Calibration) -> str:
         values = f"{told[here].mean():.2f} | {true[here].mean():.2f} | {np.median(true[here]):.2f}"
         lines.append(f"| {low:g} to {high:g} | {here.sum()} | {values} | {of_lesion} |")
     return "\n".join(lines)
-
-
-def doubt_inputs(rows: list[Any], error: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of the maps and of the pair, and the errors in voxels, of all sampled voxels."""
-    inputs = []
-    for row in rows:
-        pair = min(float(foretold(error, logarithms(row.numbers))), MOST)
-        whole = torch.full((len(row.voxels), 1), math.log(pair + LEAST_NUMBER))
-        inputs.append(torch.cat([row.voxels[:, 2:], whole], dim=1))
-    return torch.cat(inputs), torch.cat([row.voxels[:, 0] for row in rows])
 
 
 def spent(rows: list[Any]) -> str:

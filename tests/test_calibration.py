@@ -6,23 +6,28 @@ import pytest
 import torch
 
 from crossmorph.calibration import (
+    FORETELLING,
+    LENGTHS,
     LIMITS,
+    NETWORK,
     SUFFIX,
     Calibration,
     _shipped,
     calibration_of,
     foretold,
+    logarithms,
     read_calibration,
     unfamiliarity,
     usual_features,
     write_calibration,
 )
-from crossmorph.checkpoint import load_model, save_tensors, shipped_models
+from crossmorph.checkpoint import load_model, load_tensors, save_tensors, shipped_models
+from crossmorph.doubt_network import DoubtNetwork
 from crossmorph.errors import InputError
 
 MADE = Calibration(
-    error=torch.tensor([0.5, 0.0, 0.0]),
-    doubt=torch.tensor([1.0, -1.0]),
+    network=DoubtNetwork(2, len(FORETELLING)),
+    error=torch.tensor([0.5, 0.25, math.log(2.0)]),
     feature_mean=torch.tensor([1.0, 2.0]),
     feature_scale=torch.tensor([0.5, 2.0]),
     feature_precision=torch.eye(2),
@@ -37,8 +42,11 @@ def test_what_is_written_is_read(tmp_path):
     found = read_calibration(path)
     assert found.limits == MADE.limits
     assert found.origin == MADE.origin
-    for name in ("error", "doubt", "feature_mean", "feature_scale", "feature_precision"):
+    for name in ("error", "feature_mean", "feature_scale", "feature_precision"):
         assert torch.equal(getattr(found, name), getattr(MADE, name)), name
+    weights = found.network.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in MADE.network.state_dict().items())
+    assert not found.network.training
 
 
 @pytest.mark.parametrize(
@@ -52,24 +60,44 @@ def test_what_is_written_is_read(tmp_path):
     ],
 )
 def test_another_file_is_refused(tmp_path, text):
-    tensors = {name: value for name, value in MADE._asdict().items() if isinstance(value, torch.Tensor)}
     path = tmp_path / f"m{SUFFIX}"
+    write_calibration(path, MADE)
+    tensors, _ = load_tensors(path)
     save_tensors(path, tensors, text)
     with pytest.raises(InputError, match="not a calibration"):
         read_calibration(path)
 
 
-def test_tensors_of_another_shape_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("feature_precision", torch.ones(2)),
+        ("error", None),
+        ("more", torch.ones(2)),
+        (NETWORK + "stem.0.weight", None),
+        (NETWORK + "stem.0.weight", torch.ones(24, 11, 3, 3, 3, 3)),
+        (NETWORK + "mean", torch.ones(3)),
+    ],
+)
+def test_tensors_of_other_names_or_shapes_are_refused(tmp_path, name, tensor):
     path = tmp_path / f"m{SUFFIX}"
-    write_calibration(path, MADE._replace(feature_precision=torch.ones(2)))
+    write_calibration(path, MADE)
+    tensors, text = load_tensors(path)
+    changed = {**tensors, name: tensor}
+    save_tensors(path, {name: tensor for name, tensor in changed.items() if tensor is not None}, text)
     with pytest.raises(InputError, match="not a calibration"):
         read_calibration(path)
 
 
 def test_errors_are_powers_of_what_foretells_them():
-    """``exp(0.5 log 9) = 3``."""
-    weights = torch.tensor([0.5, 0.0])
-    assert float(foretold(weights, torch.tensor([math.log(9.0)]))) == pytest.approx(3, rel=1e-5)
+    """``2 * 9^0.5 * 16^0.25 = 12``."""
+    assert foretold(MADE, torch.tensor([math.log(9.0)]), 16.0) == pytest.approx(12, rel=1e-5)
+
+
+def test_what_foretells_does_not_depend_on_the_unit():
+    numbers = dict.fromkeys((*FORETELLING, "working_spacing"), 0.6)
+    lengths = {name: 10 * numbers[name] for name in (*LENGTHS, "working_spacing")}
+    torch.testing.assert_close(logarithms(numbers | lengths), logarithms(numbers))
 
 
 def test_distance_is_that_of_the_stranger_image():

@@ -218,6 +218,17 @@ def test_what_changed_is_done_again_and_only_that(given: Given, here: None, name
     assert set(given.statuses(**options).values()) == {"skipped"}
 
 
+def test_another_calibration_judges_anew(
+    given: Given, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "calibration"
+    monkeypatch.setattr("crossmorph.cohort.calibration_file", lambda _: path)
+    for content, status in ((None, "done"), (b"one", "done"), (b"one", "skipped"), (b"two", "done")):
+        if content:
+            path.write_bytes(content)
+        assert set(given.statuses().values()) == {status}
+
+
 def test_the_shipped_weights_need_no_name(given: Given, here: None) -> None:
     for status in ("done", "skipped"):
         summary = register_cohort(given.pairs, given.output, settings=QUICK)

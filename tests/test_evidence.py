@@ -1,7 +1,5 @@
 """Evidence: networks that obey, or ignore, what they are shown leave the distances that arithmetic says."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -66,9 +64,9 @@ def test_networks_that_follow_leave_nothing(dim):
     found = (1.0, 2.0, -1.0)[:dim]
     followed = tuple(u - s for u, s in zip(found, SHIFT, strict=False))
     evidence = gather(registered(found, [followed, tuple(-u for u in found)]))
-    assert evidence.shifted.shape == SHAPES[dim]
-    assert float(evidence.shifted.max()) == pytest.approx(0, abs=1e-6)
-    assert float(evidence.swapped.max()) == pytest.approx(0, abs=1e-6)
+    assert evidence.shifted.shape == evidence.swapped.shape == (dim, *SHAPES[dim])
+    assert float(evidence.shifted.abs().max()) == pytest.approx(0, abs=1e-6)
+    assert float(evidence.swapped.abs().max()) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -76,8 +74,19 @@ def test_networks_that_never_move_leave_the_shift_and_the_field(dim):
     """The field stands still while the image went away by SHIFT; in the other order nothing takes the field back."""
     found = (3.0, 0.0, 0.0)[:dim]
     evidence = gather(registered(found, [found, (0.0,) * dim]))
-    assert float(evidence.shifted.mean()) == pytest.approx(math.hypot(*SHIFT[:dim]), rel=1e-5)
-    assert float(evidence.swapped.mean()) == pytest.approx(3.0, rel=1e-5)
+    assert evidence.shifted.flatten(1).mean(1).tolist() == pytest.approx(SHIFT[:dim], rel=1e-5)
+    assert evidence.swapped.flatten(1).mean(1).tolist() == pytest.approx(found, abs=1e-5)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_images_are_moved_by_the_final_field(dim):
+    """A whole number of voxels along the first axis."""
+    found = (2.0, 0.0, 0.0)[:dim]
+    pair = registered(found, [found, (0.0,) * dim])
+    pair = pair._replace(moving=0.5 * pair.moving)
+    evidence = gather(pair)
+    torch.testing.assert_close(evidence.moved[:-2], pair.moving[0, 0, 2:])
+    torch.testing.assert_close(evidence.translated[:-2], pair.result.translated[0, 0, 2:])
 
 
 def test_the_networks_see_the_image_moved_away_and_the_pair_swapped():
@@ -138,7 +147,7 @@ def test_shipped_weights_agree_with_themselves_on_a_pair_and_not_on_noise(phanto
     noise = Image(np.random.default_rng(0).random(moving.shape).astype(np.float32), moving.affine)
     good, bad = (gather(register_images(image, fixed, model)) for image in (moving, noise))
     for name in ("shifted", "swapped"):
-        right, wrong = (float(getattr(each, name)[each.foreground].median()) for each in (good, bad))
+        right, wrong = (float(getattr(each, name).norm(dim=0)[each.foreground].median()) for each in (good, bad))
         assert right < 1
         assert wrong > 3 * right
     assert float(good.correlation[good.foreground].mean()) > 2 * float(bad.correlation[bad.foreground].mean())

@@ -6,23 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from crossmorph.calibration import Calibration
+from crossmorph.calibration import FORETELLING, LEAST_NUMBER, Calibration
+from crossmorph.doubt_network import DoubtNetwork
 from crossmorph.evidence import Evidence
 from crossmorph.grid import Grid
 from crossmorph.hierarchy import Flow, Registration
 from crossmorph.image import Image, scale_intensity
 from crossmorph.pipeline import Fallback, Registered
 from crossmorph.quality import (
-    FORETELLING,
     LARGEST_INCONSISTENCY,
     LARGEST_STRETCH,
     LEAST_AGREEMENT,
-    LEAST_NUMBER,
     SMALL_OVERLAP,
     UNCALIBRATED,
     calibrate,
     judge,
-    logarithms,
+    mean_doubt,
     measure_plain,
 )
 from crossmorph.refine import Refinement
@@ -95,7 +94,8 @@ def registered(flow: Flow, spacing: float = 2.0) -> Registered:
 def evidence() -> Evidence:
     """Distances that grow along the first axis from 0 to 15 voxels, of which the foreground is the first five rows."""
     rows = torch.arange(SHAPE[0]).float()[:, None].expand(*SHAPE)
-    return Evidence(rows, rows / 2, torch.full(SHAPE, 0.25), rows / 100, rows < 5, 1.2)
+    vectors = torch.stack([0.6 * rows, -0.8 * rows])
+    return Evidence(vectors, vectors / 2, rows, rows, torch.full(SHAPE, 0.25), rows / 100, rows < 5, 1.2)
 
 
 def constant(x: float) -> torch.Tensor:
@@ -171,6 +171,18 @@ def test_one_folded_cell_of_all():
     assert scores(registered(Flow(field, field)))["folds_percent"] == pytest.approx(100 * 2 / cells)
 
 
+def test_forward_and_inverse_are_compared_where_the_moving_image_shows_something():
+    """A field and an inverse that differ by two voxels in the right half, where the moving image is black."""
+    field, nothing = constant(0), constant(0)
+    field[..., 8:] = 2
+    pair = registered(Flow(field, nothing))
+    assert scores(pair)["inverse_consistency"] > 0
+    moving = pair.moving.clone()
+    moving[..., 5:] = 0
+    moving[..., :5] = 1
+    assert scores(pair._replace(moving=moving))["inverse_consistency"] == 0
+
+
 def test_refining_is_told_of():
     pair = registered(Flow(constant(2), constant(-2)))
     refinement = Refinement(pair.result.final, 7, 0.1, 1.0, 1.2, True)
@@ -178,25 +190,25 @@ def test_refining_is_told_of():
 
 
 def test_calibration_adds_lengths_in_the_unit_of_the_image():
-    """Weight 1 on the median of `order` and the constant log 3: three times 0.2 voxels and the floor."""
-    weights = torch.zeros(len(FORETELLING) + 1)
-    weights[FORETELLING.index("order")], weights[-1] = 1, math.log(3)
+    """Weight 1 on the median of `order`, 1/2 on the mean doubt and the constant log 3: the product, 6 (.2 + floor)."""
+    weights = torch.zeros(len(FORETELLING) + 2)
+    weights[FORETELLING.index("order")], weights[-2:] = 1, torch.tensor([0.5, math.log(3)])
     names = ("order", "shift", "expected_error", "expected_error_failed", "unfamiliarity")
     limits = dict(zip(names, (2.0, 3.0, 4.0, 5.0, 6.0), strict=True))
-    unit = torch.ones(1), torch.eye(1)
-    calibration = Calibration(weights, torch.zeros(2), torch.zeros(1), *unit, limits, {})
-    added = calibrate(PLAIN, torch.tensor([[1.0], [-3.0]]), calibration)
-    assert added["expected_error"] == pytest.approx(1.5 * 3 * (0.2 + LEAST_NUMBER), rel=1e-5)
+    unit = torch.zeros(1), torch.ones(1), torch.eye(1)
+    calibration = Calibration(DoubtNetwork(2, len(FORETELLING)), weights, *unit, limits, {})
+    added = calibrate(PLAIN, torch.tensor([[1.0], [-3.0]]), 4.0, calibration)
+    assert added["expected_error"] == pytest.approx(1.5 * 6 * (0.2 + LEAST_NUMBER), rel=1e-5)
     assert added["expected_error_limit"] == 6.0
     assert added["expected_error_failed"] == 7.5
     assert (added["order_limit"], added["shift_limit"]) == (3.0, 4.5)
     assert added["unfamiliarity"] == pytest.approx(0.5)
 
 
-def test_what_foretells_does_not_depend_on_the_unit():
-    lengths = {"order", "shift", "order_quartile", "shift_quartile", "working_spacing"}
-    pixels = {name: value * 10 if name in lengths else value for name, value in PLAIN.items()}
-    torch.testing.assert_close(logarithms(pixels), logarithms(PLAIN))
+def test_doubt_is_averaged_by_its_logarithm_where_there_is_something():
+    doubt = torch.tensor([[1.0, 4.0], [16.0, 6.0]])
+    inside = torch.tensor([[True, True], [True, False]])
+    assert mean_doubt(doubt, inside) == pytest.approx(4)
 
 
 def test_good_numbers_raise_no_flag():

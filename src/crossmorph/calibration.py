@@ -16,10 +16,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossmorph.checkpoint import Model, load_tensors, save_tensors
+from crossmorph.doubt_network import DoubtNetwork
 from crossmorph.errors import InputError
+from crossmorph.files import brief
 
 SUFFIX = ".quality.safetensors"
+SHAPES = {"error": 1, "feature_mean": 1, "feature_scale": 1, "feature_precision": 2}  # axes of the other tensors
 LIMITS = ("order", "shift", "expected_error", "expected_error_failed", "unfamiliarity")
+NETWORK = "network."  # begins the names of the network's tensors in the file
+# What foretells the error of a pair: logarithms of these numbers.
+LENGTHS = ("order_quartile", "order", "shift_quartile", "shift")
+FORETELLING = (*LENGTHS, "correlation", "residual", "mi_final")
+LEAST_NUMBER = 0.02  # so that the logarithm of a perfect number is finite
 SHRINKAGE = 0.2  # of the correlations of features towards none: there are hardly more pairs than features
 
 
@@ -27,9 +35,9 @@ class Calibration(NamedTuple):
     """How numbers of a registration become an expected error and a distance, and what of them is too much.
 
     Attributes:
-        error: weights of the logarithms of the numbers that foretell a pair's median error, a constant last; the sum
-            is the logarithm of the error, in voxels of the working grid.
-        doubt: the same for the error of a voxel, see :mod:`crossmorph.doubt`.
+        network: what foretells the error of every voxel, see :mod:`crossmorph.doubt_network`.
+        error: weights of what foretells a pair's median error: the logarithms of ``FORETELLING``, that of the mean
+            doubt, and a constant; the sum is the logarithm of the error, in voxels of the working grid.
         feature_mean: of :func:`crossmorph.evidence.appearance` over training pairs.
         feature_scale: their standard deviations.
         feature_precision: the inverse of their correlations, shrunk.
@@ -37,8 +45,8 @@ class Calibration(NamedTuple):
         origin: how it came about: model, SHA-256 of its weights, seed, numbers of pairs, date.
     """
 
+    network: DoubtNetwork
     error: Float[Tensor, " numbers"]
-    doubt: Float[Tensor, " maps"]
     feature_mean: Float[Tensor, " features"]
     feature_scale: Float[Tensor, " features"]
     feature_precision: Float[Tensor, "features features"]
@@ -50,22 +58,26 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     """Write the file, whole or not at all."""
     tensors = calibration._asdict()
     text = {name: json.dumps(tensors.pop(name)) for name in ("limits", "origin")}
-    save_tensors(path, tensors, text)
+    weights = tensors.pop("network").state_dict()
+    save_tensors(path, tensors | {NETWORK + name: tensor for name, tensor in weights.items()}, text)
 
 
 def read_calibration(path: Path) -> Calibration:
     """Read and check the file. Raises InputError where it is missing, damaged or another kind of file."""
     tensors, text = load_tensors(path)
-    names = [name for name in Calibration._fields if name not in ("limits", "origin")]
+    weights = {name.removeprefix(NETWORK): tensors.pop(name) for name in list(tensors) if name.startswith(NETWORK)}
     try:
         limits = {name: float(value) for name, value in json.loads(text["limits"]).items()}
         origin = {str(name): str(value) for name, value in json.loads(text["origin"]).items()}
-        shapes = [tensors[name].ndim for name in names]
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: not a calibration ({type(error).__name__}: {error})") from error
-    if set(limits) != set(LIMITS) or shapes != [1, 1, 1, 1, 2] or not all(map(math.isfinite, limits.values())):
-        raise InputError(f"{path}: not a calibration; expected limits {', '.join(LIMITS)} and tensors {names}")
-    return Calibration(limits=limits, origin=origin, **{name: tensors[name] for name in names})
+        network = DoubtNetwork(weights["stem.0.weight"].ndim - 2, len(FORETELLING))
+        network.load_state_dict(weights)
+    except (KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: not a calibration ({type(error).__name__}: {brief(error)})") from error
+    shapes = {name: tensor.ndim for name, tensor in tensors.items()}
+    if set(limits) != set(LIMITS) or shapes != SHAPES or not all(map(math.isfinite, limits.values())):
+        raise InputError(f"{path}: not a calibration; expected limits {', '.join(LIMITS)} and tensors {[*SHAPES]}")
+    network.eval().requires_grad_(False)
+    return Calibration(network=network, limits=limits, origin=origin, **tensors)
 
 
 def calibration_of(model: Model) -> Calibration | None:
@@ -78,15 +90,32 @@ def calibration_of(model: Model) -> Calibration | None:
     return found if found and found.origin.get("sha256") == model.card.sha256 else None
 
 
+def calibration_file(name: str) -> Path:
+    """Where the calibration of a shipped model lies; other models have none there."""
+    return Path(str(resources.files("crossmorph") / "weights")) / f"{name}{SUFFIX}"
+
+
 @lru_cache(maxsize=8)
 def _shipped(name: str) -> Calibration | None:
-    path = Path(str(resources.files("crossmorph") / "weights")) / f"{name}{SUFFIX}"
+    path = calibration_file(name)
     return read_calibration(path) if path.is_file() else None
 
 
-def foretold(weights: Float[Tensor, " numbers"], logarithms: Float[Tensor, "... inputs"]) -> Float[Tensor, "..."]:
-    """``exp(w . x + c)``: an error in voxels of the working grid, from the logarithms of what foretells it."""
-    return (logarithms @ weights[:-1] + weights[-1]).exp()
+def logarithms(numbers: dict[str, float]) -> Float[Tensor, " numbers"]:
+    """Of the numbers that foretell the error, lengths in voxels of the working grid.
+
+    Args:
+        numbers: those of :func:`crossmorph.quality.measure_plain`.
+    """
+    spacing = numbers["working_spacing"]
+    values = [numbers[name] / (spacing if name in LENGTHS else 1) for name in FORETELLING]
+    return torch.tensor([math.log(max(value, 0) + LEAST_NUMBER) for value in values])
+
+
+def foretold(calibration: Calibration, numbers: Float[Tensor, " numbers"], doubt: float) -> float:
+    """``exp(w . x + c)``: the median error of a pair in voxels, of :func:`logarithms` and the mean doubt (voxels)."""
+    inputs = torch.cat([numbers, torch.tensor([math.log(doubt)])])
+    return float((inputs @ calibration.error[:-1] + calibration.error[-1]).exp())
 
 
 def unfamiliarity(calibration: Calibration, features: Float[Tensor, "images features"]) -> float:

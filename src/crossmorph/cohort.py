@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from crossmorph import DEFAULT_MODELS
+from crossmorph.calibration import calibration_file
 from crossmorph.checkpoint import find_card, read_card, shipped_models
 from crossmorph.command import NOT_KEPT, LabelFiles, Outputs, register_files
 from crossmorph.data.pairs import Pair, read_pairs
@@ -210,7 +211,7 @@ def _outputs(task: Task) -> Outputs:
 
 
 def _hash(task: Task) -> str:
-    """SHA-256 of all that decides the result: the bytes of the inputs, the weights, the settings, this program."""
+    """SHA-256 of all that decides the result: the bytes of inputs and weights, the settings, this program."""
     files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": task.moving_labels}
     decisive = {
         **{role: digest(path) for role, path in files.items() if path},
@@ -222,10 +223,12 @@ def _hash(task: Task) -> str:
 
 
 def _weights(model: str | None) -> list[str]:
-    """SHA-256 of a model's weights, or of those from which the dimension of the images chooses."""
+    """SHA-256 of a model's weights and calibration, or of those from which the dimension of the images chooses."""
     shipped = shipped_models()
-    cards = [find_card(model)] if model else [shipped[name] for name in DEFAULT_MODELS.values() if name in shipped]
-    return [read_card(card).sha256 for card in cards]
+    found = [find_card(model)] if model else [shipped[name] for name in DEFAULT_MODELS.values() if name in shipped]
+    cards = [read_card(path) for path in found]
+    calibrations = [path for card in cards if (path := calibration_file(card.name)).is_file()]
+    return [*(card.sha256 for card in cards), *map(digest, calibrations)]
 
 
 def _finished(task: Task, key: str) -> dict[str, Any] | None:

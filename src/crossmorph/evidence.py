@@ -28,10 +28,12 @@ class Evidence(NamedTuple):
     """Maps of a registered pair on the working grid.
 
     Attributes:
-        shifted: how far the networks' field changes when the moving image is moved by ``SHIFT``, the shift itself taken
+        shifted: by what the networks' field changes when the moving image is moved by ``SHIFT``, the shift itself taken
             out; voxels.
-        swapped: how far a point ends from itself after the networks' field and that of the two images in the other
+        swapped: where a point ends, from itself, after the networks' field and that of the two images in the other
             order; voxels.
+        moved: the moving image, moved by the final field.
+        translated: the translation T, moved by the final field.
         correlation: squared local correlation of the moved and the fixed image, 0 to 1.
         residual: local mean of ``|T o phi - F|``, T the translation.
         foreground: where the fixed image shows something.
@@ -39,8 +41,10 @@ class Evidence(NamedTuple):
             around, about an axis through its centre of intensity.
     """
 
-    shifted: Float[Tensor, "*space"]
-    swapped: Float[Tensor, "*space"]
+    shifted: Float[Tensor, "dim *space"]
+    swapped: Float[Tensor, "dim *space"]
+    moved: Float[Tensor, "*space"]
+    translated: Float[Tensor, "*space"]
     correlation: Float[Tensor, "*space"]
     residual: Float[Tensor, "*space"]
     foreground: Bool[Tensor, "*space"]
@@ -62,8 +66,10 @@ def gather(registered: Registered) -> Evidence:
     swapped = spatial.compose(again.displacement[1:], network.displacement)
     moved, translated = spatial.warp(torch.cat([moving, result.translated], 1), result.final.displacement).split(1, 1)
     return Evidence(
-        shifted=torch.linalg.vector_norm(shifted, dim=1)[0],
-        swapped=torch.linalg.vector_norm(swapped, dim=1)[0],
+        shifted=shifted[0],
+        swapped=swapped[0],
+        moved=moved[0, 0],
+        translated=translated[0, 0],
         correlation=_local_correlation(moved, fixed)[0, 0],
         residual=_local_mean((translated - fixed).abs())[0, 0],
         foreground=foreground(fixed)[0, 0],

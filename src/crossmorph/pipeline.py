@@ -36,8 +36,8 @@ CONVINCING = 1.25
 # simulated pairs of any contrast that were right within 2 mm, 20% did, of the phantom's T2w and T1w none; of those that
 # the affine network had led astray 89%, and of those turned by more than 45 degrees 98%.
 ALIKE = 0.36
-# And that place counts where the coarse network reaches so many times the mutual information: of 40 simulated pairs with
-# more 39 ended nearer to the truth, of ten with less six ended further away.
+# And that place counts where the coarse network reaches so many times the mutual information: of 40 simulated pairs
+# with more 39 ended nearer to the truth, of ten with less six ended further away.
 SURER = 1.05
 # A stage must leave this much of the mutual information before it, and may fold no cell more: else it is not taken.
 # Where registration went well on simulated pairs, the coarse stage kept .89 and more (where one image alone has a

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossmorph import spatial
-from crossmorph.calibration import Calibration, calibration_of, foretold, unfamiliarity
-from crossmorph.evidence import Evidence, appearance, gather
+from crossmorph.calibration import Calibration, calibration_of, foretold, logarithms, unfamiliarity
+from crossmorph.doubt_network import foretell, gathered_maps
+from crossmorph.evidence import Evidence, appearance, foreground, gather
 from crossmorph.grid import onto_grid
 from crossmorph.image import Image, scale_intensity
 from crossmorph.pipeline import Fallback, Registered
@@ -27,11 +28,7 @@ LARGEST_STRETCH = 2.0  # |log-Jacobian|, 99th percentile: sizes changed by a fac
 LARGEST_INCONSISTENCY = 1.0  # voxels of the working grid
 HALF_TURN = 1.0, 1.1  # times the mutual information, from where it is a warning and a failure
 SMALL_OVERLAP = 0.6  # of the fixed field of view
-# What foretells the error of a pair: logarithms of these numbers.
-LENGTHS = ("order_quartile", "order", "shift_quartile", "shift")
-FORETELLING = (*LENGTHS, "correlation", "residual", "mi_final")
 UNCALIBRATED = "not calibrated"  # the flag in place of "expected error" where a model has no calibration
-LEAST_NUMBER = 0.02  # so that the logarithm of a perfect number is finite
 
 
 class Flag(NamedTuple):
@@ -56,9 +53,18 @@ def measure(registered: Registered, moving: Image, evidence: Evidence | None = N
         (from where it is a warning and a failure), ``unfamiliarity`` (distance of the images from those of training, 1
         is the limit), ``order_limit`` and ``shift_limit``.
     """
-    numbers = measure_plain(registered, moving, evidence or gather(registered))
+    evidence = evidence or gather(registered)
+    numbers = measure_plain(registered, moving, evidence)
     calibration = calibration_of(registered.model)
-    return numbers if calibration is None else numbers | calibrate(numbers, appearance(registered), calibration)
+    if calibration is None:
+        return numbers
+    doubt = foretell(calibration.network, gathered_maps(registered.fixed, evidence), logarithms(numbers))
+    return numbers | calibrate(numbers, appearance(registered), mean_doubt(doubt, evidence.foreground), calibration)
+
+
+def mean_doubt(doubt: Float[Tensor, "*space"], foreground: Bool[Tensor, "*space"]) -> float:
+    """The geometric mean of a map of doubt over the foreground."""
+    return math.exp(float(doubt[foreground.to(doubt.device)].double().log().mean()))
 
 
 def measure_plain(registered: Registered, moving: Image, evidence: Evidence) -> dict[str, float]:
@@ -70,9 +76,9 @@ def measure_plain(registered: Registered, moving: Image, evidence: Evidence) -> 
         was) and ``mi_final`` (mutual information as the images were given, after each stage, and of the result; nats);
         ``folds_percent`` and ``min_jacobian`` (strict); ``log_jacobian`` (99th percentile of ``|log det|``);
         ``inverse_consistency_median`` and ``inverse_consistency`` (median and 99th percentile of
-        ``|phi(phi^-1(p)) - p|``); ``order`` and ``shift`` (median over the foreground of
-        how far the field changes when the images change places, and when the moving image lies elsewhere, see
-        :class:`crossmorph.evidence.Evidence`) with their ``order_quartile`` and ``shift_quartile``; ``correlation``
+        ``|phi(phi^-1(p)) - p|`` over the moving image's foreground); ``order`` and ``shift`` (median over the
+        foreground of how far the field changes when the images change places, and when the moving image lies elsewhere,
+        see :class:`crossmorph.evidence.Evidence`) with their ``order_quartile`` and ``shift_quartile``; ``correlation``
         (mean squared local correlation over the foreground); ``residual`` (median over the foreground of the local mean
         of ``|T o phi - F|``, images in [0, 1]); ``half_turn`` (mutual information that the coarse
         network reaches with the moving image turned half around, as a multiple of what it reached);
@@ -81,10 +87,13 @@ def measure_plain(registered: Registered, moving: Image, evidence: Evidence) -> 
     fixed, final = registered.fixed, registered.result.final
     corners = spatial.strict_jacobian(final.displacement)
     spacing = float(torch.linalg.vector_norm(torch.from_numpy(registered.grid.affine[:-1, 0])))
-    loop = torch.linalg.vector_norm(spatial.compose(final.displacement, final.inverse), dim=1)
+    # Where the moving image shows nothing, a field may do what it likes.
+    loop = torch.linalg.vector_norm(spatial.compose(final.displacement, final.inverse), dim=1, keepdim=True)
+    loop = loop[foreground(registered.moving)]
     stretch = spatial.jacobian_determinant(final.displacement).clamp_min(1e-6).log().abs()
     given = onto_grid(Image(scale_intensity(moving.data).data, moving.affine), registered.grid).data
     inside = evidence.foreground
+    order, shift = (torch.linalg.vector_norm(map_[:, inside], dim=0) for map_ in (evidence.swapped, evidence.shifted))
     numbers = {
         "overlap_before": fields_overlap(moving, Image(fixed[0, 0].cpu().numpy(), registered.grid.affine)),
         "overlap": registered.overlap,
@@ -96,10 +105,10 @@ def measure_plain(registered: Registered, moving: Image, evidence: Evidence) -> 
         "log_jacobian": _percentile(stretch, 99),
         "inverse_consistency_median": spacing * _percentile(loop, 50),
         "inverse_consistency": spacing * _percentile(loop, 99),
-        "order_quartile": spacing * _percentile(evidence.swapped[inside], 25),
-        "order": spacing * _percentile(evidence.swapped[inside], 50),
-        "shift_quartile": spacing * _percentile(evidence.shifted[inside], 25),
-        "shift": spacing * _percentile(evidence.shifted[inside], 50),
+        "order_quartile": spacing * _percentile(order, 25),
+        "order": spacing * _percentile(order, 50),
+        "shift_quartile": spacing * _percentile(shift, 25),
+        "shift": spacing * _percentile(shift, 50),
         "correlation": float(evidence.correlation[inside].mean()),
         "residual": _percentile(evidence.residual[inside], 50),
         "half_turn": evidence.turned / max(registered.agreement["coarse"], 1e-6),
@@ -112,31 +121,25 @@ def measure_plain(registered: Registered, moving: Image, evidence: Evidence) -> 
 
 
 def calibrate(
-    numbers: dict[str, float], features: Float[Tensor, "images features"], calibration: Calibration
+    numbers: dict[str, float], features: Float[Tensor, "images features"], doubt: float, calibration: Calibration
 ) -> dict[str, float]:
     """What a calibration adds to the numbers of a pair; see :func:`measure`.
 
     Args:
         numbers: those of :func:`measure_plain`.
         features: :func:`crossmorph.evidence.appearance`.
+        doubt: :func:`mean_doubt`.
         calibration: of the model.
     """
     spacing, limits = numbers["working_spacing"], calibration.limits
     return {
-        "expected_error": spacing * float(foretold(calibration.error, logarithms(numbers))),
+        "expected_error": spacing * foretold(calibration, logarithms(numbers), doubt),
         "expected_error_limit": spacing * limits["expected_error"],
         "expected_error_failed": spacing * limits["expected_error_failed"],
         "order_limit": spacing * limits["order"],
         "shift_limit": spacing * limits["shift"],
         "unfamiliarity": unfamiliarity(calibration, features) / limits["unfamiliarity"],
     }
-
-
-def logarithms(numbers: dict[str, float]) -> Float[Tensor, " numbers"]:
-    """Of the numbers that foretell the error, lengths in voxels of the working grid."""
-    spacing = numbers["working_spacing"]
-    values = [numbers[name] / (spacing if name in LENGTHS else 1) for name in FORETELLING]
-    return torch.tensor([math.log(max(value, 0) + LEAST_NUMBER) for value in values])
 
 
 def judge(quality: dict[str, float], unit: str = "mm", fallbacks: Sequence[Fallback] = ()) -> list[Flag]:

@@ -1,0 +1,98 @@
+"""Training of doubt: turned maps keep their meaning, and the network learns where errors are and how large."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from crossmorph.calibration import FORETELLING, logarithms
+from crossmorph.doubt_network import foretell
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from calibration_trials import Trial, read_trial, write_trial
+from doubt_training import PAIR_LEAST, PAIR_MOST, _cut, _turned, pair_error, train
+
+NUMBERS = dict.fromkeys(FORETELLING, 0.5) | {"working_spacing": 1.5}
+
+
+def trial(seed: int, shape: tuple[int, ...] = (32, 32), known: bool = True) -> Trial:
+    """The residual shows the error: 4 voxels in the left half or in the right, else half a voxel."""
+    rng = torch.Generator().manual_seed(seed)
+    maps = 0.1 * torch.randn(5 + 2 * len(shape), *shape, generator=rng)
+    wrong = torch.full(shape, 0.5 if known else math.inf)
+    if seed % 2:
+        half = slice(shape[0] // 2) if seed % 4 == 1 else slice(shape[0] // 2, None)
+        wrong[half] = 4.0
+        maps[4, half] += 1.0
+    inside = torch.ones(shape, dtype=torch.bool)
+    median = 1.5 * float(wrong.median())
+    return Trial(
+        "made", median, NUMBERS, torch.zeros(2, 4), maps.half(), wrong.half(), inside, ~inside, inside, (0.0, 1.0)
+    )
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_kept_is_what_was_found(tmp_path, known):
+    row = trial(3, known=known)
+    write_trial(tmp_path / "sub" / "a.npz", row)
+    found = read_trial(tmp_path / "sub" / "a.npz")
+    for name, value in row._asdict().items():
+        same = (
+            torch.equal(value, getattr(found, name))
+            if isinstance(value, torch.Tensor)
+            else value == getattr(found, name)
+        )
+        assert same, name
+    assert found.bad == (not known)
+
+
+def test_a_refused_pair_is_kept_too(tmp_path):
+    write_trial(tmp_path / "a.npz", None)
+    assert read_trial(tmp_path / "a.npz") is None
+
+
+def test_medians_of_pairs_are_told_apart_between_two_ends():
+    errors = [0.1, 3.0, 100.0, math.inf]
+    assert [pair_error(trial(0)._replace(error=error)) for error in errors] == [PAIR_LEAST, 2.0, PAIR_MOST, PAIR_MOST]
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_turned_vectors_point_to_where_they_pointed(dim):
+    """Vectors that point from the centre still do, and vectors along an axis are still along that of a ramp."""
+    shape = (8,) * dim
+    outwards = torch.stack(torch.meshgrid(*[torch.arange(8) - 3.5] * dim, indexing="ij"))
+    ramp = torch.arange(8.0).view(8, *[1] * (dim - 1)).expand(shape)
+    along = torch.zeros(dim, *shape)
+    along[0] = 1
+    layers = torch.cat([ramp[None].expand(5, *shape), outwards, along, ramp[None].expand(3, *shape)])
+    orders = set()
+    for seed in range(20):
+        turned = _turned(layers, dim, np.random.default_rng(seed))
+        torch.testing.assert_close(turned[5 : 5 + dim], outwards)
+        gradient = torch.stack(torch.gradient(turned[0]))
+        torch.testing.assert_close(turned[5 + dim : 5 + 2 * dim], gradient)
+        torch.testing.assert_close(turned[-1], turned[0])
+        orders.add(str(gradient.flatten(1)[:, 0].tolist()))
+    assert len(orders) == 2 * dim
+
+
+def test_larger_maps_are_cut_where_the_error_counts():
+    layers = torch.zeros(4, 96, 32)
+    layers[-2, 70:80, 5:10] = 1
+    cut = _cut(layers, 32, np.random.default_rng(0))
+    assert cut.shape == (4, 32, 32)
+    assert float(cut[-2].sum()) == 50
+
+
+@pytest.mark.slow
+def test_the_network_learns_where_errors_are():
+    trials = [trial(seed) for seed in range(64)]
+    network = train(trials, iterations=120, seed=0)
+    sharp, flat = (trial(seed) for seed in (65, 66))
+    told, nothing = (foretell(network, row.maps[None].float(), logarithms(row.numbers)) for row in (sharp, flat))
+    large = sharp.wrong > 2
+    assert float(told[large].median()) > 2 * float(told[~large].median())
+    assert float(nothing.median()) < 1.0

@@ -336,7 +336,10 @@ def test_a_symbolic_link_to_an_input_is_that_input(tmp_path, pair):
         register_files(files.moving, files.fixed, Outputs(link))
 
 
-@pytest.mark.parametrize("broken", ["register_images", "measure", "write_transform", "write_picture", "make_record"])
+BROKEN = ["command.register_images", "command.measure", "command.write_transform", "report.write_picture"]
+
+
+@pytest.mark.parametrize("broken", [*BROKEN, "command.make_record"])
 def test_a_failure_on_the_way_leaves_old_files_and_no_new_ones(tmp_path, pair, monkeypatch, broken):
     files = written(tmp_path, pair, KINDS["axial"])
     files = files._replace(outputs=files.outputs._replace(report=tmp_path / "out.pdf"))
@@ -346,7 +349,7 @@ def test_a_failure_on_the_way_leaves_old_files_and_no_new_ones(tmp_path, pair, m
     def fail(*_: object) -> None:
         raise InputError("on purpose")
 
-    monkeypatch.setattr(command, broken, fail)
+    monkeypatch.setattr(f"crossmorph.{broken}", fail)
     with pytest.raises(InputError, match="on purpose"):
         register_files(files.moving, files.fixed, files.outputs)
     assert contents(tmp_path) == before

@@ -16,7 +16,7 @@ from crossmorph.checkpoint import Model, find_card, load_model
 from crossmorph.doubt import doubt
 from crossmorph.errors import InputError
 from crossmorph.evidence import Evidence, gather
-from crossmorph.files import atomic_output, suffix_of
+from crossmorph.files import PICTURE_SUFFIXES, atomic_output, suffix_of
 from crossmorph.image import GREY_SUFFIXES, IMAGE_SUFFIXES, Image, in_stored_type, read_image, write_image
 from crossmorph.pipeline import DEFAULTS, Registered, Settings, register_images
 from crossmorph.provenance import (
@@ -33,7 +33,6 @@ from crossmorph.provenance import (
     weights_of,
 )
 from crossmorph.quality import Flag, judge, measure
-from crossmorph.report import PICTURE_SUFFIXES, write_picture
 from crossmorph.start import NAMED_STARTS, read_start
 from crossmorph.transform import TRANSFORM_SUFFIXES, resample, write_transform
 
@@ -331,12 +330,14 @@ def write_outputs(
 
 def _write_report(path: Path, judged: Judged, run: Run) -> None:
     """A page or a picture, as the name says."""
+    # Imported where it is needed: matplotlib and Jinja2 take half a second.
+    from crossmorph.html_report import content_of, write_html
+    from crossmorph.report import write_picture
+
     moving, fixed, done = judged.moving, judged.fixed, judged.registered
     if path.suffix.lower() != ".html":
         write_picture(path, moving, fixed, done.warp, done.translated, judged.title)
         return
-    from crossmorph.html_report import content_of, write_html  # waits until it is needed
-
     content = content_of(moving, fixed, done, judged.quality, judged.flags, judged.title)
     known = calibration_of(done.model) is not None
     expected = doubt(done, moving, fixed, judged.evidence) if known else None

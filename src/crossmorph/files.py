@@ -12,6 +12,7 @@ from crossmorph.errors import InputError
 # content.
 DEFLATE_LIMIT = 1032
 
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 MOST_SHOWN = 200  # characters of what a file or a library says, in a message
 
 

@@ -11,12 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from crossmorph.files import atomic_output, suffix_of
+from crossmorph.files import PICTURE_SUFFIXES, atomic_output, suffix_of
 from crossmorph.grid import Grid, onto_grid
 from crossmorph.image import Image, scale_intensity
 from crossmorph.transform import Warp, resample, voxel_displacement
 
-PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 UNDATED = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}  # the same picture is the same bytes
 TILES = 8  # fields of a checkerboard along the longer side
 GRID_LINES = 24

@@ -57,6 +57,7 @@ def done(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob(f"cells/*/{DONE}")}
 
 
+@pytest.mark.slow  # the readers and the tables are each in the default suite
 def test_table_3_of_files_from_brainweb(brainweb: Path, tmp_path: Path) -> None:
     paths = reproduce(find_items("table3,fig4"), tmp_path, SMOKE, brainweb)
     assert [path.name for path in paths] == [

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from calibration_trials import TOO_FAR
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -12,7 +13,6 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from crossmorph.calibration import Calibration, foretold, logarithms
 from crossmorph.doubt_network import MOST
 
-TOO_FAR = 2.0  # mm
 SHARES = np.linspace(0, 1, 13)  # of the voxels, sorted by doubt: as many between each two
 FOUND, MISSED, GREY = "#0072B2", "#D55E00", "#999999"  # Okabe and Ito, for every eye
 

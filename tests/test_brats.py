@@ -243,6 +243,7 @@ def test_whole_file_of_an_unusual_size_is_used(tmp_path: Path) -> None:
         path = source / "BraTS2021_00005" / f"BraTS2021_00005_{kind}.nii.gz"
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(100)))
     brats.prepare_brats(source, tmp_path / "out", train=4, test=2, validation=2)
+    assert (tmp_path / "out" / "train" / "pairs.csv").is_file()
 
 
 def test_images_of_different_shape(tmp_path: Path) -> None:

@@ -149,7 +149,19 @@ def test_features_are_normalised_for_each_image_and_channel() -> None:
     normalised = networks.normalise(features)
     torch.testing.assert_close(normalised.mean((2, 3)), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(normalised.var((2, 3), correction=0), torch.ones(2, 3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(normalised, nn.functional.instance_norm(features, eps=1e-4), atol=1e-5, rtol=0)
     assert networks.normalise(torch.ones(1, 1, 4, 4)).abs().max() == 0
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolutions_are_pytorchs_in_any_layout(batch: int, channels: int, layout: torch.memory_format) -> None:
+    layer = networks.PlaneConvolution(channels, 5, 3, 2, 1)
+    image = random(batch, channels, 10, 14).to(memory_format=layout)
+    with torch.inference_mode():
+        expected = nn.functional.conv2d(image, layer.weight, layer.bias, stride=2, padding=1)
+        torch.testing.assert_close(layer(image), expected)
 
 
 def test_levels_without_estimator_feed_the_coarser_ones_only() -> None:

@@ -251,23 +251,27 @@ def test_pairs_that_start_far_apart_end_where_near_ones_do(case, plain, model, d
     dice = mean_dice(resample(labels, found.warp, "nearest").data, case.fixed_labels.data)
     assert dice > 0.95 * near
     assert dice > mean_dice(on(labels, (case.fixed.shape, case.fixed.affine)).data, case.fixed_labels.data) + 0.3
-    assert loop_mm(found.warp, found.inverse, case.fixed_labels.data > 0).max() < 1.5
+    # All but a few voxels, whose way leads out of the grid that the field was computed on.
+    assert np.quantile(loop_mm(found.warp, found.inverse, case.fixed_labels.data > 0), 0.99) < 0.15
 
 
 def test_the_search_is_asked_where_the_images_stay_unlike_alone(case, plain, model, monkeypatch):
     """Nearby it changes nothing, whether it is asked or not: another place has to be surely better."""
-    asked = []
+    asked, looks = [], []
+    hierarchy = model.hierarchy
+    coarse = hierarchy.register_coarse
 
     def search(*given):
         asked.append(searched_place(*given))
         return asked[-1]
 
     monkeypatch.setattr("crossmorph.pipeline.searched_place", search)
+    monkeypatch.setattr(hierarchy, "register_coarse", lambda *given: looks.append(1) or coarse(*given))
     assert np.array_equal(register_images(case.moving, case.fixed, model).warp.displacement, plain.warp.displacement)
-    assert not asked
+    assert (len(looks), len(asked)) == (1, 0)
     monkeypatch.setattr("crossmorph.pipeline.ALIKE", 1.1)
     assert np.array_equal(register_images(case.moving, case.fixed, model).warp.displacement, plain.warp.displacement)
-    assert len(asked) == 1
+    assert (len(looks), len(asked)) == (1 + 3, 1)  # from where the affine network leads, the headers, and the search
     for start in ("none", "centers", np.eye(3)):
         register_images(case.moving, case.fixed, model, Settings(start))
     assert len(asked) == 1

@@ -4,6 +4,7 @@ It brings together pairs that start far apart (turned, shifted, of other size), 
 what no affine map can say.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -53,10 +54,16 @@ def move(
         shape: of the fixed grid.
         side: voxels of the canvas along each axis.
     """
-    canvas = (side,) * len(shape)
-    middle = (torch.tensor(canvas) - 1) / 2
-    centred = (spatial.identity_grid(canvas) - middle.view(1, -1, *[1] * len(shape))) * (max(shape) / side)
-    return spatial.sample(image, _apply(affine, centred.to(image), image), outside="zero")
+    return spatial.sample(
+        image, _apply(affine, _canvas(len(shape), side).to(image) * (max(shape) / side), image), outside="zero"
+    )
+
+
+@cache
+def _canvas(dim: int, side: int) -> Float[Tensor, "1 dim *canvas"]:
+    """Its voxels about its middle."""
+    with torch.inference_mode(False):  # a tensor made while inferring cannot learn
+        return spatial.identity_grid((side,) * dim) - (side - 1) / 2
 
 
 def affine_displacement(
@@ -69,9 +76,9 @@ def affine_displacement(
 
 def _apply(affine: Affine, centred: Tensor, moving: Tensor) -> Tensor:
     """Where points about the fixed grid's centre lie in the moving grid."""
-    dim = moving.ndim - 2
-    points = torch.einsum("bij,bj...->bi...", affine.matrix, centred.expand(len(moving), *centred.shape[1:]))
-    return points + affine.shift.view(-1, dim, *[1] * dim) + _middle(moving)
+    there = affine.shift[..., None] + _middle(moving).flatten(2)
+    points = torch.baddbmm(there, affine.matrix, centred.flatten(2).expand(len(affine.matrix), -1, -1))
+    return points.unflatten(2, centred.shape[2:])
 
 
 def _middle(image: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def covering_grid(image: Image, spacing: float, divisor: int) -> Grid:
 
 def onto_grid(image: Image, grid: Grid) -> Image:
     """The image resampled (linear, zero outside) on a grid; averaged first where the grid is coarser than the image."""
-    if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-6):
+    if image.shape == grid.shape and np.abs(image.affine - grid.affine).max() < 1e-6:
         return image
     dim = image.dim
     # Voxels of the image, along each of its axes, between neighbours on the grid.

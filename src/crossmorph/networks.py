@@ -81,9 +81,20 @@ class PlaneConvolution(nn.Conv2d):
             return super().forward(image)
         assert isinstance(self.padding, tuple)  # and no word, of those that PyTorch knows
         convolved: Tensor = torch.mkldnn_convolution(
-            image, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            _channels_last(image), self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
         )
         return convolved
+
+
+def _channels_last(image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+    """The image with its channels beside each other in memory, as oneDNN wants it.
+
+    One image is transposed as a matrix, which takes PyTorch a quarter of the time of changing the layout.
+    """
+    batch, channels, height, width = image.shape
+    if batch > 1 or channels == 1 or not image.is_contiguous():
+        return image.contiguous(memory_format=torch.channels_last)
+    return image.view(channels, -1).t().contiguous().view(1, height, width, channels).movedim(-1, 1)
 
 
 CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: PlaneConvolution, 3: nn.Conv3d}
@@ -137,6 +148,8 @@ class UNet(nn.Module):
     def forward(self, image: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch out *space"]:
         """The network's map of the image. Raises ValueError where a side is no multiple of ``divisor``."""
         check_divisible(image, self.divisor)
+        if image.ndim == 4:  # laid out in memory as the features are, since joining two layouts takes far longer
+            image = image.clone(memory_format=torch.channels_last)
         skips = [image]
         for block in self.encoder:
             skips.append(block(skips[-1]))
@@ -318,7 +331,11 @@ def normalise(features: Float[Tensor, "batch channels *space"]) -> Float[Tensor,
 
     Contiguous, whatever the layout of the features: correlating shifted copies is several times faster so.
     """
-    return F.instance_norm(features, eps=1e-4).contiguous()
+    # As instance_norm does, which takes three times as long.
+    space = tuple(range(2, features.ndim))
+    features = features.contiguous()
+    features = features - features.mean(space, keepdim=True)
+    return features * ((features * features).mean(space, keepdim=True) + 1e-4).rsqrt()
 
 
 def check_divisible(image: Tensor, divisor: int) -> None:

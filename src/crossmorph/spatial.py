@@ -6,19 +6,21 @@ array axis ``k``; voxel centres sit at integer coordinates. A transform is a pul
 This is the only module that calls ``grid_sample``. Nothing here imports anything of ours.
 """
 
-from functools import cache
+import math
+from functools import cache, lru_cache
 from itertools import product
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
 Interpolation = Literal["linear", "nearest"]
 Outside = Literal["edge", "zero"]
+KEPT_VOXELS = 2**16  # of a grid at most, for its coordinates to be kept: half a megabyte
 
 
 class Inverse(NamedTuple):
@@ -62,32 +64,60 @@ def sample(
     Raises:
         ValueError: where the number of components is not the number of the image's axes.
     """
+    _check_components(coordinates, image)
+    frame = _frame((1,) * (image.ndim - 2), tuple(image.shape[2:]), coordinates.dtype, coordinates.device)
+    sampled = _grid_sample(image, torch.addcmul(frame.centres, coordinates.flip(1), frame.scale), mode)
+    return sampled * _inside(coordinates, image) if outside == "zero" else sampled
+
+
+def _check_components(coordinates: Float[Tensor, "batch dim *out"], image: Float[Tensor, "..."]) -> None:
     dim = image.ndim - 2
     if coordinates.shape[1] != dim:
         raise ValueError(f"coordinates have {coordinates.shape[1]} components, expected {dim} for a {dim}-D image")
-    size = torch.tensor(image.shape[2:], dtype=coordinates.dtype, device=coordinates.device)
-    sampled = _grid_sample(image, _normalised(coordinates, size).to(image.dtype), mode)
-    if outside == "zero":
-        last = coordinates.movedim(1, -1)
-        inside = ((last >= -0.5) & (last < size - 0.5)).all(-1)
-        sampled = sampled * inside[:, None]
-    return sampled
 
 
-def _normalised(
-    coordinates: Float[Tensor, "batch dim *out"], size: Float[Tensor, " dim"]
-) -> Float[Tensor, "batch *out dim"]:
-    """Voxel coordinates as grid_sample wants them: components last, and counted from the last axis.
+def _inside(
+    coordinates: Float[Tensor, "batch dim *out"], image: Float[Tensor, "batch channel *space"]
+) -> Bool[Tensor, "batch 1 *out"]:
+    """Where voxel coordinates lie in an image, which ends half a voxel beyond its outermost centres."""
+    ends = torch.tensor(image.shape[2:]).to(coordinates).view(1, -1, *[1] * (coordinates.ndim - 2)) - 0.5
+    return ((coordinates >= -0.5) & (coordinates < ends)).all(1, keepdim=True)
 
-    With align_corners=False a centre p lies at (2p + 1)/n - 1, which is defined for axes of one voxel too.
+
+class _Frame(NamedTuple):
+    """The voxels of a grid in grid_sample's coordinates of an image, where the last axis comes first.
+
+    With align_corners=False voxel ``p`` of an axis of ``n`` lies at ``(2p + 1) / n - 1``, which is defined for axes of
+    one voxel too. ``centres`` has the shape ``(1, dim, *grid)``, ``scale``, ``2 / n``, ``(1, dim, 1, ..)``.
     """
-    return torch.addcmul(1 / size - 1, coordinates.movedim(1, -1), 2 / size).flip(-1)
+
+    centres: Float[Tensor, "1 dim *grid"]
+    scale: Float[Tensor, "1 dim *ones"]
+
+
+def _frame(grid: tuple[int, ...], image: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> _Frame:
+    """The frame; that of a slice is kept, since making it takes longer than most of what it is made for."""
+    make = _kept_frame if math.prod(grid) <= KEPT_VOXELS else _made_frame
+    return make(grid, image, dtype, device)
+
+
+def _made_frame(grid: tuple[int, ...], image: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> _Frame:
+    with torch.inference_mode(False):  # a tensor made while inferring cannot learn
+        ranges = [torch.arange(size, dtype=dtype, device=device) for size in grid]
+        axes = [(2 * range_ + 1) / size - 1 for range_, size in zip(ranges, image, strict=True)]
+        scale = 2 / torch.tensor(image[::-1], dtype=dtype, device=device)
+        centres = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])
+        return _Frame(centres[None], scale.view(1, -1, *[1] * len(image)))
+
+
+_kept_frame = lru_cache(maxsize=64)(_made_frame)
 
 
 def _grid_sample(
-    image: Float[Tensor, "batch channel *space"], where: Float[Tensor, "batch *out dim"], mode: Interpolation = "linear"
+    image: Float[Tensor, "batch channel *space"], where: Float[Tensor, "batch dim *out"], mode: Interpolation = "linear"
 ) -> Float[Tensor, "batch channel *out"]:
     named = "bilinear" if mode == "linear" else "nearest"
+    where = where.to(image.dtype).movedim(1, -1)
     return F.grid_sample(image, where, mode=named, padding_mode="border", align_corners=False)
 
 
@@ -98,8 +128,14 @@ def warp(
     outside: Outside = "edge",
 ) -> Float[Tensor, "batch channel *out"]:
     """``warped(p) = image(p + u(p))``; see :func:`sample` for the arguments and errors."""
-    grid = identity_grid(tuple(displacement.shape[2:]), displacement.dtype, displacement.device)
-    return sample(image, grid + displacement, mode, outside)
+    shape = tuple(displacement.shape[2:])
+    # Not the sum of grid and displacement, but in grid_sample's own coordinates from the outset: half the time.
+    _check_components(displacement, image)
+    frame = _frame(shape, tuple(image.shape[2:]), displacement.dtype, displacement.device)
+    warped = _grid_sample(image, torch.addcmul(frame.centres, displacement.flip(1), frame.scale), mode)
+    if outside == "edge":
+        return warped
+    return warped * _inside(identity_grid(shape, displacement.dtype, displacement.device) + displacement, image)
 
 
 def compose(
@@ -122,13 +158,11 @@ def integrate(velocity: Float[Tensor, "batch dim *space"], steps: int = 7) -> Fl
     # compose(displacement, displacement) at every step, but in grid_sample's own coordinates from the first step to the
     # last: most of the time would go into converting to and fro.
     shape = tuple(velocity.shape[2:])
-    size = torch.tensor(shape, dtype=velocity.dtype, device=velocity.device)
-    scale = (2 / size).view(1, -1, *[1] * len(shape))
-    grid = _normalised(identity_grid(shape, velocity.dtype, velocity.device), size)
-    field = (velocity / 2**steps * scale).flip(1)
+    frame = _frame(shape, shape, velocity.dtype, velocity.device)
+    field = velocity.flip(1) / 2**steps * frame.scale
     for _ in range(steps):
-        field = field + _grid_sample(field, grid + field.movedim(1, -1))
-    return field.flip(1) / scale
+        field = field + _grid_sample(field, frame.centres + field)
+    return (field / frame.scale).flip(1)
 
 
 def invert(displacement: Float[Tensor, "batch dim *space"], iterations: int = 50, tolerance: float = 1e-3) -> Inverse:
@@ -254,8 +288,9 @@ def strict_jacobian(displacement: Float[Tensor, "batch dim *space"]) -> Float[Te
     """
     dim = displacement.shape[1]
     shape = displacement.shape[2:]
-    points = identity_grid(tuple(shape), displacement.dtype, displacement.device) + displacement
-    edges = [points.diff(dim=axis + 2) for axis in range(dim)]
+    edges = [displacement.diff(dim=axis + 2) for axis in range(dim)]
+    for axis, edge in enumerate(edges):
+        edge[:, axis] += 1
     determinants = []
     for corner in product((0, 1), repeat=dim):
         columns = []

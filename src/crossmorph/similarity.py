@@ -35,8 +35,8 @@ def joint_histogram(
     first = position.detach().floor().clamp(max=bins - 3)
     t = position - first
     rest, square = 1 - t, t * t  # powers take several times as long
-    weights = [rest * rest * rest, 3 * square * t - 6 * square + 4, 3 * (1 + t - square) * t + 1, square * t]
-    weights = torch.stack(weights) / 6
+    splines = [rest * rest * rest, 3 * square * t - 6 * square + 4, 3 * (1 + t - square) * t + 1, square * t]
+    weights = torch.stack(splines) / 6
     row = (constant.detach().flatten(1).clamp(0, 1) * bins).long().clamp(max=bins - 1)
     row = row + bins * torch.arange(batch, device=row.device)[:, None]
     index = row * bins + first.long() - 1

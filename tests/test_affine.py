@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossmorph import spatial
 from crossmorph.affine import Affine, AffineNetwork, AffineSpec, affine_displacement, move, same_place
@@ -85,6 +85,37 @@ def test_a_new_network_leaves_the_start_nearly_alone(shape: tuple[int, ...]) -> 
     for look in looks:
         torch.testing.assert_close(look.matrix, start.matrix, atol=0.05, rtol=0)
         torch.testing.assert_close(look.shift, start.shift, atol=1.0, rtol=0)
+
+
+class Dictated(nn.Module):
+    """An output that says one step after the other, whatever it is shown."""
+
+    def __init__(self, *steps: list[list[float]]) -> None:
+        super().__init__()
+        self.steps = [torch.tensor(step) for step in steps]
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.steps.pop(0)
+
+
+def test_a_settled_pair_is_not_looked_at_again_unless_something_is_learnt() -> None:
+    small, large = [0.02, 0.0, 0.0, 0.02, -0.02, 0.0], [0.2, 0.0, 0.3, 0.0, 0.0, 0.0]
+    image = torch.rand(2, 1, 32, 32)
+
+    def look(*steps: list[list[float]]) -> list[Affine]:
+        network = AffineNetwork(AffineSpec(features=(8, 16), hidden=32, canvas=16, looks=3), 2)
+        network.output = Dictated(*steps)
+        return network(image, image, same_place(image))
+
+    steps = ([small, large], [large, small], [large, large])
+    with torch.no_grad():
+        found = look(*steps)
+    assert len(found) == 2
+    for part in (0, 1):
+        first, second = (affine[part] for affine in found)
+        assert torch.equal(first[0], second[0])
+        assert not torch.equal(first[1], second[1])
+    assert len(look(*steps)) == 3
 
 
 def test_looks_compose_and_never_mirror() -> None:

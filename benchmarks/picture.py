@@ -22,6 +22,7 @@ NAMES = {
     "syn-tuned": "ANTs SyN, tuned",
     "simpleitk": "SimpleITK",
     "dipy": "DIPY",
+    "voxelmorph": "VoxelMorph",
     "start": "crossmorph, affine start",
     "coarse": "crossmorph, coarse",
     "crossmorph-refined": "crossmorph, refined",

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -363,6 +364,16 @@ def test_help_imports_nothing_heavy(words):
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "heavy: []\n")
     assert "Usage" in result.stdout
+
+
+@pytest.mark.parametrize(("wish", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_let_go_of_their_cores_unless_told_otherwise(wish, policy):
+    """The variable is read when PyTorch starts, so it has to be there before."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    script = "import os, sys, crossmorph.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment |= {"OMP_WAIT_POLICY": wish} if wish else {}
+    printed = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True, timeout=60)
+    assert printed == f"{policy} False\n"
 
 
 def test_models_are_listed_and_shown(crossmorph):

@@ -317,7 +317,10 @@ def test_a_peer_that_is_missing_is_said_before_anything_runs(
         raise InputError("not installed")
 
     monkeypatch.setattr(evaluation, "run_methods", lambda *_: pytest.fail("it ran"))
-    for module, function in (("ants", "start"), ("elastix", "load"), ("greedy", "load"), ("dipy", "load")):
+    for module, function in (
+        ("ants", "start"),
+        *((name, "load") for name in ("elastix", "greedy", "dipy", "voxelmorph")),
+    ):
         monkeypatch.setattr(getattr(evaluation, module), function, missing)
     with pytest.raises(InputError, match="not installed"):
         evaluate(pairs, ["none", name], pairs.with_name("results.csv"))
@@ -338,8 +341,27 @@ def test_a_peer_gets_the_pair_and_the_threads(pairs: Path, monkeypatch: pytest.M
     (row,) = evaluate(pairs, [name], pairs.with_name("results.csv"), threads=1, count=1)
     assert row.scores["seconds"] == 7.0
     assert row.scores["epe_mm"] > 0
-    expected = {"kind": name} if module is evaluation.ants else {} if name == "dipy" else {"threads": 1}
+    expected = {"kind": name} if module is evaluation.ants else {} if name in ("dipy", "voxelmorph") else {"threads": 1}
     assert seen == [expected, expected]
+
+
+def test_voxelmorph_is_a_trained_run_from_where_the_affine_search_leads(
+    pairs: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxelmorph = evaluation.voxelmorph
+    voxelmorph.load.cache_clear()
+    monkeypatch.setattr(voxelmorph, "RUN", Path(model))
+    ours, theirs = evaluate(pairs, ["coarse", "voxelmorph"], pairs.with_name("results.csv"), model, count=1)
+    assert (ours.error, theirs.error) == ("", "")
+    assert theirs.scores["seconds"] > 0
+    assert {**theirs.scores, "seconds": 0} == {**ours.scores, "seconds": 0}
+    voxelmorph.load.cache_clear()
+    monkeypatch.setattr(voxelmorph, "RUN", pairs)
+    with pytest.raises(InputError, match="no such model"):
+        evaluate(pairs, ["voxelmorph"], pairs.with_name("results.csv"))
+    monkeypatch.setattr(voxelmorph, "RUN", pairs.with_name("nothing"))
+    with pytest.raises(InputError, match="train VoxelMorph first"):
+        evaluate(pairs, ["voxelmorph"], pairs.with_name("results.csv"))
 
 
 def test_only_the_first_pairs_are_taken(pairs: Path) -> None:

@@ -22,7 +22,7 @@ import SimpleITK as sitk
 import torch
 
 from crossmorph import DEFAULT_MODELS, metrics
-from crossmorph.baselines import ants, dipy, elastix, greedy, simpleitk
+from crossmorph.baselines import ants, dipy, elastix, greedy, simpleitk, voxelmorph
 from crossmorph.baselines.common import Timed
 from crossmorph.checkpoint import Model, load_model
 from crossmorph.data.pairs import Pair, read_pairs
@@ -36,7 +36,7 @@ from crossmorph.transform import Warp, read_transform, resample, resample_warp, 
 
 logger = logging.getLogger(__name__)
 
-PEERS = ("affine", "syn", "syn-tuned", "elastix", "greedy", "simpleitk", "dipy")
+PEERS = ("affine", "syn", "syn-tuned", "elastix", "greedy", "simpleitk", "dipy", "voxelmorph")
 OURS = ("start", "coarse", "crossmorph", "crossmorph-refined")
 REFINE_SECONDS = {2: 0.5, 3: None}  # by dimension; None: until it stops gaining
 METHODS = ("none", *PEERS, *OURS, "oracle")
@@ -180,7 +180,7 @@ def runner(name: str, model: Callable[[], Model], threads: int) -> Method:
 
 
 def _peer_register(name: str, threads: int) -> Callable[[Image, Image], Timed]:
-    """The registration of one of ``PEERS``; raises InputError where its package is missing."""
+    """The registration of one of ``PEERS``; raises InputError where its package, or its training, is missing."""
     match name:
         case "elastix":
             elastix.load()
@@ -193,6 +193,9 @@ def _peer_register(name: str, threads: int) -> Callable[[Image, Image], Timed]:
         case "dipy":
             dipy.load()
             return dipy.register
+        case "voxelmorph":
+            voxelmorph.load()
+            return voxelmorph.register
         case "affine" | "syn" | "syn-tuned":
             ants.start(threads)
             return partial(ants.register, kind=name)

@@ -153,15 +153,18 @@ def test_features_are_normalised_for_each_image_and_channel() -> None:
     assert networks.normalise(torch.ones(1, 1, 4, 4)).abs().max() == 0
 
 
+@dimensions
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_convolutions_are_pytorchs_in_any_layout(batch: int, channels: int, layout: torch.memory_format) -> None:
-    layer = networks.PlaneConvolution(channels, 5, 3, 2, 1)
-    image = random(batch, channels, 10, 14).to(memory_format=layout)
+@pytest.mark.parametrize("last", [False, True])
+def test_convolutions_are_pytorchs_in_any_layout(shape: tuple[int, ...], batch: int, channels: int, last: bool) -> None:
+    dim = len(shape)
+    layer = networks.convolution(dim, channels, 5, stride=2)
+    image = random(batch, channels, *shape)
+    image = image.to(memory_format=networks.CHANNELS_LAST[dim]) if last else image
     with torch.inference_mode():
-        expected = nn.functional.conv2d(image, layer.weight, layer.bias, stride=2, padding=1)
-        torch.testing.assert_close(layer(image), expected)
+        plain = (nn.functional.conv2d, nn.functional.conv3d)[dim - 2]
+        torch.testing.assert_close(layer(image), plain(image, layer.weight, layer.bias, stride=2, padding=1))
 
 
 def test_levels_without_estimator_feed_the_coarser_ones_only() -> None:

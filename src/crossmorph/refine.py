@@ -31,7 +31,9 @@ STRIDE = {2: 1, 3: 2}  # voxels along each axis from one that is looked at to th
 NCC_WEIGHT = {2: 10.0, 3: 0.0}
 WINDOW = 9  # voxels a side, as in training
 BENDING_WEIGHT = {2: 60.0, 3: 20.0}  # for displacements in voxels
-SQUARINGS = 4  # what is left to correct is a few voxels
+# What is left to correct is a few voxels. In 3-D, where they are most of the time, two instead of four change the mean
+# Dice of four validation volumes by less than .001, and the way there and back misses by .02 voxels instead of .01.
+SQUARINGS = {2: 4, 3: 2}
 RATE, MOMENTS = 0.4, (0.7, 0.9)  # ADAM's step in voxels, and its memories: short, as there are few steps
 MOST_STEPS = 100
 # It has stopped gaining when the last so many steps together raised J by less than this.
@@ -162,7 +164,7 @@ def _velocity(controls: Tensor, bases: list[Tensor], shape: tuple[int, ...]) -> 
 
 def _flow(controls: Tensor, bases: list[Tensor], shape: tuple[int, ...]) -> Flow:
     velocity = _velocity(controls, bases, shape)
-    both = spatial.integrate(torch.cat([velocity, -velocity]), SQUARINGS)
+    both = spatial.integrate(torch.cat([velocity, -velocity]), SQUARINGS[len(shape)])
     return Flow(*spatial.resize(both, shape).chunk(2))
 
 
@@ -178,7 +180,7 @@ def _objective(
     correlation = _correlation(still, WINDOW)
 
     def objective(controls: Tensor) -> Tensor:
-        residual = spatial.integrate(_velocity(controls, bases, shape), SQUARINGS)
+        residual = spatial.integrate(_velocity(controls, bases, shape), SQUARINGS[len(shape)])
         whole = _composed(displacement, residual, points, shape)
         moved, *translation = spatial.sample(images, points + whole).split(1, dim=1)
         similarity = mi(moved, still)

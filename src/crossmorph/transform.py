@@ -141,8 +141,8 @@ def followed_by(warp: Warp, matrix: Float[ndarray, "n n"]) -> Warp:
     displacement = np.empty_like(warp.displacement)
     for slab in slabs(warp.shape):
         # A (x + d) - x = A d + (A - I) x, where x is an affine function of the voxel index.
-        rest = affine_slab(matrix @ warp.affine - warp.affine, warp.shape, slab)
-        displacement[:, slab] = rotate(_matrix(matrix), warp.displacement[:, slab].astype(np.float64)) + rest
+        displacement[:, slab] = rotate(_matrix(matrix), warp.displacement[:, slab])
+        displacement[:, slab] += affine_slab(matrix @ warp.affine - warp.affine, warp.shape, slab)
     return Warp(displacement, warp.affine)
 
 

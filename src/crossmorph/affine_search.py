@@ -29,12 +29,13 @@ MOMENTS = 0.8, 0.95
 
 
 class _View(NamedTuple):
-    """Both images averaged down to the voxels of a canvas, and how many voxels of theirs make one."""
+    """Both images averaged down to a canvas, how many voxels of theirs make one of it, and the fixed one on it."""
 
     fixed: Tensor
     moving: Tensor
     shrunk: float
     side: int
+    still: Tensor
 
 
 @torch.inference_mode(False)
@@ -69,7 +70,8 @@ def search_affine(
 def _view(fixed: Tensor, moving: Tensor, side: int) -> _View:
     shrunk = max(1.0, max(fixed.shape[2:]) / side)
     small = [spatial.resize_image(_averaged(image, shrunk), _divided(image, shrunk)) for image in (fixed, moving)]
-    return _View(small[0], small[1], shrunk, side)
+    still = move(small[0], same_place(small[0]), tuple(small[0].shape[2:]), side)
+    return _View(small[0], small[1], shrunk, side, still)
 
 
 def _averaged(image: Tensor, factor: float) -> Tensor:
@@ -115,10 +117,9 @@ def _agreement(view: _View, affine: Affine) -> Float[Tensor, " places"]:
     where next to nothing is shared.
     """
     shape, count = tuple(view.fixed.shape[2:]), len(affine.matrix)
-    still = move(view.fixed, same_place(view.fixed), shape, view.side)
     small = Affine(affine.matrix, affine.shift / view.shrunk)
     moved = move(view.moving.expand(count, *view.moving.shape[1:]), small, shape, view.side)
-    still = still.expand_as(moved)
+    still = view.still.expand_as(moved)
     ours, theirs = moved.detach() > TISSUE, still > TISSUE
     shared = ours & theirs
     smaller = torch.minimum(_count(ours), _count(theirs))

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 
-from crossmorph import load_model, metrics, read_image
+from crossmorph import Image, load_model, metrics, read_image
 from crossmorph.evaluation import Case, runner
 from crossmorph.image import scale_intensity
 from crossmorph.report import write_picture

@@ -366,14 +366,16 @@ def test_help_imports_nothing_heavy(words):
     assert "Usage" in result.stdout
 
 
-@pytest.mark.parametrize(("wish", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_let_go_of_their_cores_unless_told_otherwise(wish, policy):
+@pytest.mark.parametrize(
+    ("wish", "count"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_threads_that_wait_soon_let_go_of_their_cores_unless_told_otherwise(wish, count):
     """The variable is read when PyTorch starts, so it has to be there before."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    script = "import os, sys, crossmorph.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    environment |= {"OMP_WAIT_POLICY": wish} if wish else {}
+    known = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in known} | wish
+    script = "import os, sys, crossmorph.cli; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     printed = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True, timeout=60)
-    assert printed == f"{policy} False\n"
+    assert printed == f"{count} False\n"
 
 
 def test_models_are_listed_and_shown(crossmorph):

@@ -16,8 +16,8 @@ from crossmorph import spatial
 from crossmorph.networks import activated
 
 # Of a look's step, entries of the matrix's logarithm and shift in half sides of the grid: 3% of the size, 2 of 128
-# voxels. Of 395 simulated pairs none ended elsewhere by more than 0.1 mm in the mean of its kind, after 2.9 looks
-# instead of four where pairs are near.
+# voxels. Of 395 simulated pairs of ten kinds no kind's mean error after the coarse stage changed by 0.1 mm, for 2.9
+# looks instead of four where pairs are near.
 SETTLED = 0.03
 
 

@@ -59,9 +59,8 @@ def move(
         shape: of the fixed grid.
         side: voxels of the canvas along each axis.
     """
-    return spatial.sample(
-        image, _apply(affine, _canvas(len(shape), side).to(image) * (max(shape) / side), image), outside="zero"
-    )
+    centred = _canvas(len(shape), side).to(image) * (max(shape) / side)
+    return spatial.sample(image, _apply(affine, centred, image), outside="zero")
 
 
 @cache

@@ -65,6 +65,7 @@ def sample(
         ValueError: where the number of components is not the number of the image's axes.
     """
     _check_components(coordinates, image)
+    # Coordinates count from voxel 0, so that the frame of this one voxel is enough.
     frame = _frame((1,) * (image.ndim - 2), tuple(image.shape[2:]), coordinates.dtype, coordinates.device)
     sampled = _grid_sample(image, torch.addcmul(frame.centres, coordinates.flip(1), frame.scale), mode)
     return sampled * _inside(coordinates, image) if outside == "zero" else sampled

@@ -28,7 +28,8 @@ from torch import Tensor
 
 import crossmorph
 from crossmorph import DEFAULT_MODELS, load_model
-from crossmorph.calibration import (
+from crossmorph.quality.checks import judge
+from crossmorph.quality.error_model import (
     LIMITS,
     SUFFIX,
     Calibration,
@@ -39,8 +40,8 @@ from crossmorph.calibration import (
     usual_features,
     write_calibration,
 )
-from crossmorph.doubt_network import MOST, DoubtNetwork, foretell
-from crossmorph.quality import calibrate, judge, mean_doubt
+from crossmorph.quality.error_network import MOST, DoubtNetwork, foretell
+from crossmorph.quality.measures import calibrate, mean_doubt
 
 ALARMS = 0.045  # of the good training pairs that may be flagged
 RARE = 0.998  # a single number's limit, as a quantile of good training pairs
@@ -208,7 +209,7 @@ def flags(row: Row, calibration: Calibration) -> dict[str, str]:
 
 
 def row_numbers(row: Row, calibration: Calibration) -> dict[str, float]:
-    """Those of :func:`crossmorph.quality.measure`."""
+    """Those of :func:`crossmorph.quality.measures.measure`."""
     return row.trial.numbers | calibrate(row.trial.numbers, row.trial.features, row.doubt, calibration)
 
 

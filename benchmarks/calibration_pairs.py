@@ -16,20 +16,11 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from crossmorph import Image
-from crossmorph.data.anatomy import SPACING, tissue_slice, tissue_volume
-from crossmorph.data.head import surround
-from crossmorph.data.phantom import split_levels
-from crossmorph.data.simulation import (
-    CONTRASTS,
-    ROUGH,
-    SMOOTH,
-    Contrast,
-    Difficulty,
-    random_deformation,
-    simulate,
-    true_field,
-    warp_fractions,
-)
+from crossmorph.datasets.phantom import split_levels
+from crossmorph.simulation.anatomy import SPACING, tissue_slice, tissue_volume
+from crossmorph.simulation.deformation import ROUGH, SMOOTH, Difficulty, random_deformation, true_field, warp_fractions
+from crossmorph.simulation.head_layers import surround
+from crossmorph.simulation.mri import CONTRASTS, Contrast, simulate
 
 Split = Literal["train", "test"]
 # How often each kind is drawn, relative to the others. Heads and levels exist of slices only.

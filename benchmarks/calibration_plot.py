@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from crossmorph.calibration import Calibration, foretold, logarithms
-from crossmorph.doubt_network import MOST
+from crossmorph.quality.error_model import Calibration, foretold, logarithms
+from crossmorph.quality.error_network import MOST
 
 SHARES = np.linspace(0, 1, 13)  # of the voxels, sorted by doubt: as many between each two
 FOUND, MISSED, GREY = "#0072B2", "#D55E00", "#999999"  # Okabe and Ito, for every eye

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from calibration_pairs import KINDS
 
-from crossmorph.calibration import Calibration, foretold, logarithms
-from crossmorph.doubt_network import MOST
+from crossmorph.quality.error_model import Calibration, foretold, logarithms
+from crossmorph.quality.error_network import MOST
 
 Flags = Callable[[Any, Calibration], Mapping[str, str]]
 FALSE_ALARMS = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -13,13 +13,13 @@ from calibration_pairs import Drawn, Setting, Split, draw
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crossmorph.checkpoint import Model
-from crossmorph.doubt_network import gathered_maps
 from crossmorph.errors import InputError
-from crossmorph.evidence import appearance, gather
-from crossmorph.files import atomic_output
-from crossmorph.pipeline import register_images
-from crossmorph.quality import measure_plain
+from crossmorph.networks.checkpoint import Model
+from crossmorph.quality.consistency import appearance, gather
+from crossmorph.quality.error_network import gathered_maps
+from crossmorph.quality.measures import measure_plain
+from crossmorph.registration.register_images import register_images
+from crossmorph.system.files import atomic_output
 
 TOO_FAR = 2.0  # mm of median error in tissue: what is above is to be found
 
@@ -28,8 +28,8 @@ class Trial(NamedTuple):
     """A pair and what came out of it.
 
     ``error`` is the median in tissue, mm, and ``wrong`` that of every voxel, working voxels, both infinite where no
-    truth exists; ``maps`` are those of :func:`crossmorph.doubt_network.gathered_maps`; ``seconds`` are those of the
-    CPU, for registering and for the numbers.
+    truth exists; ``maps`` are those of :func:`crossmorph.quality.error_network.gathered_maps`; ``seconds`` are those
+    of the CPU, for registering and for the numbers.
     """
 
     kind: str

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from crossmorph import DEFAULT_MODELS
-from crossmorph.data.extra import default_pairs
-from crossmorph.data.phantom import prepare_phantom
-from crossmorph.evaluation import evaluate
-from crossmorph.results import Row
+from crossmorph.datasets.phantom import prepare_phantom
+from crossmorph.datasets.test_splits import default_pairs
+from crossmorph.evaluation.evaluate import evaluate
+from crossmorph.evaluation.results import Row
 
 METHODS = ("none", "affine", "syn-tuned", "start", "crossmorph", "oracle")
 SPLITS = ("contrasts", "heads", "far")

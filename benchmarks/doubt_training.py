@@ -12,8 +12,8 @@ from calibration_trials import Trial
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crossmorph.calibration import FORETELLING, logarithms
-from crossmorph.doubt_network import MOST, DoubtNetwork
+from crossmorph.quality.error_model import FORETELLING, logarithms
+from crossmorph.quality.error_network import MOST, DoubtNetwork
 
 LEAST = 0.3  # voxels: smaller errors of a voxel are not told apart
 PAIR_LEAST, PAIR_MOST = 0.5, 5.0  # the same for medians of pairs; the hopeless count as the largest
@@ -29,7 +29,7 @@ def train(trials: Sequence[Trial], iterations: int, seed: int) -> DoubtNetwork:
     """A network that has seen the trials, turned over and about at random, for so many batches.
 
     Of each voxel's error the logarithm counts (Huber), in tissue; of each pair, that of its median, against the mean of
-    what is foretold over the foreground, which is what :func:`crossmorph.quality.mean_doubt` will take.
+    what is foretold over the foreground, which is what :func:`crossmorph.quality.measures.mean_doubt` will take.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

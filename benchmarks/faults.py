@@ -37,9 +37,9 @@ import yaml
 from processes import Ended, count_calls, die_at_byte, die_at_call, run, start, survivors, wait
 
 import crossmorph
-from crossmorph.checkpoint import load_tensors
-from crossmorph.data.phantom import prepare_phantom
-from crossmorph.results import processor
+from crossmorph.datasets.phantom import prepare_phantom
+from crossmorph.networks.checkpoint import load_tensors
+from crossmorph.system.environment import processor
 
 ROOT = Path(__file__).parent.parent
 GROWING = ("metrics.csv", "checkpoint.safetensors", "result.json")  # of another content before the end

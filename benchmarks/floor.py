@@ -15,8 +15,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossmorph import DEFAULT_MODELS, load_model
-from crossmorph.affine import same_place
-from crossmorph.hierarchy import Hierarchy
+from crossmorph.networks.affine import same_place
+from crossmorph.networks.hierarchy import Hierarchy
 
 RUNS = 30
 SHAPE = (128, 128)

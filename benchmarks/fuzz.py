@@ -38,21 +38,21 @@ from mutation import OBLIQUE, VOLUME, Files, damage, seeds
 from odd_images import odd_pairs
 
 from crossmorph import Image, read_image
-from crossmorph.affine_files import read_affine_transform, read_step
-from crossmorph.api import as_image, register
-from crossmorph.checkpoint import Model, load_model, load_tensors
-from crossmorph.config import dump_config, load_config
-from crossmorph.data import brainweb_files
-from crossmorph.data.brainweb_files import SiteGrid, find_files, read_fractions, read_intensities, read_labels
-from crossmorph.data.brats import read_anatomy
-from crossmorph.data.brats_files import check_grids, find_cases
-from crossmorph.data.pairs import read_pairs
+from crossmorph.datasets.brainweb import files as brainweb_files
+from crossmorph.datasets.brainweb.files import SiteGrid, find_files, read_fractions, read_intensities, read_labels
+from crossmorph.datasets.brats.dataset import read_anatomy
+from crossmorph.datasets.brats.files import check_grids, find_cases
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.image import read_series
-from crossmorph.points import read_points
-from crossmorph.provenance import read_record
-from crossmorph.results import processor
-from crossmorph.transform import Warp
+from crossmorph.images.io import read_series
+from crossmorph.networks.checkpoint import Model, load_model, load_tensors
+from crossmorph.provenance.record import read_record
+from crossmorph.system.environment import processor
+from crossmorph.training.config import dump_config, load_config
+from crossmorph.transforms.affine_files import read_affine_transform, read_step
+from crossmorph.transforms.warp import Warp
+from crossmorph.workflows.register import as_image, register
+from crossmorph.workflows.transform_points import read_points
 
 SECONDS, MEMORY, LINE = 10.0, 2 << 30, 4096
 MEMORY_DISK = "/dev/shm" if os.path.isdir("/dev/shm") else None

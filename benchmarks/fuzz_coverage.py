@@ -11,10 +11,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["crossmorph", "yaml", "csv", "nitransforms"], enable_loader_override=False):
-    import crossmorph.affine_files
-    import crossmorph.config
-    import crossmorph.data.pairs
-    import crossmorph.points  # noqa: F401
+    import crossmorph.datasets.pairs
+    import crossmorph.training.config
+    import crossmorph.transforms.affine_files
+    import crossmorph.workflows.transform_points  # noqa: F401
 
 import fuzz
 import mutation

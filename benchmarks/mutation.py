@@ -20,13 +20,15 @@ import yaml
 from numpy.random import Generator
 
 from crossmorph import Image, write_image
-from crossmorph.affine_files import write_affine_transform
-from crossmorph.checkpoint import Card, save_model, save_tensors
-from crossmorph.command import Outputs, register_files
-from crossmorph.hierarchy import Hierarchy, HierarchySpec
-from crossmorph.networks import PyramidSpec, UNetSpec
-from crossmorph.pipeline import Settings
-from crossmorph.transform import Warp, write_transform
+from crossmorph.networks.checkpoint import Card, save_model, save_tensors
+from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
+from crossmorph.networks.pyramid import PyramidSpec
+from crossmorph.networks.unet import UNetSpec
+from crossmorph.registration.register_images import Settings
+from crossmorph.transforms.affine_files import write_affine_transform
+from crossmorph.transforms.warp import Warp
+from crossmorph.transforms.warp_files import write_transform
+from crossmorph.workflows.register_files import Outputs, register_files
 
 Files = dict[str, bytes]
 

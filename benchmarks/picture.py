@@ -11,10 +11,10 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from crossmorph.evaluation import PEERS
-from crossmorph.files import atomic_output
-from crossmorph.report import UNDATED
-from crossmorph.results import Summary
+from crossmorph.evaluation.evaluate import PEERS
+from crossmorph.evaluation.results import Summary
+from crossmorph.reports.figure import UNDATED
+from crossmorph.system.files import atomic_output
 
 NAMES = {
     "affine": "ANTs affine",

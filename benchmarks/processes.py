@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crossmorph.cli import main as crossmorph_main
+from crossmorph.cli.main import main as crossmorph_main
 
 LIMIT = 300.0  # seconds after which a command counts as hung
 ORPHANED = 10.0  # seconds in which what a killed process has begun must end too

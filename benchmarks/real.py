@@ -25,11 +25,12 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 
-from crossmorph import Image, load_model, metrics, read_image
-from crossmorph.evaluation import Case, runner
-from crossmorph.image import scale_intensity
-from crossmorph.report import write_picture
-from crossmorph.transform import resample, voxel_displacement
+from crossmorph import Image, load_model, read_image
+from crossmorph.evaluation.evaluate import Case, runner
+from crossmorph.functional import metrics
+from crossmorph.images.image import scale_intensity
+from crossmorph.reports.figure import write_picture
+from crossmorph.transforms.warp import resample, voxel_displacement
 
 METHODS = "none,affine,syn,crossmorph,crossmorph-refined"
 PAIRS = (("mni", "icbm"), ("icbm", "mni"), ("colin-brain", "mni"), ("colin-head", "mni"))

@@ -13,12 +13,12 @@ from pathlib import Path
 from picture import draw_accuracy_time
 
 from crossmorph import DEFAULT_MODELS
-from crossmorph.baselines import voxelmorph
-from crossmorph.config import load_config
-from crossmorph.data.phantom import prepare_phantom
-from crossmorph.evaluation import METHODS, PEERS, evaluate
-from crossmorph.results import Summary, caption, markdown_table, summarise
-from crossmorph.training import train
+from crossmorph.datasets.phantom import prepare_phantom
+from crossmorph.evaluation.baselines import voxelmorph
+from crossmorph.evaluation.evaluate import METHODS, PEERS, evaluate
+from crossmorph.evaluation.results import Summary, caption, markdown_table, summarise
+from crossmorph.training.config import load_config
+from crossmorph.training.train import train
 
 SPLITS = ("test", "rough")
 PAIRS = 48

@@ -21,8 +21,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from crossmorph import Image, load_model, read_image, register_images, write_image
-from crossmorph.data.anatomy import tissue_volume, volume_affine
-from crossmorph.data.simulation import simulate
+from crossmorph.simulation.anatomy import tissue_volume, volume_affine
+from crossmorph.simulation.mri import simulate
 
 EXTENT = 224.0  # mm along each axis, whatever the number of voxels
 COLUMNS = ("side", "voxels", "seconds", "peak_mib")

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crossmorph import DEFAULT_MODELS, load_model, metrics, read_image, read_transform
-from crossmorph.data.pairs import read_pairs
-from crossmorph.pipeline import Settings, register_images
-from crossmorph.transform import resample, voxel_displacement
+from crossmorph import DEFAULT_MODELS, load_model, read_image, read_transform
+from crossmorph.datasets.pairs import read_pairs
+from crossmorph.functional import metrics
+from crossmorph.registration.register_images import Settings, register_images
+from crossmorph.transforms.warp import resample, voxel_displacement
 
 VALUES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 

@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from crossmorph.config import load_config
-from crossmorph.training import train
+from crossmorph.training.config import load_config
+from crossmorph.training.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

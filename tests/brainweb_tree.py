@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from crossmorph.data import brainweb_files
-from crossmorph.data.brainweb_files import SiteGrid
+from crossmorph.datasets.brainweb import files
+from crossmorph.datasets.brainweb.files import SiteGrid
 
 # The site's fields of view at a few millimetres.
 SMALL = {
@@ -23,7 +23,7 @@ TISSUES = {1: "csf", 2: "gry", 3: "wht", 4: "fat", 5: "m+s", 6: "skn", 7: "skl",
 
 def use_small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, grid in SMALL.items():
-        monkeypatch.setitem(brainweb_files.GRIDS, kind, grid)
+        monkeypatch.setitem(files.GRIDS, kind, grid)
 
 
 def head_labels(grid: SiteGrid, lesion: bool = False, wider: float = 1.0) -> np.ndarray:

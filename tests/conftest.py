@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from crossmorph.data.phantom import prepare_phantom
+from crossmorph.datasets.phantom import prepare_phantom
 
 ROOT = Path(__file__).parent.parent
 

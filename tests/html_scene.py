@@ -7,10 +7,10 @@ import numpy as np
 from numpy import ndarray
 from scipy.ndimage import gaussian_filter
 
-from crossmorph.html_report import Content, Stage
-from crossmorph.image import Image
-from crossmorph.quality import Flag
-from crossmorph.transform import Warp
+from crossmorph.images.image import Image
+from crossmorph.quality.checks import Flag
+from crossmorph.reports.registration_page import Content, Stage
+from crossmorph.transforms.warp import Warp
 
 SPACING = (1.0, 1.5, 3.0)
 SHAPE = (28, 24, 10)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from crossmorph.image import Image
-from crossmorph.transform import Warp
+from crossmorph.images.image import Image
+from crossmorph.transforms.warp import Warp
 
 SETTINGS = {"2d": ((64, 56), (1.5, 2.0)), "3d": ((28, 26, 24), (2.0, 2.5, 3.0))}
 TURN = 0.5  # radians between the axes of the grid and those of the world

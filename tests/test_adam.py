@@ -2,7 +2,7 @@
 
 import torch
 
-from crossmorph.adam import Adam
+from crossmorph.functional.adam import Adam
 
 
 def test_the_steps_are_those_of_torch():

@@ -8,8 +8,8 @@ import scipy.ndimage
 import torch
 from torch import Tensor, nn
 
-from crossmorph import spatial
-from crossmorph.affine import Affine, AffineNetwork, AffineSpec, affine_displacement, move, same_place
+from crossmorph.functional import spatial
+from crossmorph.networks.affine import Affine, AffineNetwork, AffineSpec, affine_displacement, move, same_place
 
 SMALL = AffineSpec(features=(8, 16), hidden=32, canvas=16, looks=2)
 

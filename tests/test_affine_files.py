@@ -11,7 +11,9 @@ import SimpleITK as sitk
 from numpy import ndarray
 from scipy.spatial.transform import Rotation
 
-from crossmorph.affine_files import (
+from crossmorph.errors import InputError
+from crossmorph.images.image import Image
+from crossmorph.transforms.affine_files import (
     fsl_coordinates,
     read_affine_transform,
     read_step,
@@ -19,9 +21,8 @@ from crossmorph.affine_files import (
     write_ants,
     write_fsl_affine,
 )
-from crossmorph.errors import InputError
-from crossmorph.image import Image
-from crossmorph.transform import Warp, read_transform, write_transform
+from crossmorph.transforms.warp import Warp
+from crossmorph.transforms.warp_files import read_transform, write_transform
 
 TURN = Rotation.from_euler("xyz", [10, -20, 30], degrees=True).as_matrix()
 MATRIX = np.eye(4)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmorph import spatial
-from crossmorph.affine import Affine, affine_displacement, same_place
-from crossmorph.affine_search import search_affine
+from crossmorph.functional import spatial
+from crossmorph.networks.affine import Affine, affine_displacement, same_place
+from crossmorph.registration.affine_search import search_affine
 
 SHAPES = [(48, 56), (32, 40, 36)]
 
@@ -42,7 +42,7 @@ def test_a_known_map_is_found_across_contrasts(
     truth = pull_back(len(shape), degrees, size, shift)
     seen = spatial.warp(moving, affine_displacement(truth, moving), outside="zero")
     fixed = torch.where(seen > 0.05, 1.1 - seen, seen)  # dark where the moving image is bright
-    found = search_affine(fixed, moving, same_place(fixed))
+    found = search_affine(moving, fixed, same_place(fixed))
     difference = affine_displacement(found, moving) - affine_displacement(truth, moving)
     error = torch.linalg.vector_norm(difference, dim=1, keepdim=True)[seen > 0.3]
     assert error.mean() < 0.7
@@ -55,7 +55,7 @@ def test_a_brain_is_not_blown_up_to_fill_a_head(shape: tuple[int, ...]) -> None:
     head = spatial.warp(moving, affine_displacement(pull_back(len(shape), 0, 0.72, 0.0), moving), outside="zero") > 0.3
     scan = torch.where(moving > 0.05, 1.1 - moving, torch.where(head, 0.6, 0.0))
     fixed = scan + 0.1 * torch.randn(scan.shape, generator=torch.Generator().manual_seed(2))
-    found = search_affine(fixed.clamp(0, 1), moving, same_place(fixed))
+    found = search_affine(moving, fixed.clamp(0, 1), same_place(fixed))
     sizes = torch.linalg.svdvals(found.matrix[0])
     assert (sizes - 1).abs().max() < 0.05, sizes
 
@@ -67,7 +67,7 @@ def test_slices_that_lie_any_way_are_found_where_all_ways_are_tried(degrees: flo
     fixed = spatial.warp(moving, affine_displacement(truth, moving), outside="zero")
     errors = []
     for around in (True, False):
-        found = search_affine(fixed, moving, same_place(fixed), around)
+        found = search_affine(moving, fixed, same_place(fixed), around)
         difference = affine_displacement(found, moving) - affine_displacement(truth, moving)
         errors.append(float(torch.linalg.vector_norm(difference, dim=1, keepdim=True)[fixed > 0.3].mean()))
     assert errors[0] < 0.7
@@ -77,7 +77,7 @@ def test_slices_that_lie_any_way_are_found_where_all_ways_are_tried(degrees: flo
 def test_a_shift_beyond_the_grid_is_found_by_the_centres_of_intensity() -> None:
     picture = anatomy((48, 48))
     moving = torch.nn.functional.pad(picture, [0, 0, 60, 0])
-    found = search_affine(picture, moving, same_place(picture))
+    found = search_affine(moving, picture, same_place(picture))
     # The grids' centres are 30 voxels apart, the anatomies 60.
     torch.testing.assert_close(found.shift, torch.tensor([[30.0, 0.0]]), atol=0.5, rtol=0)
 
@@ -90,7 +90,7 @@ def test_same_bits_at_any_number_of_threads_and_nothing_learns() -> None:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             with torch.inference_mode():
-                found.append(search_affine(picture, moving, same_place(picture)))
+                found.append(search_affine(moving, picture, same_place(picture)))
     finally:
         torch.set_num_threads(before)
     one, two = found

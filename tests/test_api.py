@@ -6,11 +6,12 @@ import pytest
 import SimpleITK as sitk
 
 import crossmorph
-from crossmorph.api import as_image
-from crossmorph.data.pairs import read_pairs
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.provenance import read_record
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.provenance.record import read_record
+from crossmorph.workflows.register import as_image
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,22 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner, Result
 
-from crossmorph.affine_files import fsl_coordinates, read_affine_transform, write_affine_transform
-from crossmorph.apply import ImageFiles, apply_files, compose_files, convert_file, invert_file, jacobian_file
-from crossmorph.chain import as_warp, inverted, jacobian, move_points
-from crossmorph.cli_transforms import add_commands
+from crossmorph.cli.transforms import add_commands
 from crossmorph.errors import InputError
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.transform import Warp, followed_by, read_transform, resample, transform_points, write_transform
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.transforms.affine_files import fsl_coordinates, read_affine_transform, write_affine_transform
+from crossmorph.transforms.composition import as_warp, inverted, jacobian, move_points
+from crossmorph.transforms.warp import Warp, followed_by, resample, transform_points
+from crossmorph.transforms.warp_files import read_transform, write_transform
+from crossmorph.workflows.transform_files import (
+    ImageFiles,
+    apply_files,
+    compose_files,
+    convert_file,
+    invert_file,
+    jacobian_file,
+)
 
 TURN = Rotation.from_euler("xyz", [10, -20, 30], degrees=True).as_matrix()
 
@@ -208,7 +217,7 @@ def test_jacobian_of_a_known_map(folder: Path) -> None:
 
 
 def test_jacobian_is_that_of_simpleitk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossmorph.interpolate.SLAB_VOXELS", 1000)
+    monkeypatch.setattr("crossmorph.functional.interpolation.SLAB_VOXELS", 1000)
     warp = a_warp(grid=affine(np.diag([-1.5, -1.2, 2.0]), (0, 0, 0)))  # their derivatives know no directions
     lps = warp.displacement * np.reshape([-1, -1, 1], (3, 1, 1, 1))
     field = sitk.GetImageFromArray(np.ascontiguousarray(lps.T), isVector=True)

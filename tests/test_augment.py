@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from crossmorph.data.augment import Augmentation, AugmentSpec, augment, draw
+from crossmorph.training.augmentation import Augmentation, AugmentSpec, augment, draw
 
 
 def images(*shape: int) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scenes import SETTINGS, error_mm, pair, pull, scene, world
 
-from crossmorph.baselines import ants as peer
 from crossmorph.errors import InputError
-from crossmorph.image import Image
-from crossmorph.transform import Warp, resample
+from crossmorph.evaluation.baselines import ants as peer
+from crossmorph.images.image import Image
+from crossmorph.transforms.warp import Warp, resample
 
 antspy = pytest.importorskip("ants")
 

@@ -13,10 +13,10 @@ import SimpleITK as sitk
 from numpy import ndarray
 from scenes import error_mm, pair
 
-from crossmorph.baselines import common, dipy, elastix, greedy, simpleitk
 from crossmorph.errors import InputError
-from crossmorph.image import Image
-from crossmorph.transform import Warp, resample
+from crossmorph.evaluation.baselines import common, dipy, elastix, greedy, simpleitk
+from crossmorph.images.image import Image
+from crossmorph.transforms.warp import Warp, resample
 
 Own = Callable[[], ndarray]
 FEW = "40"  # iterations a level of elastix, whose schedule for real images takes seconds

@@ -10,7 +10,7 @@ from conftest import ROOT
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from crossmorph.results import Row, Summary, read_rows, summarise
+from crossmorph.evaluation.results import Row, Summary, read_rows, summarise
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import picture

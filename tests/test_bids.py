@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from crossmorph.bids import bids_name, bids_outputs
-from crossmorph.command import register_files
-from crossmorph.data.pairs import read_pairs
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.provenance import read_record
+from crossmorph.provenance.record import read_record
+from crossmorph.workflows.bids import bids_name, bids_outputs
+from crossmorph.workflows.register_files import register_files
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ from brainweb_tree import (
 )
 from typer.testing import CliRunner
 
-from crossmorph.cli import app
-from crossmorph.data import brainweb, brainweb_heads
-from crossmorph.data.anatomy import SHAPE, slice_affine
-from crossmorph.data.brainweb_files import Volume, find_files
-from crossmorph.data.brainweb_heads import PHANTOM_TISSUES, SUBJECT_TISSUES, choose_brain, choose_heads, scan
-from crossmorph.data.pairs import read_pairs
+from crossmorph.cli.main import app
+from crossmorph.datasets.brainweb import dataset, heads
+from crossmorph.datasets.brainweb.files import Volume, find_files
+from crossmorph.datasets.brainweb.heads import PHANTOM_TISSUES, SUBJECT_TISSUES, choose_brain, choose_heads, scan
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
+from crossmorph.simulation.anatomy import SHAPE, slice_affine
 
 FEW = {"train": 3, "test": 2, "validation": 1}
 
@@ -42,7 +42,7 @@ def small():
 def from_volumes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("volumes")
     write_volumes(folder / "site")
-    brainweb.prepare_brainweb(folder / "site", folder / "made", 3, noise=0, inu=0, pd=True, **FEW)
+    dataset.prepare_brainweb(folder / "site", folder / "made", 3, noise=0, inu=0, pd=True, **FEW)
     return folder / "made"
 
 
@@ -134,19 +134,19 @@ def test_images_are_slices_of_the_volumes(from_volumes):
 
 def test_the_same_arguments_give_the_same_bytes(from_volumes, tmp_path):
     site = from_volumes.parent / "site"
-    brainweb.prepare_brainweb(site, tmp_path / "again", 3, noise=0, inu=0, pd=True, **FEW)
+    dataset.prepare_brainweb(site, tmp_path / "again", 3, noise=0, inu=0, pd=True, **FEW)
     paths = sorted(path.relative_to(from_volumes) for path in from_volumes.rglob("*.*"))
     assert paths == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))
     assert all((from_volumes / path).read_bytes() == (tmp_path / "again" / path).read_bytes() for path in paths)
     one = {"train": 1, "test": 1, "validation": 1}
-    brainweb.prepare_brainweb(site, tmp_path / "other", 4, noise=0, inu=0, **one)
+    dataset.prepare_brainweb(site, tmp_path / "other", 4, noise=0, inu=0, **one)
     name = "test/0000_field.nii.gz"
     assert np.abs(load(from_volumes / name) - load(tmp_path / "other" / name)).max() > 1
 
 
 def test_subjects_are_simulated_and_no_two_splits_share_one(tmp_path):
     write_subjects(tmp_path / "site", (4, 5, 38, 54), t1=True)
-    brainweb.prepare_brainweb(tmp_path / "site", tmp_path / "made", train=3, test=1, validation=1)
+    dataset.prepare_brainweb(tmp_path / "site", tmp_path / "made", train=3, test=1, validation=1)
     found = described(tmp_path / "made")
     heads = [found["splits"][split]["heads"] for split in ("train", "validation", "test")]
     assert [len(some) for some in heads] == [2, 1, 1]
@@ -162,7 +162,7 @@ def test_subjects_are_simulated_and_no_two_splits_share_one(tmp_path):
 def test_lesions_have_their_label(tmp_path):
     write_fuzzy(tmp_path / "site", "msles2")
     one = {"train": 4, "test": 1, "validation": 1}
-    brainweb.prepare_brainweb(tmp_path / "site", tmp_path / "made", noise=0, inu=0, **one)
+    dataset.prepare_brainweb(tmp_path / "site", tmp_path / "made", noise=0, inu=0, **one)
     assert described(tmp_path / "made")["labels"]["10"] == "MS lesion"
     assert described(tmp_path / "made")["simulated_from_the_model"] == ["t2", "t1"]
     maps = [load(path) for path in (tmp_path / "made").glob("*/*_labels.nii.gz")]
@@ -178,9 +178,9 @@ def test_crisp_and_fuzzy_models_give_one_slice(tmp_path):
     slices, levels = [], []
     for name in ("fuzzy", "crisp"):
         files = find_files(tmp_path / name)
-        head = brainweb_heads.load_head(choose_heads(tmp_path, files, "normal", 3, 20, ("t2", "t1"))[0])
-        levels.append(brainweb_heads.brain_levels(head))
-        slices.append(brainweb_heads.slice_fractions(head, levels[-1][10]))
+        head = heads.load_head(choose_heads(tmp_path, files, "normal", 3, 20, ("t2", "t1"))[0])
+        levels.append(heads.brain_levels(head))
+        slices.append(heads.slice_fractions(head, levels[-1][10]))
     assert levels[0] == levels[1]
     np.testing.assert_allclose(slices[0], slices[1], atol=1e-6)
     assert slices[0].shape == (9, *SHAPE)
@@ -199,15 +199,15 @@ def test_levels_are_a_millimetre_apart_and_show_enough_brain():
     labels[:240, :200, 2:8] = 2
     affine = np.diag([0.5, 0.5, 0.5, 1.0])
     affine[:3, 3] = -60, -67, -72.25
-    head = brainweb_heads.LoadedHead(SUBJECT_TISSUES, (Volume(labels, affine),), {})
-    assert brainweb_heads.brain_levels(head) == [-71.0, -70.0, -69.0]
-    fractions = brainweb_heads.slice_fractions(head, -71.0)
+    head = heads.LoadedHead(SUBJECT_TISSUES, (Volume(labels, affine),), {})
+    assert heads.brain_levels(head) == [-71.0, -70.0, -69.0]
+    fractions = heads.slice_fractions(head, -71.0)
     assert fractions[1, 64, 64] == pytest.approx(1)
     labels[:, :, 3] = 0  # half of the first slice
-    assert brainweb_heads.brain_levels(head) == [-70.0, -69.0]
+    assert heads.brain_levels(head) == [-70.0, -69.0]
     # A header's rounding does not make one of the two planes the nearer one.
-    assert brainweb_heads.slice_fractions(head, -71.0 + 1e-9)[1, 64, 64] == pytest.approx(0.5)
-    assert brainweb_heads.slice_fractions(head, -71.0 - 1e-9)[1, 64, 64] == pytest.approx(0.5)
+    assert heads.slice_fractions(head, -71.0 + 1e-9)[1, 64, 64] == pytest.approx(0.5)
+    assert heads.slice_fractions(head, -71.0 - 1e-9)[1, 64, 64] == pytest.approx(0.5)
 
 
 def test_scans_have_the_sites_signals():
@@ -276,14 +276,14 @@ def test_what_is_missing_is_named_before_anything_is_read(tmp_path, what):
     folder.mkdir()
     site(folder, names)  # of no content: an error in reading would be another
     with pytest.raises(InputError, match=f"^{re.escape(str(folder))}: .*{reason}"):
-        brainweb.prepare_brainweb(folder, tmp_path / "made")
+        dataset.prepare_brainweb(folder, tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 
 def test_files_are_chosen(tmp_path):
     files = site(tmp_path, f"{T1} {T2} {CRISP} {T1.replace('pn3', 'pn0')} phantom_1.0mm_msles2_crisp.mnc")
     assert choose_heads(tmp_path, files, "normal", 3, 20, ("t2", "t1")) == [
-        brainweb_heads.Head("normal", "phantom", (tmp_path / CRISP,), {"t2": tmp_path / T2, "t1": tmp_path / T1})
+        heads.Head("normal", "phantom", (tmp_path / CRISP,), {"t2": tmp_path / T2, "t1": tmp_path / T1})
     ]
     lesions = choose_heads(tmp_path, files, "msles2", 3, 20, ("t2", "t1"))[0]
     assert (lesions.model, lesions.images) == ((tmp_path / "phantom_1.0mm_msles2_crisp.mnc",), {})
@@ -295,22 +295,22 @@ def test_files_are_chosen(tmp_path):
 
 def test_a_file_is_refused_before_the_first_image(tmp_path, monkeypatch):
     write_volumes(tmp_path / "site")
-    monkeypatch.setattr(brainweb, "write_intensities", lambda *_: pytest.fail("an image was written"))
+    monkeypatch.setattr(dataset, "write_intensities", lambda *_: pytest.fail("an image was written"))
     path = tmp_path / "site" / "mri" / "t2_icbm_normal_1mm_pn0_rf0.rawb.gz"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"^{re.escape(str(path))}: is cut off"):
-        brainweb.prepare_brainweb(tmp_path / "site", tmp_path / "made", noise=0, inu=0)
+        dataset.prepare_brainweb(tmp_path / "site", tmp_path / "made", noise=0, inu=0)
     labels = head_labels(SMALL["phantom"])
     labels[:, :, 15:] = 0
     write(tmp_path / "flat" / "phantom_1.0mm_normal_crisp.rawb", labels, SMALL["phantom"])
     with pytest.raises(
         InputError, match=r"normal_crisp\.rawb: enough of a brain lies in \d slices; expected at least 10"
     ):
-        brainweb.prepare_brainweb(tmp_path / "flat", tmp_path / "made")
+        dataset.prepare_brainweb(tmp_path / "flat", tmp_path / "made")
     assert not (tmp_path / "made").exists()
     for wrong in ({"noise": 2}, {"inu": 30}, {"train": 0}, {"seed": -1}):
         with pytest.raises(InputError, match=f"^{next(iter(wrong))} = "):
-            brainweb.prepare_brainweb(tmp_path / "site", tmp_path / "made", **wrong)
+            dataset.prepare_brainweb(tmp_path / "site", tmp_path / "made", **wrong)
 
 
 def test_the_command(tmp_path):

@@ -12,10 +12,9 @@ import pytest
 from brainweb_tree import SMALL, head_image, head_labels, use_small_grids
 from typer.testing import CliRunner
 
-from crossmorph.cli import app
-from crossmorph.data import brainweb_download
-from crossmorph.data.brainweb_download import SUBJECTS, download_brainweb, wanted_items
-from crossmorph.data.brainweb_files import find_files, read_labels
+from crossmorph.cli.main import app
+from crossmorph.datasets.brainweb.download import SUBJECTS, download_brainweb, wanted_items
+from crossmorph.datasets.brainweb.files import find_files, read_labels
 from crossmorph.errors import InputError
 
 GRID = SMALL["phantom"]
@@ -66,7 +65,7 @@ def site(monkeypatch):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    monkeypatch.setattr(brainweb_download, "SITE", f"http://127.0.0.1:{server.server_port}/cgi/")
+    monkeypatch.setattr(download, "SITE", f"http://127.0.0.1:{server.server_port}/cgi/")
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield site
     server.shutdown()
@@ -144,7 +143,7 @@ def test_what_is_not_the_volume_is_removed(site, tmp_path, sent, reason):
 
 
 def test_without_a_network_there_is_one_clear_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(brainweb_download, "SITE", "http://127.0.0.1:1/cgi/")
+    monkeypatch.setattr(download, "SITE", "http://127.0.0.1:1/cgi/")
     path = tmp_path / "t2_icbm_normal_1mm_pn3_rf20.raws.gz"
     expected = (
         f"^{re.escape(str(path))}: not fetched from http://127.0.0.1:1/cgi/brainweb1 .*refused.*; expected a network"

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from brainweb_tree import SMALL, SUFFIXES, head_image, head_labels, use_small_grids, write
 
-from crossmorph.data.brainweb_files import GRIDS, find_files, read_fractions, read_intensities, read_labels
+from crossmorph.datasets.brainweb.files import GRIDS, find_files, read_fractions, read_intensities, read_labels
 from crossmorph.errors import InputError
 
 GRID = SMALL["phantom"]

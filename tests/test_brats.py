@@ -12,10 +12,10 @@ import pytest
 import SimpleITK as sitk
 from brats_tree import LAYOUTS, MARK, SHAPE, TUMOUR, brain, tree, write_case, write_nifti
 
-from crossmorph.data import brats, brats_files
-from crossmorph.data.pairs import read_pairs
+from crossmorph.datasets.brats import dataset, files
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.image import read_image
+from crossmorph.images.io import read_image
 
 
 def world(path: Path, value: float) -> np.ndarray:
@@ -41,7 +41,7 @@ def images(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_slices_that_lie_where_the_files_say(layout: str, tmp_path: Path) -> None:
     """The mark is 4.5 mm left of the middle and 7.5 mm in front of it, whatever the file's axes."""
-    lists = brats.prepare_brats(tree(tmp_path, layout), tmp_path / "out", train=4, test=2, validation=2)
+    lists = dataset.prepare_brats(tree(tmp_path, layout), tmp_path / "out", train=4, test=2, validation=2)
     assert list(lists) == ["train", "validation", "test"]
     (pair, _) = read_pairs(lists["test"])
     assert pair.moving_same is not None
@@ -62,7 +62,7 @@ def test_every_layout_gives_slices_that_lie_where_the_files_say(layout: str, tmp
 def test_itk_sees_the_slice_at_its_place_in_the_volume(tmp_path: Path) -> None:
     """An external reader, on the source volume and on the slice."""
     source = tree(tmp_path)
-    brats.prepare_brats(source, tmp_path / "out", train=4, test=2, validation=2)
+    dataset.prepare_brats(source, tmp_path / "out", train=4, test=2, validation=2)
     path = tmp_path / "out" / "test" / "0000_fixed_t1.nii.gz"
     level = nib.Nifti1Image.from_filename(path).affine[2, 3]
     volume = sitk.ReadImage(str(next(source.rglob("*_t1.nii.gz"))))
@@ -76,7 +76,7 @@ def test_itk_sees_the_slice_at_its_place_in_the_volume(tmp_path: Path) -> None:
 
 def test_intensities_are_parts_of_the_brain_s_bright_end(tmp_path: Path) -> None:
     """By hand: voxel = (100 + 10 z + subject) / percentile 99.5 over the brain, at most 1, background 0."""
-    brats.prepare_brats(tree(tmp_path), tmp_path / "out", train=4, test=2, validation=2)
+    dataset.prepare_brats(tree(tmp_path), tmp_path / "out", train=4, test=2, validation=2)
     path = tmp_path / "out" / "test" / "0001_fixed_t1.nii.gz"
     image = nib.Nifti1Image.from_filename(path)
     level = round(image.affine[2, 3])
@@ -94,7 +94,7 @@ def test_intensities_are_parts_of_the_brain_s_bright_end(tmp_path: Path) -> None
 
 def test_no_subject_is_on_both_sides_or_in_two_splits(tmp_path: Path) -> None:
     """The subject is in the intensities: 100 + 10 z + number, over what is 1000 in every subject."""
-    lists = brats.prepare_brats(tree(tmp_path, subjects=8), tmp_path / "out", train=9, test=5, validation=3)
+    lists = dataset.prepare_brats(tree(tmp_path, subjects=8), tmp_path / "out", train=9, test=5, validation=3)
     described = json.loads((tmp_path / "out" / "dataset.json").read_text())["splits"]
     members = {split: {int(case.rpartition("_")[2]) for case in described[split]["cases"]} for split in lists}
     assert sum(len(numbers) for numbers in members.values()) == len(set.union(*members.values())) == 8
@@ -120,7 +120,7 @@ def test_no_subject_is_on_both_sides_or_in_two_splits(tmp_path: Path) -> None:
 
 
 def test_plan_uses_no_slice_twice_and_pairs_nobody_with_himself() -> None:
-    plan = brats.plan_split([3, 5, 8, 9], 30, np.random.default_rng(0))
+    plan = dataset.plan_split([3, 5, 8, 9], 30, np.random.default_rng(0))
     assert len(plan) == 30
     assert all(planned.moving != planned.fixed for planned in plan)
     assert len({(planned.moving, planned.height) for planned in plan}) == 30
@@ -133,10 +133,10 @@ def test_plan_uses_no_slice_twice_and_pairs_nobody_with_himself() -> None:
 def test_same_arguments_same_bytes(tmp_path: Path) -> None:
     source = tree(tmp_path)
     for name in ("a", "b"):
-        brats.prepare_brats(source, tmp_path / name, 4, train=4, test=2, validation=2)
+        dataset.prepare_brats(source, tmp_path / name, 4, train=4, test=2, validation=2)
     assert images(tmp_path / "a") == images(tmp_path / "b")
-    counts: dict[brats.Split, int] = {"train": 4, "validation": 2, "test": 2}
-    assert brats.deal_subjects(source, 6, counts, 4) != brats.deal_subjects(source, 6, counts, 5)
+    counts: dict[dataset.Split, int] = {"train": 4, "validation": 2, "test": 2}
+    assert dataset.deal_subjects(source, 6, counts, 4) != dataset.deal_subjects(source, 6, counts, 5)
 
 
 def test_only_the_first_visit_counts_and_masks_may_be_missing(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_only_the_first_visit_counts_and_masks_may_be_missing(tmp_path: Path) ->
         path.rename(path.with_name(path.name.replace("-000-", "-001-")))
     for path in source.rglob("*-seg.nii.gz"):
         path.unlink()
-    brats.prepare_brats(source, tmp_path / "out", train=4, test=2, validation=2)
+    dataset.prepare_brats(source, tmp_path / "out", train=4, test=2, validation=2)
     assert not list((tmp_path / "out").rglob("*tumour*"))
     splits = json.loads((tmp_path / "out" / "dataset.json").read_text())["splits"]
     assert sorted(case for split in splits.values() for case in split["cases"]) == [
@@ -167,22 +167,22 @@ def test_only_the_first_visit_counts_and_masks_may_be_missing(tmp_path: Path) ->
     ],
 )
 def test_subject_is_the_case_without_its_visit(case: str, subject: str) -> None:
-    assert brats_files.subject_of(case) == subject
+    assert files.subject_of(case) == subject
 
 
 def test_one_name_in_hgg_and_lgg_of_2015_is_two_subjects(tmp_path: Path) -> None:
     case = write_case(tmp_path, "2015", 0)
     shutil.copytree(case, tmp_path / "LGG" / case.name)
-    _, cases = brats_files.find_cases(tmp_path)
+    _, cases = files.find_cases(tmp_path)
     assert [found.name for found in cases] == [f"HGG/{case.name}", f"LGG/{case.name}"]
 
 
 def test_volume_larger_than_the_frame_is_cut_about_the_brain() -> None:
     inside = np.zeros((240, 200, 4), bool)
     inside[20:180, 60:190] = True  # middle of the voxels at 99.5, 124.5: frames from 12 and 37
-    (x, y), levels = brats._frame(inside)
+    (x, y), levels = dataset._frame(inside)
     assert (x, y, levels) == (12, 37, (0, 3))
-    cut = brats._cut(np.where(inside, 1.0, 0.0), (x, y, 1))
+    cut = dataset._cut(np.where(inside, 1.0, 0.0), (x, y, 1))
     expected = np.zeros((176, 176))
     expected[8:168, 23:153] = 1
     np.testing.assert_array_equal(cut, expected)
@@ -195,7 +195,7 @@ def refused(source: Path, match: str, **counts: int) -> None:
     output = source.parent / "out"
     counts = counts or {"train": 4, "test": 2, "validation": 2}
     with pytest.raises(InputError, match=match) as caught:
-        brats.prepare_brats(source, output, **counts)
+        dataset.prepare_brats(source, output, **counts)
     assert "\n" not in str(caught.value)
     assert not output.exists()
 
@@ -204,7 +204,7 @@ def cut_short(source: Path, path: Path, length: int) -> None:
     """Refused at the first look at the files, not when they are unpacked."""
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(InputError, match=rf"{path.name}: is (truncated|empty)"):
-        brats_files.check_grids(brats_files.find_cases(source)[1])
+        files.check_grids(files.find_cases(source)[1])
 
 
 def test_folder_without_cases(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_whole_file_of_an_unusual_size_is_used(tmp_path: Path) -> None:
     for kind in ("t1", "seg"):
         path = source / "BraTS2021_00005" / f"BraTS2021_00005_{kind}.nii.gz"
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(100)))
-    brats.prepare_brats(source, tmp_path / "out", train=4, test=2, validation=2)
+    dataset.prepare_brats(source, tmp_path / "out", train=4, test=2, validation=2)
     assert (tmp_path / "out" / "train" / "pairs.csv").is_file()
 
 

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from crossmorph.calibration import (
+from crossmorph.errors import InputError
+from crossmorph.networks.checkpoint import load_model, load_tensors, save_tensors, shipped_models
+from crossmorph.quality.error_model import (
     FORETELLING,
     LENGTHS,
     LIMITS,
@@ -21,9 +23,7 @@ from crossmorph.calibration import (
     usual_features,
     write_calibration,
 )
-from crossmorph.checkpoint import load_model, load_tensors, save_tensors, shipped_models
-from crossmorph.doubt_network import DoubtNetwork
-from crossmorph.errors import InputError
+from crossmorph.quality.error_network import DoubtNetwork
 
 MADE = Calibration(
     network=DoubtNetwork(2, len(FORETELLING)),
@@ -120,7 +120,7 @@ def test_a_calibration_of_other_weights_does_not_count(monkeypatch):
     model = load_model()
     right = MADE._replace(origin={"sha256": model.card.sha256})
     for found, expected in ((right, right), (MADE, None), (None, None)):
-        monkeypatch.setattr("crossmorph.calibration._shipped", lambda _, found=found: found)
+        monkeypatch.setattr("crossmorph.quality.error_model._shipped", lambda _, found=found: found)
         assert calibration_of(model) is expected
 
 

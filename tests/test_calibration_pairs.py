@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from crossmorph.image import Image
-from crossmorph.transform import Warp, resample
+from crossmorph.images.image import Image
+from crossmorph.transforms.warp import Warp, resample
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import calibration_pairs

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from crossmorph import DEFAULT_MODELS
-from crossmorph.checkpoint import (
+from crossmorph.errors import InputError
+from crossmorph.networks.checkpoint import (
     Card,
     find_card,
     load_model,
@@ -27,9 +28,9 @@ from crossmorph.checkpoint import (
     save_tensors,
     shipped_models,
 )
-from crossmorph.errors import InputError
-from crossmorph.hierarchy import Hierarchy, HierarchySpec
-from crossmorph.networks import PyramidSpec, UNetSpec
+from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
+from crossmorph.networks.pyramid import PyramidSpec
+from crossmorph.networks.unet import UNetSpec
 
 SMALL = UNetSpec(encoder=(2, 3), decoder=(3, 2), final=(2,))
 PYRAMID = PyramidSpec(features=(2, 3), hidden=(0, 3), radius=(1, 1))
@@ -109,7 +110,7 @@ def test_tensors_and_text_come_back_bit_by_bit(tmp_path: Path) -> None:
 def test_tensors_are_read_whole_while_another_process_replaces_the_file(tmp_path):
     path, sizes = tmp_path / "a.safetensors", (10_000, 1_000_000)
     script = (
-        "import sys, torch; from pathlib import Path; from crossmorph.checkpoint import save_tensors\n"
+        "import sys, torch; from pathlib import Path; from crossmorph.networks.checkpoint import save_tensors\n"
         f"while True:\n    for n in {sizes}: save_tensors(Path(sys.argv[1]), {{'x': torch.full((n,), float(n))}})"
     )
     save_tensors(path, {"x": torch.full((10,), 10.0)})

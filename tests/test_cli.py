@@ -16,11 +16,13 @@ import PIL.Image
 import pytest
 from conftest import command
 
-from crossmorph import cli, cohort
-from crossmorph import command as command_module
-from crossmorph.data.pairs import Pair, read_pairs
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.quality import Flag
+from crossmorph.cli import main
+from crossmorph.datasets.pairs import Pair, read_pairs
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.quality.checks import Flag
+from crossmorph.workflows import batch
+from crossmorph.workflows import register_files as command_module
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def crossmorph(monkeypatch, capsys) -> Callable[..., Result]:
         capsys.readouterr()
         code = 0
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             code = int(end.code or 0)
         return Result(code, *capsys.readouterr())
@@ -289,7 +291,7 @@ def test_a_translation_that_fails_its_checks_is_not_written_either(here, crossmo
 
 
 def test_pairs_that_fail_their_checks_are_failed(here, crossmorph, monkeypatch):
-    monkeypatch.setattr(cohort, "_by_processes", lambda tasks, _: (cohort.register_pair(task) for task in tasks))
+    monkeypatch.setattr(batch, "_by_processes", lambda tasks, _: (batch.register_pair(task) for task in tasks))
     monkeypatch.setattr(command_module, "judge", failing)
     (here / "pairs.csv").write_text("moving,fixed\n" + ",".join(REGISTER[1:]) + "\n")
     result = crossmorph("register", "--pairs", "pairs.csv", "-o", "many")
@@ -331,7 +333,7 @@ def test_what_the_machine_lacks_is_one_line(crossmorph, monkeypatch, error, said
     def lacking(*_):
         raise error
 
-    monkeypatch.setattr("crossmorph.checkpoint.find_card", lacking)
+    monkeypatch.setattr("crossmorph.networks.checkpoint.find_card", lacking)
     result = crossmorph("models", "show")
     assert result.code == 2
     assert re.fullmatch(f"crossmorph: {said}.*\n", result.err)
@@ -341,7 +343,7 @@ def test_other_errors_are_not_hidden(crossmorph, monkeypatch):
     def wrong(*_):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("crossmorph.checkpoint.find_card", wrong)
+    monkeypatch.setattr("crossmorph.networks.checkpoint.find_card", wrong)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         crossmorph("models", "show")
 
@@ -373,7 +375,7 @@ def test_threads_that_wait_soon_let_go_of_their_cores_unless_told_otherwise(wish
     """The variable is read when PyTorch starts, so it has to be there before."""
     known = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     environment = {name: value for name, value in os.environ.items() if name not in known} | wish
-    script = "import os, sys, crossmorph.cli; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    script = "import os, sys, crossmorph.cli.main; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     printed = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True, timeout=60)
     assert printed == f"{count} False\n"
 

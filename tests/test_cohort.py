@@ -19,22 +19,23 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from crossmorph import cohort
-from crossmorph.checkpoint import Card, save_model
-from crossmorph.cohort import Entry, Summary, Task, register_cohort
-from crossmorph.command import Done, Outputs, register_files
 from crossmorph.errors import InputError
-from crossmorph.hierarchy import Hierarchy, HierarchySpec
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.networks import UNetSpec
-from crossmorph.pipeline import Settings
-from crossmorph.quality import Flag
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.networks.checkpoint import Card, save_model
+from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
+from crossmorph.networks.unet import UNetSpec
+from crossmorph.quality.checks import Flag
+from crossmorph.registration.register_images import Settings
+from crossmorph.workflows import batch
+from crossmorph.workflows.batch import Entry, Summary, Task, register_cohort
+from crossmorph.workflows.register_files import Done, Outputs, register_files
 
 SMALL = UNetSpec(encoder=(2, 3), decoder=(3, 2), final=(2,))
 SPEC = HierarchySpec(coarse=SMALL, translator=SMALL, fine=SMALL)
 QUICK = Settings(start="none")
 FILES = {"moved.nii.gz", "transform.h5", "inverse.h5", "transform.json", "inverse.json", "result.json"}
-register_pair = cohort.register_pair
+register_pair = batch.register_pair
 
 
 class Given(NamedTuple):
@@ -86,10 +87,10 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs in this process, by something quicker than a registration."""
 
     def in_this_process(tasks: list[Task], jobs: int) -> Generator[Entry, None, None]:
-        yield from (cohort.register_pair(task) for task in tasks)
+        yield from (batch.register_pair(task) for task in tasks)
 
-    monkeypatch.setattr(cohort, "_by_processes", in_this_process)
-    monkeypatch.setattr(cohort, "register_files", quick)
+    monkeypatch.setattr(batch, "_by_processes", in_this_process)
+    monkeypatch.setattr(batch, "register_files", quick)
 
 
 def quick(moving: Path, fixed: Path, outputs: Outputs, model: str | None, *_: object) -> Done:
@@ -108,7 +109,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter
     path = tmp_path / "log.txt"
     path.touch()
     monkeypatch.setenv("COHORT_LOG", str(path))
-    monkeypatch.setattr(cohort, "register_pair", logged)
+    monkeypatch.setattr(batch, "register_pair", logged)
     return lambda: Counter(path.read_text().splitlines())
 
 
@@ -222,7 +223,7 @@ def test_another_calibration_judges_anew(
     given: Given, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "calibration"
-    monkeypatch.setattr("crossmorph.cohort.calibration_file", lambda _: path)
+    monkeypatch.setattr("crossmorph.workflows.batch.calibration_file", lambda _: path)
     for content, status in ((None, "done"), (b"one", "done"), (b"one", "skipped"), (b"two", "done")):
         if content:
             path.write_bytes(content)
@@ -263,7 +264,7 @@ def test_labels_are_moved_too(given: Given, here: None, monkeypatch: pytest.Monk
     labels[4:9, 5:12] = 2
     write_image(given.image("labels"), Image(labels, np.diag([1.5, 1.5, 1.0])))
     given.pairs.write_text("moving,fixed,moving_labels\na.nii.gz,f.nii.gz,labels.nii.gz\n")
-    monkeypatch.setattr(cohort, "register_files", register_files)
+    monkeypatch.setattr(batch, "register_files", register_files)
     assert given.statuses() == {"a-1": "done"}
     assert names(given.output / "a-1") == FILES | {"moved_labels.nii.gz"}
     assert set(np.unique(read_image(given.output / "a-1" / "moved_labels.nii.gz", labels=True).data)) == {0, 2}
@@ -301,7 +302,7 @@ def poor(*words: Any) -> Done:
 def test_a_pair_that_fails_its_checks_is_failed_and_not_done_again(
     given: Given, here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cohort, "register_files", poor)
+    monkeypatch.setattr(batch, "register_files", poor)
     fate = "failed its own checks (agreement): "
     for statuses in (["done", "failed", "done"], ["skipped", "failed", "skipped"]):
         summary = given.run()
@@ -311,21 +312,21 @@ def test_a_pair_that_fails_its_checks_is_failed_and_not_done_again(
         row = rows(summary.path)[1]
         assert (row["flags"], row["mi_final"]) == ("agreement:failed", "0.75")
         assert row["error"] == f"{fate}nothing was written; --keep-failed would have kept the outputs"
-        monkeypatch.setattr(cohort, "register_files", lambda *_: pytest.fail("done again"))
-    monkeypatch.setattr(cohort, "register_files", poor)
+        monkeypatch.setattr(batch, "register_files", lambda *_: pytest.fail("done again"))
+    monkeypatch.setattr(batch, "register_files", poor)
     for _ in range(2):
         summary = given.run(keep_failed=True)
         assert [entry.status for entry in summary.entries] == ["skipped", "failed", "skipped"]
         assert names(given.output / "b") == FILES
         assert rows(summary.path)[1]["error"] == f"{fate}the outputs were written all the same"
-        monkeypatch.setattr(cohort, "register_files", lambda *_: pytest.fail("done again"))
-    monkeypatch.setattr(cohort, "register_files", poor)
+        monkeypatch.setattr(batch, "register_files", lambda *_: pytest.fail("done again"))
+    monkeypatch.setattr(batch, "register_files", poor)
     given.run()
     assert names(given.output / "b") == {"result.json"}
 
 
 def test_records_say_which_command_it_was(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohort, "register_files", register_files)
+    monkeypatch.setattr(batch, "register_files", register_files)
     given.run(command="what I typed", threads=1)
     record = json.loads((given.output / "a" / "transform.json").read_text())
     assert record["command"] == "what I typed"
@@ -336,7 +337,7 @@ def test_an_error_of_ours_is_told_by_its_type(given: Given, here: None, monkeypa
     def broken(moving: Path, *_: object) -> None:
         raise ZeroDivisionError("in\ntwo lines")
 
-    monkeypatch.setattr(cohort, "register_files", broken)
+    monkeypatch.setattr(batch, "register_files", broken)
     assert {entry.error for entry in given.run().entries} == {"ZeroDivisionError: in two lines"}
 
 
@@ -346,11 +347,11 @@ def test_an_interrupted_run_tells_what_it_did(given: Given, here: None, monkeypa
             raise KeyboardInterrupt
         return register_pair(task)
 
-    monkeypatch.setattr(cohort, "register_pair", interrupted)
+    monkeypatch.setattr(batch, "register_pair", interrupted)
     with pytest.raises(KeyboardInterrupt):
         given.run()
     assert [row["name"] for row in rows(given.output / "summary.csv")] == ["a", "b"]
-    monkeypatch.setattr(cohort, "register_pair", register_pair)
+    monkeypatch.setattr(batch, "register_pair", register_pair)
     assert given.statuses() == {"a": "skipped", "b": "skipped", "c": "done"}
 
 
@@ -411,19 +412,19 @@ def test_the_process_of_a_pair_may_die_once(
         done[task.name] += 1
         return Entry(task.name, "done")
 
-    monkeypatch.setattr(cohort, "workers", Pool)
-    monkeypatch.setattr(cohort, "wait", wait_for_pool)
-    monkeypatch.setattr(cohort, "register_pair", work)
+    monkeypatch.setattr(batch, "workers", Pool)
+    monkeypatch.setattr(batch, "wait", wait_for_pool)
+    monkeypatch.setattr(batch, "register_pair", work)
     monkeypatch.setattr(Pool, "deaths", Counter(deaths))
     entries = given.run(jobs=jobs).entries
     assert {entry.name for entry in entries if entry.status == "failed"} == set(failed)
     assert done == Counter(set("abc") - set(failed))
-    assert all(entry.error == cohort.DIED for entry in entries if entry.status == "failed")
+    assert all(entry.error == batch.DIED for entry in entries if entry.status == "failed")
 
 
 @pytest.mark.slow
 def test_killed_processes(given: Given, log: Callable[[], Counter[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohort, "register_pair", deadly)
+    monkeypatch.setattr(batch, "register_pair", deadly)
     assert given.statuses(jobs=1) == {"a": "failed", "b": "done", "c": "done"}
     lines = log()
     assert (lines["b done"], lines["c done"], lines["a dies"], lines["b dies"]) == (1, 1, 2, 1)
@@ -469,7 +470,7 @@ def test_the_list_is_not_replaced_by_the_summary(given: Given) -> None:
 def test_what_cannot_be_used_is_refused(
     given: Given, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(cohort, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(batch, "CONNECT_SECONDS", 0.2)
     if "scheduler" in options:
         pytest.importorskip("distributed")
     with pytest.raises(InputError, match=message):

@@ -13,15 +13,17 @@ import SimpleITK as sitk
 import torch
 from numpy import ndarray
 
-from crossmorph import command
-from crossmorph.command import Done, LabelFiles, Outputs, register_files
-from crossmorph.data.pairs import Pair, read_pairs
+from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
-from crossmorph.grid import Grid, onto_grid
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.pipeline import Settings
-from crossmorph.quality import Flag
-from crossmorph.transform import Warp, read_transform, resample
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.quality.checks import Flag
+from crossmorph.registration.register_images import Settings
+from crossmorph.transforms.grid import Grid, onto_grid
+from crossmorph.transforms.warp import Warp, resample
+from crossmorph.transforms.warp_files import read_transform
+from crossmorph.workflows import register_files as module
+from crossmorph.workflows.register_files import Done, LabelFiles, Outputs, register_files
 
 PAGE = np.diag([-1.0, -1.0, 1.0])
 
@@ -255,7 +257,7 @@ def test_no_file_is_read_twice(tmp_path, pair, monkeypatch):
         reads.append(path)
         return read_image(path, labels)
 
-    monkeypatch.setattr(command, "read_image", counted)
+    monkeypatch.setattr(module, "read_image", counted)
     twice = (*files.outputs.labels, LabelFiles(files.labels, tmp_path / "more.nii.gz"))
     register_files(files.moving, files.fixed, files.outputs._replace(labels=twice))
     assert reads == [files.moving, files.fixed, files.labels]
@@ -315,7 +317,7 @@ def test_impossible_outputs_are_refused_before_the_work(tmp_path, pair, monkeypa
     files = written(tmp_path, pair, KINDS["axial"])
     outputs = make(files)
     before = contents(tmp_path)
-    monkeypatch.setattr(command, "register_images", lambda *_: pytest.fail("went to work"))
+    monkeypatch.setattr(module, "register_images", lambda *_: pytest.fail("went to work"))
     with pytest.raises(InputError, match=message):
         register_files(files.moving, files.fixed, outputs)
     assert contents(tmp_path) == before
@@ -336,10 +338,15 @@ def test_a_symbolic_link_to_an_input_is_that_input(tmp_path, pair):
         register_files(files.moving, files.fixed, Outputs(link))
 
 
-BROKEN = ["command.register_images", "command.measure", "command.write_transform", "report.write_picture"]
+BROKEN = [
+    "workflows.register_files.register_images",
+    "workflows.register_files.measure",
+    "workflows.register_files.write_transform",
+    "reports.figure.write_picture",
+]
 
 
-@pytest.mark.parametrize("broken", [*BROKEN, "command.make_record"])
+@pytest.mark.parametrize("broken", [*BROKEN, "workflows.register_files.make_record"])
 def test_a_failure_on_the_way_leaves_old_files_and_no_new_ones(tmp_path, pair, monkeypatch, broken):
     files = written(tmp_path, pair, KINDS["axial"])
     files = files._replace(outputs=files.outputs._replace(report=tmp_path / "out.pdf"))
@@ -363,7 +370,7 @@ def test_a_registration_that_fails_its_checks_writes_only_what_is_to_be_kept(tmp
     files = written(tmp_path, pair, KINDS["axial"])
     files.outputs.moved.write_bytes(b"old")
     before = contents(tmp_path)
-    monkeypatch.setattr(command, "judge", failing)
+    monkeypatch.setattr(module, "judge", failing)
     done = register_files(files.moving, files.fixed, files.outputs)
     assert contents(tmp_path) == before
     assert done.failed

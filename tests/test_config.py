@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from crossmorph.config import dump_config, load_config
 from crossmorph.errors import InputError
-from crossmorph.hierarchy import HierarchySpec
-from crossmorph.objective import Weights
+from crossmorph.networks.hierarchy import HierarchySpec
+from crossmorph.training.config import dump_config, load_config
+from crossmorph.training.losses import Weights
 
 SMOKE = ROOT / "configs" / "smoke.yaml"
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from crossmorph.baselines import cyclegan
-from crossmorph.baselines.cyclegan import CycleSpec, Pool, load_generator, train_cyclegan, translate
-from crossmorph.data.dataset import Dataset
 from crossmorph.errors import InputError
+from crossmorph.evaluation.baselines import cyclegan
+from crossmorph.evaluation.baselines.cyclegan import CycleSpec, Pool, load_generator, train_cyclegan, translate
+from crossmorph.training.dataset import Dataset
 
 TINY = CycleSpec(width=4, blocks=1, iterations=4)
 
@@ -105,7 +105,7 @@ def test_images_that_do_not_fit_are_refused(data: Dataset, tmp_path: Path) -> No
 
 
 def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
-    from crossmorph.checkpoint import save_tensors
+    from crossmorph.networks.checkpoint import save_tensors
 
     save_tensors(tmp_path / "other.safetensors", {"weight": torch.zeros(2)})
     with pytest.raises(InputError, match="not the generator"):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from crossmorph import metrics
-from crossmorph.demo import demo_pair, run_demo
 from crossmorph.errors import InputError
-from crossmorph.image import read_image
-from crossmorph.transform import Warp, read_transform, resample
+from crossmorph.functional import metrics
+from crossmorph.images.io import read_image
+from crossmorph.transforms.warp import Warp, resample
+from crossmorph.transforms.warp_files import read_transform
+from crossmorph.workflows.demo import demo_pair, run_demo
 
 FILES = {
     "fixed.nii.gz",

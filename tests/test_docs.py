@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from crossmorph.demo import run_demo
+from crossmorph.workflows.demo import run_demo
 
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

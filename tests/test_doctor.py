@@ -13,14 +13,15 @@ from nilearn import datasets
 from numpy import ndarray
 from test_cohort import save_weights
 
-from crossmorph import cli
-from crossmorph.appearance import appearance, axial_plane
-from crossmorph.data.anatomy import SPACING, slice_affine, tissue_slice
-from crossmorph.data.extra import HEAD_SHAPE, Slice, on_grid
-from crossmorph.data.head import surround
-from crossmorph.data.simulation import simulate
-from crossmorph.doctor import Examined, examine
-from crossmorph.image import Image, write_image
+from crossmorph.cli import main
+from crossmorph.datasets.test_splits import HEAD_SHAPE, Slice, on_grid
+from crossmorph.images.image import Image
+from crossmorph.images.io import write_image
+from crossmorph.simulation.anatomy import SPACING, slice_affine, tissue_slice
+from crossmorph.simulation.head_layers import surround
+from crossmorph.simulation.mri import simulate
+from crossmorph.workflows.guess_contrast import appearance, axial_plane
+from crossmorph.workflows.inspect_image import Examined, examine
 
 LEVELS = (-16.5, 13.5, 43.5)  # of the validation split
 
@@ -192,7 +193,7 @@ def test_text_json_and_exit_codes(tmp_path, t2, monkeypatch, capsys):
     def call(*words: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["crossmorph", "doctor", *map(str, words)])
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             return int(end.code or 0), capsys.readouterr().out
         return 0, capsys.readouterr().out

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from crossmorph.calibration import FORETELLING, LIMITS, Calibration
-from crossmorph.checkpoint import Model, load_model
-from crossmorph.data.pairs import read_pairs
-from crossmorph.doubt import doubt
-from crossmorph.doubt_network import DoubtNetwork
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.image import Image, read_image
-from crossmorph.pipeline import register_images
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image
+from crossmorph.networks.checkpoint import Model, load_model
+from crossmorph.quality.error_map import doubt
+from crossmorph.quality.error_model import FORETELLING, LIMITS, Calibration
+from crossmorph.quality.error_network import DoubtNetwork
+from crossmorph.registration.register_images import register_images
 
 
 def made(voxels: float) -> Calibration:
@@ -37,14 +38,14 @@ def pair(phantom) -> tuple[Image, Image]:
 
 
 def test_a_model_without_calibration_has_no_map(pair, model, monkeypatch):
-    monkeypatch.setattr("crossmorph.doubt.calibration_of", lambda _: None)
+    monkeypatch.setattr("crossmorph.quality.error_map.calibration_of", lambda _: None)
     with pytest.raises(InputError, match="model any-2d was never calibrated"):
         doubt(register_images(*pair, model), *pair)
 
 
 def test_the_map_lies_on_the_fixed_image_in_its_unit(pair, model, monkeypatch):
     """A map that says 2 voxels everywhere: 3 mm of the model's 1.5 mm."""
-    monkeypatch.setattr("crossmorph.doubt.calibration_of", lambda _: made(2.0))
+    monkeypatch.setattr("crossmorph.quality.error_map.calibration_of", lambda _: made(2.0))
     moving, fixed = pair
     fine = Image(fixed.data[10:-10, 12:-4].copy(), fixed.affine, fixed.physical, fixed.header)
     found = doubt(register_images(moving, fine, model), moving, fine)

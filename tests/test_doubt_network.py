@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from crossmorph.doubt_network import BEGIN, MOST, DoubtNetwork, foretell, gathered_maps
-from crossmorph.evidence import Evidence
+from crossmorph.quality.consistency import Evidence
+from crossmorph.quality.error_network import BEGIN, MOST, DoubtNetwork, foretell, gathered_maps
 
 NUMBERS = 3
 SHAPES = {2: (32, 48), 3: (16, 32, 16)}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from crossmorph.calibration import FORETELLING, logarithms
-from crossmorph.doubt_network import foretell
+from crossmorph.quality.error_model import FORETELLING, logarithms
+from crossmorph.quality.error_network import foretell
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from calibration_trials import Trial, read_trial, write_trial

@@ -10,17 +10,19 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from crossmorph import evaluation
-from crossmorph.baselines.common import Timed
-from crossmorph.checkpoint import Card, save_model
-from crossmorph.data.pairs import Pair, read_pairs, write_pairs
+from crossmorph.datasets.pairs import Pair, read_pairs, write_pairs
 from crossmorph.errors import InputError
-from crossmorph.evaluation import Case, Method, Outcome, evaluate
-from crossmorph.hierarchy import Hierarchy, HierarchySpec
-from crossmorph.image import Image, read_image, scale_intensity, write_image
-from crossmorph.networks import UNetSpec
-from crossmorph.results import Row, read_rows
-from crossmorph.transform import Warp, write_transform
+from crossmorph.evaluation import evaluate as evaluation
+from crossmorph.evaluation.baselines.common import Timed
+from crossmorph.evaluation.evaluate import Case, Method, Outcome, evaluate
+from crossmorph.evaluation.results import Row, read_rows
+from crossmorph.images.image import Image, scale_intensity
+from crossmorph.images.io import read_image, write_image
+from crossmorph.networks.checkpoint import Card, save_model
+from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
+from crossmorph.networks.unet import UNetSpec
+from crossmorph.transforms.warp import Warp
+from crossmorph.transforms.warp_files import write_transform
 
 SHIFT = 3.0  # voxels along the first axis: the truth of the made pairs
 

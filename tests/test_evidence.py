@@ -5,15 +5,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmorph.checkpoint import Model, load_model
-from crossmorph.data.pairs import read_pairs
-from crossmorph.evidence import SHIFT, appearance, foreground, gather
-from crossmorph.grid import Grid
-from crossmorph.hierarchy import Flow, Registration
-from crossmorph.image import Image, read_image
-from crossmorph.pipeline import Registered, register_images
-from crossmorph.similarity import mi
-from crossmorph.transform import Warp
+from crossmorph.datasets.pairs import read_pairs
+from crossmorph.functional.similarity import mi
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image
+from crossmorph.networks.checkpoint import Model, load_model
+from crossmorph.networks.hierarchy import Flow, Registration
+from crossmorph.quality.consistency import SHIFT, appearance, foreground, gather
+from crossmorph.registration.register_images import Registered, register_images
+from crossmorph.transforms.grid import Grid
+from crossmorph.transforms.warp import Warp
 
 SHAPES = {2: (24, 32), 3: (16, 18, 20)}
 

@@ -11,13 +11,14 @@ import scipy.ndimage
 import SimpleITK as sitk
 from typer.testing import CliRunner
 
-from crossmorph.cli import app
-from crossmorph.data import extra, phantom, simulation
-from crossmorph.data.pairs import Pair, read_pairs
+from crossmorph.cli.main import app
+from crossmorph.datasets import phantom, test_splits
+from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
-from crossmorph.metrics import dice
+from crossmorph.functional.metrics import dice
+from crossmorph.simulation import deformation, mri
 
-COUNTS: dict[extra.ExtraSplit, int] = {"contrasts": 2, "heads": 2, "far": 5}
+COUNTS: dict[test_splits.ExtraSplit, int] = {"contrasts": 2, "heads": 2, "far": 5}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_lists_are_returned_and_whole(dataset: Path, tmp_path: Path) -> None:
     lists = phantom.prepare_phantom(tmp_path / "data", train=1, test=1, validation=1, extra={"contrasts": 1, "far": 1})
     assert {"far", "contrasts-t2-t1", "contrasts-synthetic-a-t1", "contrasts-t2-t1-noise9"} < set(lists)
     assert "heads" not in lists
-    assert len(lists) == 3 + 1 + len(extra.CONTRAST_LISTS) + len(extra.CONDITIONS)
+    assert len(lists) == 3 + 1 + len(test_splits.CONTRAST_LISTS) + len(test_splits.CONDITIONS)
     for path in lists.values():
         assert read_pairs(path)
     for split, count in COUNTS.items():
@@ -67,7 +68,7 @@ def test_lists_are_returned_and_whole(dataset: Path, tmp_path: Path) -> None:
 
 def test_same_seed_same_bytes_whatever_else_is_written(dataset: Path, tmp_path: Path) -> None:
     everything = digests(dataset)
-    fewer: dict[extra.ExtraSplit, int] = {"far": 1, "contrasts": 1}
+    fewer: dict[test_splits.ExtraSplit, int] = {"far": 1, "contrasts": 1}
     phantom.prepare_phantom(tmp_path / "fewer", seed=3, train=1, test=1, validation=1, extra=fewer)
     phantom.prepare_phantom(tmp_path / "heads", seed=3, train=1, test=1, validation=1, extra={"heads": 1})
     again = {
@@ -109,7 +110,9 @@ def test_true_field_aligns_the_pair(dataset: Path, split: str, most_before: floa
     for pair in read_pairs(dataset / split / name):
         labels, fixed_labels = moved(pair, "moving_labels", sitk.sitkNearestNeighbor), load(pair.fixed_labels)
         assert mean_dice(labels, fixed_labels) > 0.8
-        still = extra.on_grid(extra.Slice(load(pair.moving_labels)[None], np.eye(4)), fixed_labels.shape).fractions[0]
+        still = test_splits.on_grid(
+            test_splits.Slice(load(pair.moving_labels)[None], np.eye(4)), fixed_labels.shape
+        ).fractions[0]
         assert mean_dice(still, fixed_labels) < most_before
         error = moved(pair, "moving_same", sitk.sitkLinear) - load(pair.fixed)
         assert 100 * np.mean(error**2) < 1
@@ -132,8 +135,8 @@ def test_an_unknown_split_and_a_count_out_of_range_are_refused(tmp_path: Path) -
     with pytest.raises(
         InputError, match="unknown extra split: received 'hands'; expected some of contrasts, heads, far"
     ):
-        extra.default_pairs(["far", "hands"])
-    assert extra.default_pairs(["far", "heads"]) == {"heads": 32, "far": 96}
+        test_splits.default_pairs(["far", "hands"])
+    assert test_splits.default_pairs(["far", "heads"]) == {"heads": 32, "far": 96}
     with pytest.raises(InputError, match="far = 0; expected at least 1"):
         phantom.prepare_phantom(tmp_path / "data", extra={"far": 0})
     assert not list(tmp_path.iterdir())
@@ -141,8 +144,8 @@ def test_an_unknown_split_and_a_count_out_of_range_are_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("shape", [(10, 12), (4, 14), (8, 8)])
 def test_another_grid_keeps_every_voxel_where_it_is(shape: tuple[int, int]) -> None:
-    source = extra.Slice(np.random.default_rng(0).random((2, 8, 8)), phantom.slice_affine(9.0))
-    target = extra.on_grid(source, shape)
+    source = test_splits.Slice(np.random.default_rng(0).random((2, 8, 8)), phantom.slice_affine(9.0))
+    target = test_splits.on_grid(source, shape)
     assert target.fractions.shape == (2, *shape)
     here = np.array([shape[0] // 2 - 1, shape[1] // 2 + 1, 0, 1])
     there = np.rint(np.linalg.solve(source.affine, target.affine @ here)).astype(int)
@@ -154,7 +157,7 @@ def test_another_grid_keeps_every_voxel_where_it_is(shape: tuple[int, int]) -> N
 
 
 def test_lists_pair_the_contrasts_they_name(dataset: Path) -> None:
-    for moving, fixed in extra.CONTRAST_LISTS:
+    for moving, fixed in test_splits.CONTRAST_LISTS:
         for pair in read_pairs(dataset / "contrasts" / f"pairs-{moving}-{fixed}.csv"):
             assert pair.moving.name[4:] == f"_moving_{moving}.nii.gz"
             assert pair.fixed.name[4:] == f"_fixed_{fixed}.nii.gz"
@@ -166,21 +169,19 @@ def test_lists_pair_the_contrasts_they_name(dataset: Path) -> None:
 def test_tissues_have_the_signal_of_their_contrast(dataset: Path, role: str) -> None:
     """Least squares of each image on its deformed tissue fractions: the signals of the contrast, up to the bias."""
     level = nib.Nifti1Image.from_filename(dataset / "contrasts" / f"0000_{role}_labels.nii.gz").affine[2, 3]
-    u = simulation.random_deformation(phantom.generator(3, "contrasts", 0, role), phantom.SHAPE)
-    fractions = simulation.warp_fractions(phantom.tissue_slice(float(level)), u)
+    u = deformation.random_deformation(phantom.generator(3, "contrasts", 0, role), phantom.SHAPE)
+    fractions = deformation.warp_fractions(phantom.tissue_slice(float(level)), u)
     brain = fractions.sum(0) > 0.9
-    for contrast in simulation.CONTRASTS:
+    for contrast in mri.CONTRASTS:
         image = load(dataset / "contrasts" / f"0000_{role}_{contrast}.nii.gz")
         found = np.linalg.lstsq(fractions[:, brain].T, image[brain], rcond=None)[0]
-        np.testing.assert_allclose(found, simulation.contrast_signals(contrast), atol=0.1)
+        np.testing.assert_allclose(found, mri.contrast_signals(contrast), atol=0.1)
 
 
 def test_noise_is_independent(dataset: Path) -> None:
     """Corners hold nothing but noise, and no two images of different contrast, role or pair share it."""
     paths = [
-        path
-        for contrast in simulation.CONTRASTS
-        for path in sorted((dataset / "contrasts").glob(f"*_{contrast}.nii.gz"))
+        path for contrast in mri.CONTRASTS for path in sorted((dataset / "contrasts").glob(f"*_{contrast}.nii.gz"))
     ]
     assert len(paths) == 2 * 2 * 8
     corners = [load(path)[np.ix_(np.r_[:10, -10:0], np.r_[:10, -10:0])].ravel() for path in paths]
@@ -210,7 +211,7 @@ def test_heads_lie_inside_and_bear_labels_in_the_brain_only(dataset: Path) -> No
     for pair in read_pairs(dataset / "heads" / "pairs.csv"):
         for path, labels in ((pair.moving_same, pair.moving_labels), (pair.fixed, pair.fixed_labels)):
             image, brain = load(path), load(labels)
-            assert image.shape == extra.HEAD_SHAPE
+            assert image.shape == test_splits.HEAD_SHAPE
             bright = image > 1.3  # fat
             assert bright.sum() > 500
             assert not bright[brain > 0].any()
@@ -225,10 +226,10 @@ def test_heads_lie_inside_and_bear_labels_in_the_brain_only(dataset: Path) -> No
 # --- far -------------------------------------------------------------------------------------------------------------
 
 
-def far_pair(seed: int, z_mm: float = 3.0) -> tuple[extra.Deformed, extra.Deformed]:
-    brain = extra.Slice(phantom.tissue_slice(z_mm), phantom.slice_affine(z_mm))
-    source = extra.on_grid(brain, extra.FAR.moving_shape)
-    return extra.far_apart(source, phantom.SHAPE, np.random.default_rng(seed))
+def far_pair(seed: int, z_mm: float = 3.0) -> tuple[test_splits.Deformed, test_splits.Deformed]:
+    brain = test_splits.Slice(phantom.tissue_slice(z_mm), phantom.slice_affine(z_mm))
+    source = test_splits.on_grid(brain, test_splits.FAR.moving_shape)
+    return test_splits.far_apart(source, phantom.SHAPE, np.random.default_rng(seed))
 
 
 def affine_part(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +243,7 @@ def affine_part(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_starts_span_their_ranges() -> None:
     """Rotation, size and shift of the true field; elastic parts blur each a little."""
-    fields = [simulation.true_field(*(deformed.u for deformed in far_pair(seed))) for seed in range(16)]
+    fields = [deformation.true_field(*(deformed.u for deformed in far_pair(seed))) for seed in range(16)]
     parts = [affine_part(u) for u in fields]
     angles = np.rad2deg([np.arctan2(a[1, 0] - a[0, 1], a[0, 0] + a[1, 1]) for a, _ in parts])
     sizes = np.sqrt([np.linalg.det(a) for a, _ in parts])
@@ -258,7 +259,7 @@ def test_far_truth_solves_its_equation(seed: int) -> None:
     """moving(q) and fixed(p) show the same point of the slice; the moving deformation between voxels by its splines."""
     moving, fixed = (deformed.u for deformed in far_pair(seed))
     grid = np.indices(fixed.shape[1:])
-    q = grid + simulation.true_field(moving, fixed)
+    q = grid + deformation.true_field(moving, fixed)
     inside = ((q > 5) & (q < np.array(q.shape[1:])[:, None, None] - 6)).all(0)
     there = q + np.stack([scipy.ndimage.map_coordinates(component, q, order=3) for component in moving])
     assert inside.mean() > 0.3
@@ -267,7 +268,7 @@ def test_far_truth_solves_its_equation(seed: int) -> None:
 
 def test_both_anatomies_stay_inside_their_images(dataset: Path) -> None:
     for pair in read_pairs(dataset / "far" / "pairs.csv"):
-        assert load(pair.moving).shape == extra.FAR.moving_shape
+        assert load(pair.moving).shape == test_splits.FAR.moving_shape
         assert load(pair.fixed).shape == phantom.SHAPE
         for path in (pair.moving_labels, pair.fixed_labels):
             labels = load(path)

@@ -13,8 +13,9 @@ import pytest
 from conftest import ROOT
 
 from crossmorph import Image, write_image
-from crossmorph.affine_files import write_affine_transform
-from crossmorph.transform import Warp, write_transform
+from crossmorph.transforms.affine_files import write_affine_transform
+from crossmorph.transforms.warp import Warp
+from crossmorph.transforms.warp_files import write_transform
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import conditions

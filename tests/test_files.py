@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crossmorph.errors import InputError
-from crossmorph.files import atomic_output, readable, suffix_of, write_whole
+from crossmorph.system.files import atomic_output, readable, suffix_of, write_whole
 
 
 def test_what_is_written_replaces_the_old_file_at_the_end(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from numpy import ndarray
 from scipy.spatial.transform import Rotation
 
 from crossmorph.errors import InputError
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.nifti import itk_affine
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.images.orientation import itk_affine
 
 OBLIQUE = Rotation.from_euler("xyz", [20, -10, 30], degrees=True).as_matrix()
 DIRECTIONS = {
@@ -161,7 +162,8 @@ def test_outputs_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
         write_image(tmp_path / "b.nrrd", Image(ramp(), np.diag([1.0, 1, 0, 1]) + np.eye(4, k=1)))
 
 
-# MINC: written by ITK, of which the world is turned by half a turn (see crossmorph.formats); nibabel is the reference.
+# MINC: written by ITK, of which the world is turned by half a turn (see crossmorph.images.metaimage_nrrd); nibabel is
+# the reference.
 @pytest.mark.parametrize("name", DIRECTIONS)
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_left_stays_left_in_minc(tmp_path: Path, name: str, dtype: type) -> None:

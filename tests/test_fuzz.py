@@ -16,15 +16,15 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossmorph import cohort, read_image
-from crossmorph.affine_files import read_affine_transform, read_step
-from crossmorph.api import register
-from crossmorph.checkpoint import load_model, load_tensors
-from crossmorph.cohort import Entry, Task, register_cohort
-from crossmorph.config import load_config
-from crossmorph.data.pairs import read_pairs
+from crossmorph import read_image
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.points import read_points
+from crossmorph.networks.checkpoint import load_model, load_tensors
+from crossmorph.training.config import load_config
+from crossmorph.transforms.affine_files import read_affine_transform, read_step
+from crossmorph.workflows.batch import Entry, Task, register_cohort
+from crossmorph.workflows.register import register
+from crossmorph.workflows.transform_points import read_points
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import fuzz
@@ -215,7 +215,7 @@ def test_outputs_of_a_list_stay_in_their_folder(name: str) -> None:
         yield from (Entry(task.name, "failed") for task in given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cohort, "_by_processes", gather)
+        patch.setattr(batch, "_by_processes", gather)
         with contextlib.suppress(InputError):
             register_cohort(folder / "pairs.csv", folder / "out")
     for task in tasks:

@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from crossmorph.errors import InputError
-from crossmorph.grid import LARGEST_GRID, Grid, centre, centred_grid, onto_grid, working_grid
-from crossmorph.image import Image
+from crossmorph.images.image import Image
+from crossmorph.transforms.grid import LARGEST_GRID, Grid, centre, centred_grid, onto_grid, working_grid
 
 PAGE = np.diag([-1.0, -1.0, 1.0])
 MODEL = {"spacing": 1.5, "size": 128, "divisor": 16}

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from crossmorph.data import phantom, simulation
-from crossmorph.data.extra import Slice, on_grid
-from crossmorph.data.head import FAT, SKIN, SKULL, surround
+from crossmorph.datasets import phantom
+from crossmorph.datasets.test_splits import Slice, on_grid
+from crossmorph.simulation import deformation, mri
+from crossmorph.simulation.head_layers import FAT, SKIN, SKULL, surround
 
 SHAPE = (192, 192)
 LEVELS = phantom.split_levels("heads")
-QUIET = simulation.Difficulty(noise=0.0, bias=0.0)
+QUIET = deformation.Difficulty(noise=0.0, bias=0.0)
 
 
 def brain_at(z_mm: float) -> np.ndarray:
@@ -55,7 +56,7 @@ def test_brain_is_untouched_and_lies_within_the_bone() -> None:
     brain, head = brain_at(3.0), head_at(3.0)
     np.testing.assert_array_equal(head[1:3], brain[1:3])
     assert (head[0] - brain[0]).min() == 0
-    labels, before = simulation.tissue_labels(head), simulation.tissue_labels(brain)
+    labels, before = mri.tissue_labels(head), mri.tissue_labels(brain)
     assert labels[before > 0].all()
     assert set(labels[(labels > 0) & (before == 0)]) == {1}
     assert 1 < labels.astype(bool).sum() / before.astype(bool).sum() < 1.12
@@ -85,15 +86,15 @@ def test_thicknesses_are_anatomical() -> None:
 
 
 @pytest.mark.parametrize("modality", ["t1", "t2"])
-def test_bone_is_dark_and_fat_bright(modality: simulation.Modality) -> None:
+def test_bone_is_dark_and_fat_bright(modality: mri.Modality) -> None:
     """T1w: fat outshines white matter 1.69 to 1. T2w: muscle is darker than any brain. Compact bone is dark."""
     head = head_at(10.5)
-    image = simulation.simulate(head, modality, np.random.default_rng(0), QUIET)
+    image = mri.simulate(head, modality, np.random.default_rng(0), QUIET)
     fat, muscle, white = (image[part > 0.999].mean() for part in (head[3], head[4], head[2]))
     if modality == "t1":
         assert fat / white == pytest.approx(0.11891 / 0.07020, rel=2e-3)
     else:
-        assert muscle < image[simulation.tissue_labels(head) > 0].min()
+        assert muscle < image[mri.tissue_labels(head) > 0].min()
     air_and_bone = head.sum(0) < 0.1
     skull = air_and_bone & scipy.ndimage.binary_fill_holes(~air_and_bone)
     assert skull.sum() > 100

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from html_scene import SHAPE, scene
 
-from crossmorph.html_report import write_html
+from crossmorph.reports.registration_page import write_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (

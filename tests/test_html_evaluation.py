@@ -13,11 +13,14 @@ import test_reproduction_tables
 from numpy import ndarray
 from test_html_report import Parsed
 
-from crossmorph import cli, evaluation, html_evaluation
-from crossmorph.data.pairs import Pair, write_pairs
+from crossmorph.cli import main
+from crossmorph.datasets.pairs import Pair, write_pairs
 from crossmorph.errors import InputError
-from crossmorph.evaluation import METHODS, Case, Outcome, unregistered
-from crossmorph.html_evaluation import (
+from crossmorph.evaluation.evaluate import METHODS, Case, Outcome, unregistered
+from crossmorph.evaluation.results import Row, markdown_table, read_rows, summarise
+from crossmorph.images.image import Image
+from crossmorph.images.io import write_image
+from crossmorph.reports.evaluation_page import (
     DOTS,
     RANKED,
     SIDE,
@@ -33,13 +36,11 @@ from crossmorph.html_evaluation import (
     shrunk,
     worst_rows,
 )
-from crossmorph.html_plots import axis_of, plots_of
-from crossmorph.html_report import BUDGET
-from crossmorph.image import Image, write_image
+from crossmorph.reports.plots import axis_of, plots_of
+from crossmorph.reports.registration_page import BUDGET
 from crossmorph.reproduction.page import command_of, write_page
 from crossmorph.reproduction.tables import Found, write_table
-from crossmorph.results import Row, markdown_table, read_rows, summarise
-from crossmorph.transform import Warp
+from crossmorph.transforms.warp import Warp
 
 browser = test_html_browser.browser
 found = test_reproduction_tables.found
@@ -124,7 +125,7 @@ def test_pictures_are_kept_of_the_worst_alone(monkeypatch: pytest.MonkeyPatch) -
         drawn.append(case)
         return {"of": f"p{case.fixed.data.item():.0f}"}
 
-    monkeypatch.setattr(html_evaluation, "draw_pictures", draw)
+    monkeypatch.setattr(evaluation_page, "draw_pictures", draw)
     kept: Kept = {}
     rng = np.random.default_rng(0)
     rows = [
@@ -290,10 +291,10 @@ def test_from_the_command_to_the_page(
             raise ValueError("out of luck")
         return unregistered(case)._replace(seconds=0.5)
 
-    monkeypatch.setattr(evaluation, "runner", lambda name, *_: broken if name == "affine" else unregistered)
+    monkeypatch.setattr(evaluate, "runner", lambda name, *_: broken if name == "affine" else unregistered)
     output, report = pairs.with_name("results.csv"), pairs.with_name("results.html")
     with pytest.raises(SystemExit, match="3"):
-        cli.evaluate(pairs, output, "none,affine", report)
+        main.evaluate(pairs, output, "none,affine", report)
     printed = capsys.readouterr().out
     assert printed.endswith(f"wrote {output}\nwrote {report}\n")
     text = report.read_text("utf-8")
@@ -315,7 +316,7 @@ def test_from_the_command_to_the_page(
 def test_a_page_that_cannot_be_written_is_said_before_anything_runs(
     pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(html_evaluation, "evaluate", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(evaluation_page, "evaluate", lambda *_: pytest.fail("it ran"))
     output = pairs.with_name("results.csv")
     before = sorted(pairs.parent.iterdir())
     for name, message in (("report.txt", "unknown report format"), ("missing/r.html", "does not exist")):
@@ -333,7 +334,7 @@ def test_an_interruption_leaves_the_old_page(pairs: Path, monkeypatch: pytest.Mo
 
     report = pairs.with_name("results.html")
     report.write_text("old")
-    monkeypatch.setattr(evaluation, "runner", lambda *_: interrupted)
+    monkeypatch.setattr(evaluate, "runner", lambda *_: interrupted)
     before = sorted(pairs.parent.iterdir())
     with pytest.raises(KeyboardInterrupt):
         evaluate_with_page(pairs, ["none"], pairs.with_name("results.csv"), report, "any-2d")

@@ -20,12 +20,11 @@ from numpy import ndarray
 from scipy import ndimage
 
 import crossmorph
-from crossmorph import html_layers, html_report
-from crossmorph.html_layers import average_to, lattice_within, mosaic
-from crossmorph.html_report import Content, Stage, content_of, page, write_html
-from crossmorph.image import Image
-from crossmorph.quality import Flag
-from crossmorph.transform import Warp, resample
+from crossmorph.images.image import Image
+from crossmorph.quality.checks import Flag
+from crossmorph.reports.layers import average_to, lattice_within, mosaic
+from crossmorph.reports.registration_page import Content, Stage, content_of, page, write_html
+from crossmorph.transforms.warp import Warp, resample
 
 ROOT = Path(__file__).parent.parent
 
@@ -156,7 +155,7 @@ def test_the_field_runs_along_the_axes_of_the_view():
 
 
 def test_a_fold_is_not_averaged_away(monkeypatch):
-    monkeypatch.setattr(html_layers, "MAP_VOXELS", 500)
+    monkeypatch.setattr(layers, "MAP_VOXELS", 500)
     content = scene(3)
     maps = Parsed(page(content)).data["maps"]
     assert math.prod(maps[0]["shape"]) <= 500
@@ -208,12 +207,12 @@ def test_a_large_page_is_drawn_coarser(monkeypatch):
     noise = [Image(rng.random(shape).astype(np.float32), affine) for _ in range(4)]
     warp = Warp(np.zeros((3, *shape), np.float32), affine)
     content = Content("a to b", noise[0], [Stage("fine", noise[1])], noise[2], warp, noise[3], None, [], {}, "mm", None)
-    monkeypatch.setattr(html_layers, "FIELD_NODES", 1000)
-    monkeypatch.setattr(html_layers, "MAP_VOXELS", 1000)
+    monkeypatch.setattr(layers, "FIELD_NODES", 1000)
+    monkeypatch.setattr(layers, "MAP_VOXELS", 1000)
     whole = page(content)
     budget = int(0.4 * len(whole))
-    monkeypatch.setattr(html_report, "BUDGET", budget)
-    monkeypatch.setattr(html_layers, "LOSSLESS_BYTES", 100_000)
+    monkeypatch.setattr(registration_page, "BUDGET", budget)
+    monkeypatch.setattr(layers, "LOSSLESS_BYTES", 100_000)
     less = page(content)
     assert 0.7 * budget < len(less) < budget
     assert "as the fixed image" in whole

@@ -13,7 +13,8 @@ from numpy import ndarray
 from scipy.spatial.transform import Rotation
 
 from crossmorph.errors import InputError
-from crossmorph.image import Image, in_stored_type, read_image, read_series, scale_intensity, write_image, write_series
+from crossmorph.images.image import Image, in_stored_type, scale_intensity
+from crossmorph.images.io import read_image, read_series, write_image, write_series
 
 
 def ramp(shape: tuple[int, ...]) -> ndarray:

@@ -12,10 +12,12 @@ from numpy import ndarray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from crossmorph.affine_files import write_affine_transform, write_ants
-from crossmorph.chain import as_warp, inverted, move_points, nearest_affine
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.transform import Resampling, Warp, followed_by, resample, resample_warp, write_transform
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.transforms.affine_files import write_affine_transform, write_ants
+from crossmorph.transforms.composition import as_warp, inverted, move_points, nearest_affine
+from crossmorph.transforms.warp import Resampling, Warp, followed_by, resample, resample_warp
+from crossmorph.transforms.warp_files import write_transform
 
 NEARNESS = 1e-3  # of the intensity range, and of a millimetre
 

@@ -6,8 +6,9 @@ import pytest
 
 from crossmorph import load_model, register_images
 from crossmorph.errors import InputError
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.memory import check_memory, memory_needed
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.system.memory import check_memory, memory_needed
 
 
 def test_hand_arithmetic():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from crossmorph.metrics import (
+from crossmorph.functional.metrics import (
     dice,
     endpoint_error_mm,
     folds_percent,

@@ -7,9 +7,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 import crossmorph
-from crossmorph.data.pairs import read_pairs
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.monai_transform import Registerd
+from crossmorph.integrations.monai import Registerd
 
 
 def test_a_pipeline_gives_what_register_gives(phantom):

@@ -8,8 +8,11 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from crossmorph import networks, spatial
-from crossmorph.networks import PyramidSpec, UNetSpec
+from crossmorph.functional import spatial
+from crossmorph.networks import hierarchy, layers
+from crossmorph.networks import pyramid as pyramid_module
+from crossmorph.networks.pyramid import Pyramid, PyramidSpec, local_correlation, normalise
+from crossmorph.networks.unet import UNet, UNetSpec, UNetVelocity
 
 SMALL_UNET = UNetSpec(encoder=(4, 6), decoder=(6, 5), final=(4,))
 SMALL_PYRAMID = PyramidSpec(features=(4, 6), hidden=(5, 6), radius=(1, 2), control_spacing=4.0)
@@ -35,7 +38,7 @@ def look(network: nn.Module, fixed: Tensor, moving: Tensor, smoothness: Tensor |
 def velocity_network(spec: UNetSpec | PyramidSpec, dim: int, stirred: bool = False) -> nn.Module:
     """One channel fixed, two moving; stirred, its last layers are as large as the others."""
     torch.manual_seed(0)
-    network = networks.velocity_network(spec, dim, 1, 2)
+    network = hierarchy.velocity_network(spec, dim, 1, 2)
     for layer in network.modules():
         if stirred and isinstance(layer, (nn.Conv2d, nn.Conv3d)) and layer.out_channels == dim:
             nn.init.normal_(layer.weight, std=0.1)
@@ -57,21 +60,21 @@ def test_voxelmorphs_second_model_by_hand(dim: int) -> None:
     up = [(32, 32), (32 + 32, 32), (32 + 32, 32), (32 + 16, 32)]
     full = [(32 + 2, 32), (32, 16), (16, 16), (16, dim)]
     count = weights(dim, down + up + full)
-    assert parameters(networks.UNet(UNetSpec(), dim, 2, dim)) == count
-    assert parameters(networks.UNetVelocity(UNetSpec(), dim, 1, 1)) == count
+    assert parameters(UNet(UNetSpec(), dim, 2, dim)) == count
+    assert parameters(UNetVelocity(UNetSpec(), dim, 1, 1)) == count
     if dim == 3:
         assert count == 301_411  # VoxelMorph-2 as others count it: TransMorph, Table 1, arXiv 2111.10480
 
 
 @dimensions
 def test_unet_keeps_the_grid(shape: tuple[int, ...]) -> None:
-    unet = networks.UNet(SMALL_UNET, len(shape), 3, 2)
+    unet = UNet(SMALL_UNET, len(shape), 3, 2)
     assert unet(random(2, 3, *shape)).shape == (2, 2, *shape)
 
 
 def test_unet_of_one_level_by_hand() -> None:
     """On constant weights: stride 2 down, nearest-neighbour up, the image beside the features, in that order."""
-    unet = networks.UNet(UNetSpec(encoder=(1,), decoder=(1,), final=()), 2, 1, 1)
+    unet = UNet(UNetSpec(encoder=(1,), decoder=(1,), final=()), 2, 1, 1)
     state = {name: torch.zeros_like(value) for name, value in unet.state_dict().items()}
     for name, factor in (("encoder.0.0.weight", -1.0), ("decoder.0.0.weight", 2.0)):
         state[name][0, 0, 1, 1] = factor  # the centre of the kernel only
@@ -100,7 +103,7 @@ def test_pyramid_parameters_by_hand(dim: int) -> None:
     encoders = [(1, 4), (4, 4), (4, 6), (6, 6), (6, 6), (6, 6), (2, 4), (4, 4), (4, 6), (6, 6), (6, 6), (6, 6)]
     seen = 3**dim + 2 * 6 + dim
     estimators = [(seen, 5), (5, 5), (5, dim), (seen, 6), (6, 6), (6, dim)]
-    assert parameters(networks.Pyramid(SPARSE_PYRAMID, dim, 1, 2)) == weights(dim, encoders + estimators)
+    assert parameters(Pyramid(SPARSE_PYRAMID, dim, 1, 2)) == weights(dim, encoders + estimators)
 
 
 @dimensions
@@ -110,10 +113,10 @@ def test_correlation_by_loops(
     shape: tuple[int, ...], radius: int, products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``c_o(p) = <f(p), m(p + o)> / sqrt(channels)``, offsets in the order of ``product``, nothing outside."""
-    monkeypatch.setattr(networks, "PRODUCT_VOXELS", products)
+    monkeypatch.setattr(pyramid_module, "PRODUCT_VOXELS", products)
     shape = tuple(size // 4 for size in shape)
     fixed, moving = random(2, 3, *shape), random(2, 3, *shape, seed=1)
-    scores = networks.local_correlation(fixed, moving, radius)
+    scores = local_correlation(fixed, moving, radius)
     offsets = list(product(range(-radius, radius + 1), repeat=len(shape)))
     assert scores.shape == (2, len(offsets), *shape)
     for (number, offset), p in product(enumerate(offsets), np.ndindex(*shape)):
@@ -126,31 +129,29 @@ def test_correlation_by_loops(
 def test_both_ways_to_correlate_learn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     slopes = []
     for products in (0, 10_000):
-        monkeypatch.setattr(networks, "PRODUCT_VOXELS", products)
+        monkeypatch.setattr(pyramid_module, "PRODUCT_VOXELS", products)
         fixed, moving = random(2, 3, 6, 7).requires_grad_(), random(2, 3, 6, 7, seed=1).requires_grad_()
         weights = random(2, 25, 6, 7, seed=2)
-        slopes.append(
-            torch.autograd.grad((networks.local_correlation(fixed, moving, 2) * weights).sum(), (fixed, moving))
-        )
+        slopes.append(torch.autograd.grad((local_correlation(fixed, moving, 2) * weights).sum(), (fixed, moving)))
     for one, other in zip(*slopes, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_correlation_finds_a_shift() -> None:
     """Where moving is fixed moved on by (1, -2), that offset scores highest: it is the pull-back displacement."""
-    fixed = networks.normalise(torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0)))
-    scores = networks.local_correlation(fixed, fixed.roll((1, -2), (2, 3)), 2)[0, :, 3:-3, 3:-3]
+    fixed = normalise(torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0)))
+    scores = local_correlation(fixed, fixed.roll((1, -2), (2, 3)), 2)[0, :, 3:-3, 3:-3]
     best = scores.mean((1, 2)).argmax().item()
     assert list(product(range(-2, 3), repeat=2))[best] == (1, -2)
 
 
 def test_features_are_normalised_for_each_image_and_channel() -> None:
     features = 5 + 3 * random(2, 3, 6, 8)
-    normalised = networks.normalise(features)
+    normalised = normalise(features)
     torch.testing.assert_close(normalised.mean((2, 3)), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(normalised.var((2, 3), correction=0), torch.ones(2, 3), atol=1e-3, rtol=0)
     torch.testing.assert_close(normalised, nn.functional.instance_norm(features, eps=1e-4), atol=1e-5, rtol=0)
-    assert networks.normalise(torch.ones(1, 1, 4, 4)).abs().max() == 0
+    assert normalise(torch.ones(1, 1, 4, 4)).abs().max() == 0
 
 
 @dimensions
@@ -159,9 +160,9 @@ def test_features_are_normalised_for_each_image_and_channel() -> None:
 @pytest.mark.parametrize("last", [False, True])
 def test_convolutions_are_pytorchs_in_any_layout(shape: tuple[int, ...], batch: int, channels: int, last: bool) -> None:
     dim = len(shape)
-    layer = networks.convolution(dim, channels, 5, stride=2)
+    layer = layers.convolution(dim, channels, 5, stride=2)
     image = random(batch, channels, *shape)
-    image = image.to(memory_format=networks.CHANNELS_LAST[dim]) if last else image
+    image = image.to(memory_format=layers.CHANNELS_LAST[dim]) if last else image
     with torch.inference_mode():
         plain = (nn.functional.conv2d, nn.functional.conv3d)[dim - 2]
         torch.testing.assert_close(layer(image), plain(image, layer.weight, layer.bias, stride=2, padding=1))
@@ -199,7 +200,7 @@ def constant(vector: list[float], size: int) -> Tensor:
 
 def test_levels_add_up_in_the_voxels_of_the_next() -> None:
     """(1, 0) at 1/8 is (2, 0) at 1/4; with (0, 0.5) there it is (2, 0.5), and (4, 1) at 1/2, where nothing is added."""
-    pyramid = networks.Pyramid(SPARSE_PYRAMID, 2, 1, 2)
+    pyramid = Pyramid(SPARSE_PYRAMID, 2, 1, 2)
     pyramid.estimators[2] = Estimator(constant([1.0, 0.0], 4))
     pyramid.estimators[1] = Estimator(constant([0.0, 0.5], 8))
     velocity = look(pyramid, random(1, 1, 32, 32), random(1, 2, 32, 32, seed=1))
@@ -208,14 +209,14 @@ def test_levels_add_up_in_the_voxels_of_the_next() -> None:
 
 def test_an_estimator_is_shown_the_features_moved_by_the_velocity_so_far() -> None:
     fixed, moving = random(1, 1, 32, 32), random(1, 2, 32, 32, seed=1)
-    pyramid = networks.Pyramid(SPARSE_PYRAMID, 2, 1, 2)
+    pyramid = Pyramid(SPARSE_PYRAMID, 2, 1, 2)
     estimator = Estimator(constant([0.0, 0.0], 8))
     pyramid.estimators[2] = Estimator(constant([1.0, -0.5], 4))
     pyramid.estimators[1] = estimator
     look(pyramid, fixed, moving)
     features = pyramid.encode_fixed(fixed)[1]
     moved = spatial.warp(pyramid.encode_moving(moving)[1], constant([2.0, -1.0], 8))
-    scores = networks.local_correlation(networks.normalise(features), networks.normalise(moved), 1)
+    scores = local_correlation(normalise(features), normalise(moved), 1)
     expected = torch.cat([scores, features, moved, constant([2.0, -1.0], 8)], dim=1)
     torch.testing.assert_close(estimator.shown, expected, atol=1e-4, rtol=1e-4)
 
@@ -224,7 +225,7 @@ def test_an_estimator_is_shown_the_features_moved_by_the_velocity_so_far() -> No
 def test_an_estimate_is_a_spline_of_the_control_spacing(control_spacing: float, spacing: float | None) -> None:
     """Which is in voxels of full resolution; at one voxel of its level or less there is nothing to smooth."""
     spec = PyramidSpec(features=(4,), hidden=(4,), radius=(1,), control_spacing=control_spacing)
-    pyramid, estimate = networks.Pyramid(spec, 2, 1, 2), random(1, 2, 16, 16)
+    pyramid, estimate = Pyramid(spec, 2, 1, 2), random(1, 2, 16, 16)
     pyramid.estimators[0] = Estimator(estimate)
     expected = estimate if spacing is None else spatial.bspline_smooth(estimate, spacing)
     torch.testing.assert_close(look(pyramid, random(1, 1, 32, 32), random(1, 2, 32, 32)), expected)
@@ -295,7 +296,7 @@ def test_sides_that_do_not_divide_are_refused(spec: UNetSpec | PyramidSpec) -> N
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [9, 200])
 def test_a_convolution_is_the_same_while_nothing_learns(size: int, stride: int) -> None:
-    convolution = networks.convolution(2, 2, 5, stride)
+    convolution = layers.convolution(2, 2, 5, stride)
     image = random(1, 2, 12, size)
     learning = convolution(image)
     assert learning.requires_grad
@@ -339,7 +340,7 @@ def test_a_unet_goes_up_as_often_as_down() -> None:
 
 
 def test_a_pyramid_needs_more_than_one_voxel_at_its_coarsest() -> None:
-    network = networks.velocity_network(PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1)), 2, 1, 1)
+    network = hierarchy.velocity_network(PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1)), 2, 1, 1)
     with pytest.raises(ValueError, match=r"image of \(4, 4\) voxels, expected more"):
         look(network, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
 

@@ -14,8 +14,9 @@ from numpy import ndarray
 from scipy.spatial.transform import Rotation
 
 from crossmorph.errors import InputError
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.nifti import itk_affine
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.images.orientation import itk_affine
 
 
 def affine4(matrix: ndarray, position: tuple[float, float, float] = (-10, -20, 30)) -> ndarray:

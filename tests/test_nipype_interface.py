@@ -13,8 +13,8 @@ os.environ["NIPYPE_NO_ET"] = "1"  # or Nipype asks its site for news
 from nipype.pipeline import engine
 
 import crossmorph
-from crossmorph.data.pairs import read_pairs
-from crossmorph.nipype_interface import Register
+from crossmorph.datasets.pairs import read_pairs
+from crossmorph.integrations.nipype import Register
 
 
 @pytest.fixture

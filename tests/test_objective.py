@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from crossmorph import objective, similarity, spatial
-from crossmorph.affine import Affine
-from crossmorph.data.samples import Samples
-from crossmorph.hierarchy import Flow, Hierarchy, HierarchySpec
-from crossmorph.networks import UNetSpec
-from crossmorph.objective import Weights
+from crossmorph.functional import regularization, similarity, spatial
+from crossmorph.networks.affine import Affine
+from crossmorph.networks.hierarchy import Flow, Hierarchy, HierarchySpec
+from crossmorph.networks.unet import UNetSpec
+from crossmorph.training import losses
+from crossmorph.training.batch import Samples
+from crossmorph.training.losses import Weights
 
 SMALL = UNetSpec(encoder=(4,), decoder=(4,), final=(4,))
 WEIGHTS = Weights(
@@ -77,7 +78,7 @@ def row_shift(by: float) -> Flow:
 def test_smoothness_by_hand() -> None:
     """u = (i j, 2 i) on 3x2 voxels. Steps down: (j, 2), squares 4 5 4 5, mean 4.5; across: (i, 0), 0 1 4, mean 5/3."""
     i, j = spatial.identity_grid((3, 2))[0]
-    assert objective.smoothness(torch.stack([i * j, 2 * i])[None]).item() == pytest.approx(4.5 + 5 / 3)
+    assert regularization.smoothness(torch.stack([i * j, 2 * i])[None]).item() == pytest.approx(4.5 + 5 / 3)
 
 
 @dimensions
@@ -85,7 +86,7 @@ def test_smoothness_is_numpys(shape: tuple[int, ...]) -> None:
     u = torch.rand((3, len(shape), *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     steps = [np.diff(u.numpy(), axis=axis) ** 2 for axis in range(2, u.ndim)]
     expected = sum(squares.sum(1).mean() for squares in steps)
-    assert objective.smoothness(u).mean().item() == pytest.approx(expected, rel=1e-12)
+    assert regularization.smoothness(u).mean().item() == pytest.approx(expected, rel=1e-12)
 
 
 @dimensions
@@ -96,26 +97,28 @@ def test_smoothness_is_a_mean_over_voxels(shape: tuple[int, ...]) -> None:
         grid = spatial.identity_grid(larger)
         ramp = torch.zeros_like(grid)
         ramp[:, -1] = 0.5 * grid[:, 0]
-        assert objective.smoothness(ramp.repeat(factor, *[1] * (len(shape) + 1))).mean().item() == pytest.approx(0.25)
-    assert objective.smoothness(shift(shape, 3.0).displacement).item() == 0
+        assert regularization.smoothness(ramp.repeat(factor, *[1] * (len(shape) + 1))).mean().item() == pytest.approx(
+            0.25
+        )
+    assert regularization.smoothness(shift(shape, 3.0).displacement).item() == 0
 
 
 def test_stretch_by_hand() -> None:
     masks = torch.tensor([[-0.3, 0.1, 0.5], [2.0, 2.5, 3.0]]).view(2, 1, 1, 3)
     expected = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.5, 1.0]]).view(2, 1, 1, 3)
-    torch.testing.assert_close(objective.stretch(masks), expected)
+    torch.testing.assert_close(losses.stretch(masks), expected)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(-5, 5, width=32), min_size=6, max_size=6))
 def test_stretch_keeps_to_the_unit_interval(values: list[float]) -> None:
-    stretched = objective.stretch(torch.tensor(values).view(1, 1, 2, 3))
+    stretched = losses.stretch(torch.tensor(values).view(1, 1, 2, 3))
     assert 0 <= stretched.min() <= stretched.max() <= 1 + 1e-5
 
 
 def test_stretch_passes_no_gradient_through_its_bounds() -> None:
     mask = torch.tensor([-0.3, 0.1, 0.5]).view(1, 1, 1, 3).requires_grad_()
-    (gradient,) = torch.autograd.grad(objective.stretch(mask).square().sum(), mask)
+    (gradient,) = torch.autograd.grad(losses.stretch(mask).square().sum(), mask)
     # d/dm of ((m + 0.3) / 0.8)^2, the bounds held: 2 * (0, 0.5, 1) / 0.8.
     torch.testing.assert_close(gradient.flatten(), torch.tensor([0.0, 1.25, 2.5]))
 
@@ -125,7 +128,7 @@ def test_a_flat_mask_has_a_finite_gradient(name: str) -> None:
     moving = blob((16, 16))
     mask = torch.full_like(moving, -0.2).requires_grad_()
     flow = shift((16, 16), 0.0)
-    terms = objective.translation_terms(moving, moving, flow, mask, similarity.SIMILARITIES[name], Weights())
+    terms = losses.translation_terms(moving, moving, flow, mask, similarity.SIMILARITIES[name], Weights())
     sum(terms, torch.zeros(())).backward()
     assert mask.grad is not None
     assert mask.grad.isfinite().all()
@@ -153,7 +156,7 @@ def test_weights_are_the_papers() -> None:
 
 def test_coarse_terms_by_hand() -> None:
     """M = 1 2 3 4, F = 1 0 0 2, one voxel apart: M o phi = 2 3 4 4 and F o phi^-1 = 1 1 0 0."""
-    terms = objective.coarse_terms(row(1, 2, 3, 4), row(1, 0, 0, 2), row_shift(1), product_mean, WEIGHTS, even())
+    terms = losses.coarse_terms(row(1, 2, 3, 4), row(1, 0, 0, 2), row_shift(1), product_mean, WEIGHTS, even())
     assert [term.item() for term in terms] == pytest.approx([0, -3 * (2 + 8) / 4, -3 * (1 + 2) / 4])
 
 
@@ -161,7 +164,7 @@ def test_coarse_terms_by_hand() -> None:
 def test_the_way_back_can_weigh_otherwise(weight: float, backward: float) -> None:
     """Images as above."""
     weights = WEIGHTS.model_copy(update={"coarse_backward": weight})
-    terms = objective.coarse_terms(row(1, 2, 3, 4), row(1, 0, 0, 2), row_shift(1), product_mean, weights, even())
+    terms = losses.coarse_terms(row(1, 2, 3, 4), row(1, 0, 0, 2), row_shift(1), product_mean, weights, even())
     assert [term.item() for term in terms] == pytest.approx([0, -3 * (2 + 8) / 4, backward])
 
 
@@ -170,7 +173,7 @@ def test_translation_terms_by_hand() -> None:
 
     One voxel on, T is 0 0.5 0 0; F is 0 1 0 0, and the squared error (0.5)^2 / 4.
     """
-    terms = objective.translation_terms(
+    terms = losses.translation_terms(
         row(0, 1, 1, 0), row(0, 1, 0, 0), row_shift(1), row(1, -1, -0.5, 0), product_mean, WEIGHTS
     )
     assert [term.item() for term in terms] == pytest.approx([-5 * 0.25 / 4, -7 * 0.5 / 4, 11 * 0.25 / 4])
@@ -179,13 +182,13 @@ def test_translation_terms_by_hand() -> None:
 def test_fine_terms_by_hand() -> None:
     """M = 1 2 3 4 and T = 4 3 2 1, two voxels on: 3 4 4 4 and 2 1 1 1; F = 1 0 1 1."""
     samples = Samples(row(0, 0, 0, 0), row(1, 0, 1, 1), row(1, 2, 3, 4), row(1, 0, 1, 1))
-    terms = objective.fine_terms(samples, row(4, 3, 2, 1), row_shift(1), row_shift(2), product_mean, WEIGHTS, even())
+    terms = losses.fine_terms(samples, row(4, 3, 2, 1), row_shift(1), row_shift(2), product_mean, WEIGHTS, even())
     assert [term.item() for term in terms] == pytest.approx([0, -17 * (3 + 4 + 4) / 4, 19 * (1 + 1 + 0 + 0) / 4])
 
 
-def even(pairs: int = 1) -> objective.Balance:
+def even(pairs: int = 1) -> losses.Balance:
     """Nothing weighs more than it is."""
-    return objective.balance(torch.zeros(pairs), (1.0, 1.0))
+    return losses.balance(torch.zeros(pairs), (1.0, 1.0))
 
 
 @dimensions
@@ -197,22 +200,22 @@ def test_terms_are_their_equations(name: str, shape: tuple[int, ...]) -> None:
     fields = 2 * torch.rand((6, 2, len(shape), *shape), generator=generator) - 1
     coarse, fine, final = Flow(*fields[:2]), Flow(*fields[2:4]), Flow(*fields[4:])
     mask, w = mask - 0.5, WEIGHTS
-    first = objective.coarse_terms(moving, fixed, coarse, sim, w, even(2))
-    assert first.smoothness.item() == pytest.approx(2 * objective.smoothness(coarse.displacement).mean().item())
+    first = losses.coarse_terms(moving, fixed, coarse, sim, w, even(2))
+    assert first.smoothness.item() == pytest.approx(2 * regularization.smoothness(coarse.displacement).mean().item())
     moved, moved_back = spatial.warp(moving, coarse.displacement), spatial.warp(fixed, coarse.inverse)
     assert first.forward.item() == pytest.approx(-3 * sim(moved, fixed).mean().item())
     assert first.backward.item() == pytest.approx(-3 * sim(moved_back, moving).mean().item())
 
-    second = objective.translation_terms(moving, fixed, coarse, mask, sim, w)
+    second = losses.translation_terms(moving, fixed, coarse, mask, sim, w)
     translated = moving + mask
     error = similarity.mse(spatial.warp(translated, coarse.displacement), fixed).mean().item()
-    assert second.mask.item() == pytest.approx(-5 * sim(objective.stretch(mask), moving).mean().item())
+    assert second.mask.item() == pytest.approx(-5 * sim(losses.stretch(mask), moving).mean().item())
     assert second.structure.item() == pytest.approx(-7 * sim(translated, moving).mean().item())
     assert second.error.item() == pytest.approx(11 * error)
 
-    third = objective.fine_terms(images(moving, fixed), translated, fine, final, sim, w, even(2))
+    third = losses.fine_terms(images(moving, fixed), translated, fine, final, sim, w, even(2))
     error = similarity.mse(spatial.warp(translated, final.displacement), fixed).mean().item()
-    assert third.smoothness.item() == pytest.approx(13 * objective.smoothness(fine.displacement).mean().item())
+    assert third.smoothness.item() == pytest.approx(13 * regularization.smoothness(fine.displacement).mean().item())
     assert third.similarity.item() == pytest.approx(
         -17 * sim(spatial.warp(moving, final.displacement), fixed).mean().item()
     )
@@ -230,11 +233,11 @@ def test_better_alignment_costs_less(name: str, shape: tuple[int, ...]) -> None:
     mask = blob(shape, at=2.0) - moving
     sim = similarity.SIMILARITIES[name]
     right, wrong = shift(shape, 2.0), shift(shape, 0.0)
-    coarse = [objective.coarse_terms(moving, fixed, flow, sim, Weights(), even()) for flow in (right, wrong)]
+    coarse = [losses.coarse_terms(moving, fixed, flow, sim, Weights(), even()) for flow in (right, wrong)]
     assert coarse[0].forward < coarse[1].forward
     assert coarse[0].backward < coarse[1].backward
     fine = [
-        objective.fine_terms(
+        losses.fine_terms(
             Samples(moving, fixed, moving, fixed), moving + mask, shift(shape, 0.0), flow, sim, Weights(), even()
         )
         for flow in (right, wrong)
@@ -250,7 +253,7 @@ def test_better_translation_costs_less(shape: tuple[int, ...]) -> None:
     noise = torch.rand(moving.shape, generator=torch.Generator().manual_seed(0))
     flow = shift(shape, 2.0)
     good, none, bad = (
-        objective.translation_terms(moving, fixed, flow, mask, similarity.mi, Weights())
+        losses.translation_terms(moving, fixed, flow, mask, similarity.mi, Weights())
         for mask in (right, 0 * right, noise - moving)
     )
     assert good.error < 0.1 * min(none.error, bad.error)
@@ -264,8 +267,8 @@ def test_each_pair_counts_in_its_balance() -> None:
     u[0, 0, 1:, 0] = 1
     u[1, 0, 1:, 0] = 2
     each = [1 / 4 + 2 / 3, 4 / 4 + 8 / 3]  # 4 steps along the first axis, 3 along the second
-    torch.testing.assert_close(objective.smoothness(u), torch.tensor(each))
-    balance = objective.balance(torch.tensor([0.0, 1.0]), (0.5, 8.0))
+    torch.testing.assert_close(regularization.smoothness(u), torch.tensor(each))
+    balance = losses.balance(torch.tensor([0.0, 1.0]), (0.5, 8.0))
     torch.testing.assert_close(balance.smoothness, torch.tensor([2 / 3, 16 / 9]))
     torch.testing.assert_close(balance.agreement, torch.tensor([4 / 3, 2 / 9]))
     zeros, weights = torch.zeros(2, 1, 3, 2), Weights(coarse_smoothness=1, coarse_similarity=1)
@@ -273,7 +276,7 @@ def test_each_pair_counts_in_its_balance() -> None:
     def first_and_second(varying: torch.Tensor, _constant: torch.Tensor) -> torch.Tensor:
         return torch.tensor([3.0, 9.0]).to(varying)
 
-    terms = objective.coarse_terms(zeros, zeros, Flow(u, -u), first_and_second, weights, balance)
+    terms = losses.coarse_terms(zeros, zeros, Flow(u, -u), first_and_second, weights, balance)
     assert terms.smoothness.item() == pytest.approx((each[0] * 2 / 3 + each[1] * 16 / 9) / 2)
     assert terms.forward.item() == terms.backward.item() == pytest.approx(-(3 * 4 / 3 + 9 * 2 / 9) / 2)
 
@@ -282,14 +285,14 @@ def test_the_affine_terms_fall_as_images_meet() -> None:
     still = blob((32, 32))
     moving = blob((32, 32), at=6.0)
 
-    def terms(shift: float) -> objective.AffineTerms:
+    def terms(shift: float) -> losses.AffineTerms:
         affine = Affine(torch.eye(2)[None], torch.tensor([[shift, 0.0]]))
-        return objective.affine_terms(moving, still, [affine], 32, similarity.overlap)
+        return losses.affine_terms(moving, still, [affine], 32, similarity.overlap)
 
     near, half, none = (terms(shift) for shift in (6.0, 3.0, 0.0))
     assert near.similarity < half.similarity < none.similarity
     assert near.distant < half.distant < none.distant
-    both = objective.affine_terms(
+    both = losses.affine_terms(
         moving,
         still,
         [Affine(torch.eye(2)[None], torch.tensor([[x, 0.0]])) for x in (6.0, 0.0)],
@@ -304,7 +307,7 @@ def test_a_rougher_field_costs_more() -> None:
     smooth = spatial.bspline_smooth(rough, 4.0)
     image = blob((16, 16))
     costs = [
-        objective.coarse_terms(image, image, Flow(u, -u), similarity.mi, Weights(), even()).smoothness
+        losses.coarse_terms(image, image, Flow(u, -u), similarity.mi, Weights(), even()).smoothness
         for u in (smooth, rough)
     ]
     assert 0 < costs[0] < 0.3 * costs[1]
@@ -322,19 +325,17 @@ def test_gradients_reach_the_network_of_their_stage_alone(stage: str, name: str)
     moving, fixed, sim = blob((16, 16), at=2.0), 1 - 0.9 * blob((16, 16)), similarity.SIMILARITIES[name]
     coarse = model.register_coarse(moving, fixed)
     if stage == "coarse":
-        terms: objective.Terms = objective.coarse_terms(moving, fixed, coarse, sim, Weights(), even(len(moving)))
+        terms: losses.Terms = losses.coarse_terms(moving, fixed, coarse, sim, Weights(), even(len(moving)))
     else:
         coarse = Flow(*(field.detach() for field in coarse))
         mask = model.translate(moving, fixed, coarse)
         if stage == "translation":
-            terms = objective.translation_terms(moving, fixed, coarse, mask, sim, Weights())
+            terms = losses.translation_terms(moving, fixed, coarse, mask, sim, Weights())
         else:
             translated = moving + mask.detach()
             fine = model.register_fine(moving, fixed, translated, coarse)
             final = Flow(spatial.compose(coarse.displacement, fine.displacement), fine.inverse)
-            terms = objective.fine_terms(
-                images(moving, fixed), translated, fine, final, sim, Weights(), even(len(moving))
-            )
+            terms = losses.fine_terms(images(moving, fixed), translated, fine, final, sim, Weights(), even(len(moving)))
     sum(terms, torch.zeros(())).backward()
     for network in ("coarse", "translation", "fine"):
         gradients = [parameter.grad for parameter in getattr(model, network).parameters()]
@@ -350,7 +351,7 @@ def test_a_mask_of_either_sign_is_pulled_towards_the_truth(level: float) -> None
     """Where T is too dark the mask should rise (a negative slope), and where it is too bright fall."""
     moving = blob((16, 16))
     mask = torch.full_like(moving, level).requires_grad_()
-    terms = objective.translation_terms(moving, moving, shift((16, 16), 0.0), mask, similarity.mi, Weights())
+    terms = losses.translation_terms(moving, moving, shift((16, 16), 0.0), mask, similarity.mi, Weights())
     (slope,) = torch.autograd.grad(terms.error, mask)
     assert (slope.sign() == np.sign(level)).all()
 
@@ -365,8 +366,8 @@ def test_gradients_of_a_field_are_the_slopes(stage: str) -> None:
     def terms(field: Tensor) -> tuple[Tensor, ...]:
         flow = Flow(field, -field)
         if stage == "coarse":
-            return objective.coarse_terms(moving, fixed, flow, similarity.mi, WEIGHTS, even())
-        return objective.fine_terms(
+            return losses.coarse_terms(moving, fixed, flow, similarity.mi, WEIGHTS, even())
+        return losses.fine_terms(
             Samples(moving, fixed, moving, fixed), translated, flow, flow, similarity.mi, WEIGHTS, even()
         )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmorph.data.pairs import Pair, read_pairs, write_pairs
+from crossmorph.datasets.pairs import Pair, read_pairs, write_pairs
 from crossmorph.errors import InputError
 
 

@@ -10,9 +10,10 @@ import pytest
 import scipy.ndimage
 import SimpleITK as sitk
 
-from crossmorph.data import phantom, simulation
-from crossmorph.data.pairs import Pair, read_pairs
+from crossmorph.datasets import phantom
+from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
+from crossmorph.simulation import mri
 
 # --- anatomy ---------------------------------------------------------------------------------------------------------
 
@@ -22,7 +23,7 @@ def test_fractions_are_fractions() -> None:
     assert fractions.shape == (3, 128, 128)
     assert fractions.min() >= 0
     assert fractions.sum(0).max() <= 1 + 1e-6
-    assert set(np.unique(simulation.tissue_labels(fractions))) == {0, 1, 2, 3}
+    assert set(np.unique(mri.tissue_labels(fractions))) == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="read-only"):
         fractions[0] = 1
 
@@ -52,7 +53,7 @@ def test_field_of_view_is_centred_on_the_brain() -> None:
 
 def test_ventricles_are_fluid_amid_white_matter() -> None:
     """At z = 21 mm the bodies of the lateral ventricles lie beside the midline, the corona radiata outside them."""
-    labels = simulation.tissue_labels(phantom.tissue_slice(21.0))
+    labels = mri.tissue_labels(phantom.tissue_slice(21.0))
     to_voxel = np.linalg.inv(phantom.slice_affine(21.0))
     ventricle, radiata = (np.rint(to_voxel @ (x, y, 21.0, 1.0))[:2].astype(int) for x, y in ((8.0, 5.0), (27.0, -15.0)))
     assert labels[tuple(ventricle)] == 1

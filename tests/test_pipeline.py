@@ -8,13 +8,14 @@ import torch
 from numpy import ndarray
 from scipy import ndimage
 
-from crossmorph.checkpoint import Model, load_model
-from crossmorph.data.pairs import read_pairs
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.grid import Grid, centre, onto_grid
-from crossmorph.image import Image, read_image, scale_intensity
-from crossmorph.metrics import endpoint_error_mm, mean_dice, psnr
-from crossmorph.pipeline import (
+from crossmorph.functional.metrics import endpoint_error_mm, mean_dice, psnr
+from crossmorph.images.image import Image, scale_intensity
+from crossmorph.images.io import read_image
+from crossmorph.networks.checkpoint import Model, load_model
+from crossmorph.registration.initialization import searched_place
+from crossmorph.registration.register_images import (
     Registered,
     Settings,
     register_coarse,
@@ -22,8 +23,9 @@ from crossmorph.pipeline import (
     register_networks,
     translated_image,
 )
-from crossmorph.start import searched_place
-from crossmorph.transform import Warp, read_transform, resample, resample_warp
+from crossmorph.transforms.grid import Grid, centre, onto_grid
+from crossmorph.transforms.warp import Warp, resample, resample_warp
+from crossmorph.transforms.warp_files import read_transform
 
 Placement = tuple[tuple[int, ...], ndarray]
 
@@ -265,11 +267,11 @@ def test_the_search_is_asked_where_the_images_stay_unlike_alone(case, plain, mod
         asked.append(searched_place(*given))
         return asked[-1]
 
-    monkeypatch.setattr("crossmorph.pipeline.searched_place", search)
+    monkeypatch.setattr("crossmorph.registration.register_images.searched_place", search)
     monkeypatch.setattr(hierarchy, "register_coarse", lambda *given: looks.append(1) or coarse(*given))
     assert np.array_equal(register_images(case.moving, case.fixed, model).warp.displacement, plain.warp.displacement)
     assert (len(looks), len(asked)) == (1, 0)
-    monkeypatch.setattr("crossmorph.pipeline.ALIKE", 1.1)
+    monkeypatch.setattr("crossmorph.registration.register_images.ALIKE", 1.1)
     assert np.array_equal(register_images(case.moving, case.fixed, model).warp.displacement, plain.warp.displacement)
     assert (len(looks), len(asked)) == (1 + 3, 1)  # from where the affine network leads, the headers, and the search
     for start in ("none", "centers", np.eye(3)):

@@ -10,18 +10,21 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from crossmorph.checkpoint import Card, Model, load_model, save_model
-from crossmorph.command import LabelFiles, Outputs, register_files
-from crossmorph.data.anatomy import tissue_volume, volume_affine
-from crossmorph.data.simulation import simulate, tissue_labels
 from crossmorph.errors import InputError
-from crossmorph.hierarchy import Hierarchy, HierarchySpec
-from crossmorph.image import Image, read_image, write_image
-from crossmorph.metrics import mean_dice
-from crossmorph.networks import PyramidSpec, UNetSpec
-from crossmorph.pipeline import Settings, register_images, register_start
-from crossmorph.spatial import strict_jacobian
-from crossmorph.transform import read_transform, resample, voxel_displacement
+from crossmorph.functional.metrics import mean_dice
+from crossmorph.functional.spatial import strict_jacobian
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.networks.checkpoint import Card, Model, load_model, save_model
+from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
+from crossmorph.networks.pyramid import PyramidSpec
+from crossmorph.networks.unet import UNetSpec
+from crossmorph.registration.register_images import Settings, register_images, register_start
+from crossmorph.simulation.anatomy import tissue_volume, volume_affine
+from crossmorph.simulation.mri import simulate, tissue_labels
+from crossmorph.transforms.warp import resample, voxel_displacement
+from crossmorph.transforms.warp_files import read_transform
+from crossmorph.workflows.register_files import LabelFiles, Outputs, register_files
 
 SHAPE, SPACING = (24, 30, 26), 8.0
 PYRAMID = PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1), control_spacing=4)

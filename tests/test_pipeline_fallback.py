@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from crossmorph import pipeline
-from crossmorph.checkpoint import Model, load_model
-from crossmorph.data.pairs import read_pairs
-from crossmorph.hierarchy import Flow, Hierarchy
-from crossmorph.image import Image, read_image
-from crossmorph.pipeline import Settings, register_coarse, register_images, register_start
-from crossmorph.refine import Refinement
+from crossmorph.datasets.pairs import read_pairs
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image
+from crossmorph.networks.checkpoint import Model, load_model
+from crossmorph.networks.hierarchy import Flow, Hierarchy
+from crossmorph.registration import register_images as module
+from crossmorph.registration.instance_optimization import Refinement
+from crossmorph.registration.register_images import Settings, register_coarse, register_images, register_start
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_fine_stage_that_loses_agreement_leaves_the_coarse_one(pair, model, mo
 
 
 def test_a_stage_that_folds_is_not_taken_though_it_agrees(pair, model, monkeypatch):
-    monkeypatch.setattr(pipeline, "LEAST_KEPT", dict.fromkeys(pipeline.STAGES, 0.0))
+    monkeypatch.setattr(module, "LEAST_KEPT", dict.fromkeys(module.STAGES, 0.0))
     found = register_images(*pair, broken(model, monkeypatch, "register_fine", 2.0))
     (fallback,) = found.fallbacks
     assert (fallback.stage, fallback.kept, fallback.reason, fallback.before) == ("fine", "coarse", "folds", 0.0)
@@ -90,7 +91,7 @@ def test_refining_that_makes_it_worse_is_not_taken(pair, model, monkeypatch):
     def ruin(moving, fixed, translated, final, seconds, steps):
         return Refinement(waves(final, 6.0), steps, 0.1, 1.0, 2.0, True)
 
-    monkeypatch.setattr(pipeline, "refine", ruin)
+    monkeypatch.setattr(module, "refine", ruin)
     found = register_images(*pair, model, Settings(refine=True, refine_steps=3))
     assert list(found.stages) == ["start", "coarse", "fine"]
     assert [(each.stage, each.kept) for each in found.fallbacks] == [("refined", "fine")]

@@ -8,11 +8,12 @@ import typer
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
-from crossmorph.affine_files import write_affine_transform
-from crossmorph.cli_transforms import add_commands
+from crossmorph.cli.transforms import add_commands
 from crossmorph.errors import InputError
-from crossmorph.points import points_file, read_points
-from crossmorph.transform import Warp, write_transform
+from crossmorph.transforms.affine_files import write_affine_transform
+from crossmorph.transforms.warp import Warp
+from crossmorph.transforms.warp_files import write_transform
+from crossmorph.workflows.transform_points import points_file, read_points
 
 ANTS = 'x,y,z,t,label,comment\n-1,-2,3,0,1,tip\n4,5,6,0,2,"a, b"\n'
 FCSV = """# Markups fiducial file version = 4.11

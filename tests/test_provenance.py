@@ -17,13 +17,14 @@ import SimpleITK as sitk
 from test_cohort import draw, save_weights
 
 import crossmorph
-from crossmorph import command
-from crossmorph.checkpoint import find_card, read_card
-from crossmorph.command import LabelFiles, Outputs, register_files
 from crossmorph.errors import InputError
-from crossmorph.image import Image, write_image
-from crossmorph.pipeline import Settings
-from crossmorph.provenance import digest, memory_source, read_record
+from crossmorph.images.image import Image
+from crossmorph.images.io import write_image
+from crossmorph.networks.checkpoint import find_card, read_card
+from crossmorph.provenance.record import digest, memory_source, read_record
+from crossmorph.registration.register_images import Settings
+from crossmorph.workflows import register_files as module
+from crossmorph.workflows.register_files import LabelFiles, Outputs, register_files
 
 
 class Given(NamedTuple):
@@ -127,7 +128,7 @@ def a_folder(path: Path) -> None:
 def test_nothing_else_is_replaced_by_a_record(given, tmp_path, monkeypatch, there: Callable[[Path], None]):
     there(tmp_path / "warp.json")
     before = contents(tmp_path)
-    monkeypatch.setattr(command, "register_images", lambda *_: pytest.fail("went to work"))
+    monkeypatch.setattr(module, "register_images", lambda *_: pytest.fail("went to work"))
     with pytest.raises(InputError, match=r"warp\.json: the record of the transform goes there, but a file"):
         register_files(given.moving, given.fixed, given.outputs, given.model)
     assert contents(tmp_path) == before
@@ -169,8 +170,8 @@ def test_an_affine_file_to_begin_with_is_an_input(given, tmp_path):
 
 
 def test_numbers_that_are_none_are_null(given, tmp_path, monkeypatch):
-    measure = command.measure
-    monkeypatch.setattr(command, "measure", lambda *words: {**measure(*words), "odd": math.nan, "far": math.inf})
+    measure = module.measure
+    monkeypatch.setattr(module, "measure", lambda *words: {**measure(*words), "odd": math.nan, "far": math.inf})
     register_files(given.moving, given.fixed, Outputs(None, tmp_path / "t.h5"), given.model, keep_failed=True)
 
     def refuse(constant: str) -> None:

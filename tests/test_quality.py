@@ -6,27 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from crossmorph.calibration import FORETELLING, LEAST_NUMBER, Calibration
-from crossmorph.doubt_network import DoubtNetwork
-from crossmorph.evidence import Evidence
-from crossmorph.grid import Grid
-from crossmorph.hierarchy import Flow, Registration
-from crossmorph.image import Image, scale_intensity
-from crossmorph.pipeline import Fallback, Registered
-from crossmorph.quality import (
+from crossmorph.functional.similarity import mi
+from crossmorph.images.image import Image, scale_intensity
+from crossmorph.networks.hierarchy import Flow, Registration
+from crossmorph.quality.checks import (
     LARGEST_INCONSISTENCY,
     LARGEST_STRETCH,
     LEAST_AGREEMENT,
     SMALL_OVERLAP,
     UNCALIBRATED,
-    calibrate,
     judge,
-    mean_doubt,
-    measure_plain,
 )
-from crossmorph.refine import Refinement
-from crossmorph.similarity import mi
-from crossmorph.transform import Warp
+from crossmorph.quality.consistency import Evidence
+from crossmorph.quality.error_model import FORETELLING, LEAST_NUMBER, Calibration
+from crossmorph.quality.error_network import DoubtNetwork
+from crossmorph.quality.measures import calibrate, mean_doubt, measure_plain
+from crossmorph.registration.instance_optimization import Refinement
+from crossmorph.registration.register_images import Fallback, Registered
+from crossmorph.transforms.grid import Grid
+from crossmorph.transforms.warp import Warp
 
 PLAIN = {
     "overlap_before": 1.0,

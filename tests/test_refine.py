@@ -11,11 +11,12 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from crossmorph import refine as refinement
-from crossmorph import similarity, spatial
 from crossmorph.errors import InputError
-from crossmorph.hierarchy import Flow
-from crossmorph.refine import Refinement, bending_energy, refine
+from crossmorph.functional import similarity, spatial
+from crossmorph.functional.regularization import bending_energy
+from crossmorph.networks.hierarchy import Flow
+from crossmorph.registration import instance_optimization as refinement
+from crossmorph.registration.instance_optimization import Refinement, refine
 
 SHAPES = [(64, 56), (24, 20, 28)]
 dimensions = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
@@ -298,7 +299,9 @@ def test_bad_budgets(seconds: float | None, steps: int) -> None:
 def test_the_first_call_pays_for_no_imports() -> None:
     """The compiler, which torch.optim would bring, takes longer to import than the refinement takes."""
     code = (
-        "import sys, torch; from crossmorph.refine import refine; from crossmorph.hierarchy import Flow\n"
+        "import sys, torch\n"
+        "from crossmorph.networks.hierarchy import Flow\n"
+        "from crossmorph.registration.instance_optimization import refine\n"
         "image = torch.rand(1, 1, 32, 32)\n"
         "refine(image, image.flip(2), image, Flow(*torch.zeros(2, 1, 2, 32, 32)), None, steps=1)\n"
         "print('torch._dynamo' not in sys.modules)"

@@ -12,12 +12,14 @@ import SimpleITK as sitk
 from test_cohort import draw, save_weights
 
 import crossmorph
-from crossmorph import cli, replay
-from crossmorph.command import LabelFiles, Outputs, register_files
+from crossmorph.cli import main
 from crossmorph.errors import InputError
-from crossmorph.image import Image, write_image
-from crossmorph.pipeline import Settings
-from crossmorph.refine import refine
+from crossmorph.images.image import Image
+from crossmorph.images.io import write_image
+from crossmorph.registration.instance_optimization import refine
+from crossmorph.registration.register_images import Settings
+from crossmorph.workflows import replay
+from crossmorph.workflows.register_files import LabelFiles, Outputs, register_files
 
 
 class Given(NamedTuple):
@@ -101,7 +103,7 @@ def crossmorph_(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["crossmorph", *map(str, words)])
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             return int(end.code or 0), *capsys.readouterr()
         return 0, *capsys.readouterr()
@@ -139,7 +141,7 @@ def test_a_registration_limited_by_time_is_repeated_by_its_steps(tmp_path, monke
         *images, seconds, steps = words
         return refine(*images, None, 3 if seconds == 0.5 else steps)
 
-    monkeypatch.setattr("crossmorph.pipeline.refine", hasty)
+    monkeypatch.setattr("crossmorph.registration.register_images.refine", hasty)
     outputs = Outputs(tmp_path / "moved.nii.gz", tmp_path / "t.nii.gz")
     given = register(tmp_path, outputs, Settings("none", refine=True, refine_seconds=0.5))
     asked: list[Settings] = []
@@ -230,7 +232,7 @@ REFUSED: dict[str, tuple[Callable[[Given], object], str]] = {
 
 
 def test_what_cannot_be_repeated_is_refused_and_nothing_is_written(given, monkeypatch):
-    monkeypatch.setattr("crossmorph.command.register_images", lambda *_: pytest.fail("went to work"))
+    monkeypatch.setattr("crossmorph.workflows.register_files.register_images", lambda *_: pytest.fail("went to work"))
     for name, (spoil, reason) in REFUSED.items():
         kept = contents(given.folder)
         spoil(given)

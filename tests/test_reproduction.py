@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from crossmorph.baselines.voxelmorph import voxelmorph_config
-from crossmorph.checkpoint import read_card
-from crossmorph.config import load_config
-from crossmorph.data.brainweb import prepare_brainweb
-from crossmorph.data.brats import prepare_brats
+from crossmorph.datasets.brainweb.dataset import prepare_brainweb
+from crossmorph.datasets.brats.dataset import prepare_brats
 from crossmorph.errors import InputError
+from crossmorph.evaluation.baselines.voxelmorph import voxelmorph_config
+from crossmorph.evaluation.results import Row, read_rows, write_rows
+from crossmorph.networks.checkpoint import read_card
 from crossmorph.reproduction.budgets import BUDGETS
-from crossmorph.reproduction.cells import VALIDATION, Context, Network, best_voxelmorph, recipe
 from crossmorph.reproduction.datasets import Data, given, stand_in
+from crossmorph.reproduction.experiments import VALIDATION, Context, Network, best_voxelmorph, recipe
 from crossmorph.reproduction.run import find_items, reproduce
-from crossmorph.reproduction.work import DONE, Cell
-from crossmorph.results import Row, read_rows, write_rows
+from crossmorph.reproduction.task_cache import DONE, Cell
+from crossmorph.training.config import load_config
 
 SMOKE = BUDGETS["smoke"]
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -221,8 +221,8 @@ def test_labels_that_are_missing_are_missed_before_training(brats: Path, tmp_pat
 
 def test_weights_of_a_cell_say_how_they_were_trained(brainweb: Path, tmp_path: Path) -> None:
     """A cell's card is a model's card like any other."""
-    from crossmorph.reproduction.cells import voxelmorph
-    from crossmorph.reproduction.work import perform
+    from crossmorph.reproduction.experiments import voxelmorph
+    from crossmorph.reproduction.task_cache import perform
 
     network = voxelmorph(Context(given("brainweb", brainweb), SMOKE, tmp_path, 3), "ncc", 0.08)
     perform(network.cell)

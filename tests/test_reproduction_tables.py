@@ -10,13 +10,13 @@ import pytest
 from scipy import stats
 
 from crossmorph.errors import InputError
+from crossmorph.evaluation.results import Row, read_rows
 from crossmorph.reproduction.budgets import BUDGETS, find_budget
-from crossmorph.reproduction.cells import Context
 from crossmorph.reproduction.datasets import Data
-from crossmorph.reproduction.paper import PUBLISHED
+from crossmorph.reproduction.experiments import Context
+from crossmorph.reproduction.published import PUBLISHED
 from crossmorph.reproduction.scores import Entry
 from crossmorph.reproduction.tables import Found, as_csv, as_markdown, difference, label, methods_of, write_table
-from crossmorph.results import Row, read_rows
 
 DICE = {"none": (0.3, 0.4, 0.5), "vm-nmi": (0.6, 0.7, 0.65), "ours-nmi": (0.7, 0.75, 0.8)}
 

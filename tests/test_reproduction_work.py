@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crossmorph.processes import workers
-from crossmorph.reproduction.work import Cell, FailedCellsError, cell_folder, do_cells
+from crossmorph.reproduction.task_cache import Cell, FailedCellsError, cell_folder, do_cells
+from crossmorph.system.processes import workers
 
 
 def count(folder: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from crossmorph.errors import InputError
-from crossmorph.results import SCORES, Row, caption, markdown_table, processor, read_rows, summarise, write_rows
+from crossmorph.evaluation.results import SCORES, Row, caption, markdown_table, read_rows, summarise, write_rows
+from crossmorph.system.environment import processor
 
 ROWS = [
     Row("a", "none", {"dice": 0.25, "dice_10": 0.2, "dice_2": 0.3, "folds_percent": 0.0}),

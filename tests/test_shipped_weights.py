@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crossmorph.data.phantom import prepare_phantom
-from crossmorph.evaluation import evaluate
+from crossmorph.datasets.phantom import prepare_phantom
+from crossmorph.evaluation.evaluate import evaluate
 
 pytestmark = pytest.mark.slow
 METHODS = ["affine", "start", "coarse", "crossmorph", "crossmorph-refined"]

@@ -10,8 +10,8 @@ from monai.losses import GlobalMutualInformationLoss
 from scipy.interpolate import BSpline
 from torch import Tensor
 
-from crossmorph import metrics, similarity
-from crossmorph.similarity import SIMILARITIES, Similarity
+from crossmorph.functional import metrics, similarity
+from crossmorph.functional.similarity import SIMILARITIES, Similarity
 
 SHAPES = [(20, 24), (12, 10, 14)]
 dimensions = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 from torch import Tensor
 
-from crossmorph import spatial
+from crossmorph.functional import spatial
 
 SHAPES = [(12, 15), (9, 8, 10)]
 DTYPES = [torch.float32, torch.float64]

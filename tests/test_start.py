@@ -7,13 +7,13 @@ import pytest
 import scipy.ndimage
 import torch
 
-from crossmorph.affine import Affine
-from crossmorph.grid import centre, covering_grid, onto_grid
-from crossmorph.hierarchy import Hierarchy, HierarchySpec
-from crossmorph.image import Image
-from crossmorph.networks import UNetSpec
-from crossmorph.start import places
-from crossmorph.transform import Warp, followed_by, resample
+from crossmorph.images.image import Image
+from crossmorph.networks.affine import Affine
+from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
+from crossmorph.networks.unet import UNetSpec
+from crossmorph.registration.initialization import places
+from crossmorph.transforms.grid import centre, covering_grid, onto_grid
+from crossmorph.transforms.warp import Warp, followed_by, resample
 
 
 def world(degrees: float, spacing: tuple[float, float], origin: tuple[float, float]) -> np.ndarray:
@@ -34,6 +34,7 @@ def model(answer: Affine | None) -> Hierarchy:
     """A hierarchy that finds the same affine map whatever it sees; None: where it began."""
     small = UNetSpec(encoder=(2, 2, 2), decoder=(2, 2, 2), final=())
     hierarchy = Hierarchy(HierarchySpec(coarse=small, translator=small, fine=small))
+    hierarchy.affine = torch.nn.Identity()
     hierarchy.register_affine = lambda _moving, _fixed, start: answer or start
     return hierarchy
 
@@ -70,6 +71,16 @@ def test_without_a_network_or_a_wish_the_positions_are_believed() -> None:
     for hierarchy, start in ((model(None), "affine"), (model(good), "none"), (model(good), "affine")):
         (only,) = places(image, image, target, grid, hierarchy, start)
         assert np.array_equal(only, np.eye(3))
+
+
+def test_without_an_affine_network_the_map_is_searched_for() -> None:
+    fixed = picture((64, 64), np.diag([1.5, 1.5, 1]))
+    moving = Image(np.roll(fixed.data, 3, 1), fixed.affine)
+    hierarchy = model(None)
+    hierarchy.affine = None
+    grid = covering_grid(fixed, 1.5, 8)
+    _, found = places(moving, fixed, torch.from_numpy(fixed.data)[None, None], grid, hierarchy, "affine")
+    np.testing.assert_allclose(found[:2, 2] + (found[:2, :2] - np.eye(2)) @ centre(fixed), [0, 4.5], atol=0.8)
 
 
 @pytest.mark.parametrize("start", ["centers", "affine"])

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossmorph import spatial
-from crossmorph.data import synthesis
-from crossmorph.data.anatomy import SHAPE, SPACING
-from crossmorph.data.synthesis import Lattice, Placement, SynthesisSpec, synthesise
-from crossmorph.similarity import overlap
+from crossmorph.functional import spatial
+from crossmorph.functional.similarity import overlap
+from crossmorph.simulation.anatomy import SHAPE, SPACING
+from crossmorph.training import synthesis
+from crossmorph.training.synthesis import Lattice, Placement, SynthesisSpec, synthesise
 
 SLICE = Lattice(SHAPE, SPACING)
 VOLUME = Lattice((24, 32, 24), 6.0)

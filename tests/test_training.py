@@ -13,15 +13,15 @@ import torch
 import yaml
 from conftest import ROOT, command
 
-from crossmorph import cli
-from crossmorph.checkpoint import load_model, load_tensors
-from crossmorph.config import StageSpec, TrainConfig, load_config
-from crossmorph.data.dataset import batch, load_dataset
-from crossmorph.data.volumes import prepare_volumes
+from crossmorph.cli import main
+from crossmorph.datasets.phantom_3d import prepare_volumes
 from crossmorph.errors import InputError
-from crossmorph.hierarchy import STAGES, Hierarchy
-from crossmorph.metrics import mean_dice
-from crossmorph.training import TrainingDivergedError, train
+from crossmorph.functional.metrics import mean_dice
+from crossmorph.networks.checkpoint import load_model, load_tensors
+from crossmorph.networks.hierarchy import STAGES, Hierarchy
+from crossmorph.training.config import StageSpec, TrainConfig, load_config
+from crossmorph.training.dataset import batch, load_dataset
+from crossmorph.training.train import TrainingDivergedError, train
 
 PAPER = STAGES[1:]  # the stages of the smoke configuration: it has no affine network
 
@@ -189,7 +189,7 @@ def test_divergence_is_exit_code_3(smoke, tmp_path, monkeypatch, capsys):
     words = ["train", write_config(config, tmp_path / "c.yaml"), "--set", "stages.coarse.learning_rate=1.0e+30"]
     monkeypatch.setattr(sys, "argv", ["crossmorph", *map(str, words)])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     assert end.value.code == 3
     assert re.fullmatch(r"crossmorph: stage coarse diverged.*\n", capsys.readouterr().err)
 

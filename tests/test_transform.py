@@ -14,10 +14,9 @@ from numpy import ndarray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from crossmorph import interpolate
 from crossmorph.errors import InputError
-from crossmorph.image import Image
-from crossmorph.transform import (
+from crossmorph.images.image import Image
+from crossmorph.transforms.warp import (
     Resampling,
     Warp,
     after_moving,
@@ -25,13 +24,12 @@ from crossmorph.transform import (
     fields_overlap,
     followed_by,
     from_voxel_displacement,
-    read_transform,
     resample,
     resample_warp,
     transform_points,
     voxel_displacement,
-    write_transform,
 )
+from crossmorph.transforms.warp_files import read_transform, write_transform
 
 
 def affine(matrix: ndarray, position: list[float]) -> ndarray:
@@ -198,7 +196,7 @@ def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return [*moved, other.displacement, parallel, np.array(fields_overlap(image, labels))]
 
     whole = everything()
-    monkeypatch.setattr(interpolate, "SLAB_VOXELS", 100)
+    monkeypatch.setattr(interpolation, "SLAB_VOXELS", 100)
     for one, many in zip(whole, everything(), strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-6, atol=1e-6)
         assert one.dtype == many.dtype
@@ -206,7 +204,7 @@ def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_stays_below_a_slab(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a volume of 64^3 no step takes as much, besides its result, as one copy of the field in float64."""
-    monkeypatch.setattr(interpolate, "SLAB_VOXELS", 2**13)
+    monkeypatch.setattr(interpolation, "SLAB_VOXELS", 2**13)
     shape, grid = (64, 64, 64), affine(turn3(5, 0, 0), [0, 0, 0])
     warp = Warp(np.zeros((3, *shape), np.float32), np.eye(4))
     image = Image(np.zeros(shape, np.float32), np.eye(4))

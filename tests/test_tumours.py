@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from crossmorph.data import lesions, tumours
-from crossmorph.data.anatomy import slice_affine, tissue_slice
-from crossmorph.data.pairs import read_pairs
+from crossmorph.datasets import tumour_phantom
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
-from crossmorph.transform import read_transform, voxel_displacement
+from crossmorph.simulation import lesions
+from crossmorph.simulation.anatomy import slice_affine, tissue_slice
+from crossmorph.transforms.warp import voxel_displacement
+from crossmorph.transforms.warp_files import read_transform
 
 LEVEL = 21.0
 
@@ -42,8 +44,8 @@ def determinant(u: np.ndarray) -> np.ndarray:
 
 
 def test_slice_on_another_grid_is_the_same_place() -> None:
-    fine = tissue_slice(LEVEL, tumours.SHAPE, tumours.SPACING)
-    to_fine = np.linalg.inv(slice_affine(LEVEL, tumours.SHAPE, tumours.SPACING)) @ slice_affine(LEVEL)
+    fine = tissue_slice(LEVEL, tumour_phantom.SHAPE, tumour_phantom.SPACING)
+    to_fine = np.linalg.inv(slice_affine(LEVEL, tumour_phantom.SHAPE, tumour_phantom.SPACING)) @ slice_affine(LEVEL)
     grid = np.stack([*np.indices((128, 128)), np.zeros((128, 128)), np.ones((128, 128))]).reshape(4, -1)
     seen = [scipy.ndimage.map_coordinates(part, (to_fine @ grid)[:2], order=1).reshape(128, 128) for part in fine]
     assert np.abs(seen - tissue_slice(LEVEL)).mean() < 0.02
@@ -68,12 +70,12 @@ def test_push_is_undone_and_does_not_fold() -> None:
 
 
 def test_tumours_lie_in_one_hemisphere_of_the_brain_and_apart() -> None:
-    fractions = tissue_slice(LEVEL, tumours.SHAPE, tumours.SPACING)
+    fractions = tissue_slice(LEVEL, tumour_phantom.SHAPE, tumour_phantom.SPACING)
     brain = scipy.ndimage.binary_fill_holes(fractions.sum(0) > 0.5)
     points = np.indices(brain.shape)
     for seed in range(20):
-        first = lesions.draw_tumour(fractions, tumours.SPACING, rng(seed))
-        second = lesions.draw_tumour(fractions, tumours.SPACING, rng(seed + 100), first)
+        first = lesions.draw_tumour(fractions, tumour_phantom.SPACING, rng(seed))
+        second = lesions.draw_tumour(fractions, tumour_phantom.SPACING, rng(seed + 100), first)
         for tumour in (first, second):
             inside = np.linalg.norm(points - tumour.centre[:, None, None], axis=0) < tumour.radius
             assert brain[inside].all()
@@ -98,10 +100,12 @@ def test_tumour_takes_the_place_of_tissue_and_oedema_stays_out_of_fluid() -> Non
 
 def test_a_tumour_is_bright_in_t2_and_dark_in_t1() -> None:
     """As in BraTS: above all normal tissue but fluid, and below white matter; fluid is the brightest and darkest."""
-    fractions = tissue_slice(LEVEL, tumours.SHAPE, tumours.SPACING)
-    subject = tumours.draw_subject(fractions, lesions.draw_tumour(fractions, tumours.SPACING, rng(1)), rng(2))
+    fractions = tissue_slice(LEVEL, tumour_phantom.SHAPE, tumour_phantom.SPACING)
+    subject = tumour_phantom.draw_subject(
+        fractions, lesions.draw_tumour(fractions, tumour_phantom.SPACING, rng(1)), rng(2)
+    )
     mask, normal = lesions.tumour_mask(subject.fractions), subject.fractions > 0.95
-    t1, t2 = (tumours.acquire(subject, modality, rng(3)) for modality in ("t1", "t2"))
+    t1, t2 = (tumour_phantom.acquire(subject, modality, rng(3)) for modality in ("t1", "t2"))
     for image, sign in ((t2, 1), (t1, -1)):
         levels = [sign * image[where].mean() for where in (normal[2], mask == 2, mask == 3, normal[0])]
         assert levels == sorted(levels)
@@ -113,11 +117,11 @@ def test_a_tumour_is_bright_in_t2_and_dark_in_t1() -> None:
 @pytest.mark.parametrize(("in_moving", "in_fixed"), [(True, True), (True, False), (False, True)])
 def test_field_joins_the_same_points_of_the_template(in_moving: bool, in_fixed: bool) -> None:
     """The equation itself, with the moving subject's deformation between voxels by splines of its own."""
-    fractions = tissue_slice(LEVEL, tumours.SHAPE, tumours.SPACING)
-    moving = tumours.draw_subject(fractions, tumour_at(60, 80) if in_moving else None, rng(4))
-    fixed = tumours.draw_subject(fractions, tumour_at(115, 95) if in_fixed else None, rng(5))
-    u = tumours.correspondence(moving, fixed)
-    grid = np.indices(tumours.SHAPE)
+    fractions = tissue_slice(LEVEL, tumour_phantom.SHAPE, tumour_phantom.SPACING)
+    moving = tumour_phantom.draw_subject(fractions, tumour_at(60, 80) if in_moving else None, rng(4))
+    fixed = tumour_phantom.draw_subject(fractions, tumour_at(115, 95) if in_fixed else None, rng(5))
+    u = tumour_phantom.correspondence(moving, fixed)
+    grid = np.indices(tumour_phantom.SHAPE)
     q = grid + u
     found = q + [scipy.ndimage.map_coordinates(component, q, order=3, mode="nearest") for component in moving.u]
     wanted = grid + fixed.u
@@ -126,7 +130,8 @@ def test_field_joins_the_same_points_of_the_template(in_moving: bool, in_fixed: 
     inside = fixed.tissue.sum(0) > 0.5
     assert np.abs(found - wanted)[:, inside].max() < 2e-3
     assert determinant(u).min() > 0
-    # The tissue follows the field next to the tumours, too: 0.01 of it differs, without the mass effect in it 0.1.
+    # The tissue follows the field next to the tumour_phantom, too: 0.01 of it differs, without the mass effect in it
+    # 0.1.
     moved = np.stack([scipy.ndimage.map_coordinates(part, q, order=1) for part in moving.tissue])
     for tumour in filter(None, (moving.tumour, fixed.tumour)):
         near = np.linalg.norm(wanted - tumour.centre[:, None, None], axis=0) < 1.5 * tumour.radius
@@ -144,7 +149,7 @@ def digests(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tumours") / "dataset"
-    lists = tumours.prepare_tumours(folder, seed=5, train=6, test=8, validation=1)
+    lists = tumour_phantom.prepare_tumours(folder, seed=5, train=6, test=8, validation=1)
     assert list(lists) == ["train", "validation", "test"]
     assert all(path == folder / split / "pairs.csv" for split, path in lists.items())
     return folder
@@ -163,7 +168,7 @@ def test_every_pair_has_what_is_known_of_it(dataset: Path) -> None:
 
 
 def test_same_arguments_same_bytes_and_numbers_do_not_matter(dataset: Path, tmp_path: Path) -> None:
-    tumours.prepare_tumours(tmp_path / "again", seed=5, train=1, test=2, validation=1)
+    tumour_phantom.prepare_tumours(tmp_path / "again", seed=5, train=1, test=2, validation=1)
     again, whole = digests(tmp_path / "again"), digests(dataset)
     images = [name for name in again if name.endswith(".nii.gz")]
     assert len(images) > 20
@@ -172,16 +177,16 @@ def test_same_arguments_same_bytes_and_numbers_do_not_matter(dataset: Path, tmp_
 
 
 def test_two_tumours_of_a_pair_lie_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tumours, "PLACES", {("moving", "fixed"): 1.0})
+    monkeypatch.setattr(tumour_phantom, "PLACES", {("moving", "fixed"): 1.0})
     for index in range(8):
-        one, other = (subject.tumour for subject in tumours.draw_subjects("test", index, LEVEL, 0))
+        one, other = (subject.tumour for subject in tumour_phantom.draw_subjects("test", index, LEVEL, 0))
         assert one is not None
         assert other is not None
         assert np.linalg.norm(one.centre - other.centre) > one.radius + other.radius - 1
 
 
 def test_splits_share_no_level() -> None:
-    levels = [set(tumours.levels_of(split)) for split in ("train", "validation", "test")]
+    levels = [set(tumour_phantom.levels_of(split)) for split in ("train", "validation", "test")]
     assert all(levels)
     assert sum(map(len, levels)) == len(set.union(*levels))
 
@@ -190,14 +195,16 @@ def surroundings(image: Path) -> np.ndarray:
     """10 mm around the tumour in an image."""
     mask = image.parent / (image.name.rpartition("_")[0] + "_tumour.nii.gz")
     return (
-        scipy.ndimage.binary_dilation(load(mask) > 0, iterations=9) if mask.exists() else np.zeros(tumours.SHAPE, bool)
+        scipy.ndimage.binary_dilation(load(mask) > 0, iterations=9)
+        if mask.exists()
+        else np.zeros(tumour_phantom.SHAPE, bool)
     )
 
 
 def test_true_field_carries_labels_and_image_over(dataset: Path) -> None:
     for pair in read_pairs(dataset / "test" / "pairs.csv"):
         assert pair.field is not None
-        where = np.indices(tumours.SHAPE) + voxel_displacement(read_transform(pair.field))
+        where = np.indices(tumour_phantom.SHAPE) + voxel_displacement(read_transform(pair.field))
         labels, moved = (
             scipy.ndimage.map_coordinates(load(path), where, order=order)
             for path, order in ((pair.moving_labels, 0), (pair.moving_same, 1))
@@ -235,7 +242,7 @@ def test_brains_fill_the_frame_and_stay_in_it(dataset: Path) -> None:
 
 def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="test = 0"):
-        tumours.prepare_tumours(tmp_path / "new", test=0)
+        tumour_phantom.prepare_tumours(tmp_path / "new", test=0)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="not an empty folder"):
-        tumours.prepare_tumours(tmp_path)
+        tumour_phantom.prepare_tumours(tmp_path)

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from crossmorph import verify as module
-from crossmorph.checkpoint import Model, load_model
-from crossmorph.data.pairs import read_pairs
-from crossmorph.image import Image, read_image
-from crossmorph.metrics import folds_percent
-from crossmorph.pipeline import register_images
-from crossmorph.transform import Warp, resample, voxel_displacement
-from crossmorph.verify import Trial, Tried, Verification, known_field, verify
+from crossmorph.datasets.pairs import read_pairs
+from crossmorph.functional.metrics import folds_percent
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image
+from crossmorph.networks.checkpoint import Model, load_model
+from crossmorph.quality import self_test as module
+from crossmorph.quality.self_test import Trial, Tried, Verification, known_field, verify
+from crossmorph.registration.register_images import register_images
+from crossmorph.transforms.warp import Warp, resample, voxel_displacement
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import map_coordinates
 
-from crossmorph.data import volumes
-from crossmorph.data.anatomy import CENTRE
-from crossmorph.data.pairs import read_pairs
-from crossmorph.data.simulation import CONTRASTS, MIN_JACOBIAN, SMOOTH, random_deformation, true_field
-from crossmorph.data.volumes import prepare_volumes, volume_difficulty
+from crossmorph.datasets import phantom_3d
+from crossmorph.datasets.pairs import read_pairs
+from crossmorph.datasets.phantom_3d import prepare_volumes, volume_difficulty
 from crossmorph.errors import InputError
+from crossmorph.simulation.anatomy import CENTRE
+from crossmorph.simulation.deformation import MIN_JACOBIAN, SMOOTH, random_deformation, true_field
+from crossmorph.simulation.mri import CONTRASTS
 
 SPACING = 6.0
 SHAPE = (32, 37, 32)
@@ -57,7 +58,7 @@ def test_difficulty_is_that_of_slices_in_millimetres() -> None:
 
 
 def test_usual_grid_is_96_112_96_of_2_mm() -> None:
-    assert tuple(round(length / 2.0) for length in volumes.EXTENT) == (96, 112, 96)
+    assert tuple(round(length / 2.0) for length in phantom_3d.EXTENT) == (96, 112, 96)
 
 
 def test_files_hold_what_their_names_say(dataset: Path) -> None:
@@ -137,8 +138,8 @@ def test_other_contrasts_are_of_the_test_anatomies(dataset: Path) -> None:
 
 
 def test_every_contrast_is_in_a_list() -> None:
-    assert len(volumes.OTHER_CONTRASTS) == 9
-    assert set(CONTRASTS) == {contrast for pair in volumes.OTHER_CONTRASTS for contrast in pair}
+    assert len(phantom_3d.OTHER_CONTRASTS) == 9
+    assert set(CONTRASTS) == {contrast for pair in phantom_3d.OTHER_CONTRASTS for contrast in pair}
 
 
 def test_splits_share_no_image_and_the_seed_decides(dataset: Path, tmp_path: Path) -> None:

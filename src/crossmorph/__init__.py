@@ -3,36 +3,41 @@
 The public names below are imported when they are first used, so that ``import crossmorph`` costs nothing.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
-DEFAULT_MODELS = {2: "any-2d", 3: "any-3d"}  # shipped weights by dimension of the images
-
 _HOMES = {
-    "Image": "image",
+    "DEFAULT_MODELS": "networks.checkpoint",
+    "Image": "images.image",
     "InputError": "errors",
-    "Hierarchy": "hierarchy",
-    "HierarchySpec": "hierarchy",
-    "Registration": "hierarchy",
-    "Result": "api",
-    "Settings": "pipeline",
-    "Warp": "transform",
-    "load_model": "checkpoint",
-    "read_image": "image",
-    "read_transform": "transform",
-    "register": "api",
-    "register_files": "command",
-    "register_images": "pipeline",
-    "resample": "transform",
-    "train": "training",
-    "write_image": "image",
-    "write_transform": "transform",
+    "Hierarchy": "networks.hierarchy",
+    "HierarchySpec": "networks.hierarchy",
+    "Registration": "networks.hierarchy",
+    "Result": "workflows.register",
+    "Settings": "registration.register_images",
+    "Warp": "transforms.warp",
+    "load_model": "networks.checkpoint",
+    "read_image": "images.io",
+    "read_transform": "transforms.warp_files",
+    "register": "workflows.register",
+    "register_files": "workflows.register_files",
+    "register_images": "registration.register_images",
+    "resample": "transforms.warp",
+    "train": "training.train",
+    "write_image": "images.io",
+    "write_transform": "transforms.warp_files",
 }
 
-__all__ = ["DEFAULT_MODELS", *_HOMES]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("crossmorph")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -2,9 +2,9 @@
 
 from typing import Literal, NamedTuple
 
-from crossmorph.baselines.cyclegan import CycleSpec
-from crossmorph.baselines.voxelmorph import SMOOTHNESS
 from crossmorph.errors import InputError
+from crossmorph.evaluation.baselines.cyclegan import CycleSpec
+from crossmorph.evaluation.baselines.voxelmorph import SMOOTHNESS
 
 
 class Counts(NamedTuple):

@@ -7,12 +7,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from crossmorph.data.pairs import Pair, read_pairs
-from crossmorph.data.phantom import prepare_phantom
-from crossmorph.data.tumours import prepare_tumours
+from crossmorph.datasets.pairs import Pair, read_pairs
+from crossmorph.datasets.phantom import prepare_phantom
+from crossmorph.datasets.tumour_phantom import prepare_tumours
 from crossmorph.errors import InputError
-from crossmorph.image import read_image
-from crossmorph.provenance import digest as file_digest
+from crossmorph.images.io import read_image
+from crossmorph.provenance.record import digest as file_digest
 from crossmorph.reproduction.budgets import Budget, Counts
 
 Role = Literal["brainweb", "brats"]

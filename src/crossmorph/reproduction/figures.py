@@ -14,20 +14,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy import ndarray
 
-from crossmorph import metrics
-from crossmorph.checkpoint import load_model
-from crossmorph.data.pairs import Pair
+from crossmorph.datasets.pairs import Pair
 from crossmorph.errors import InputError
-from crossmorph.evaluation import Case, Outcome, load_case
-from crossmorph.files import atomic_output
-from crossmorph.hierarchy import Flow
-from crossmorph.image import Image, scale_intensity
-from crossmorph.pipeline import register_networks
-from crossmorph.report import UNDATED, Plane, draw_grid, hung, hung_warp
+from crossmorph.evaluation.evaluate import Case, Outcome, load_case
+from crossmorph.functional import metrics
+from crossmorph.images.image import Image, scale_intensity
+from crossmorph.networks.checkpoint import load_model
+from crossmorph.networks.hierarchy import Flow
+from crossmorph.registration.register_images import register_networks
+from crossmorph.reports.figure import UNDATED, Plane, draw_grid, hung, hung_warp
 from crossmorph.reproduction.datasets import scored_pairs
 from crossmorph.reproduction.scores import Entry, method
 from crossmorph.reproduction.tables import Found, label
-from crossmorph.transform import Warp, from_voxel_displacement, resample, resample_warp
+from crossmorph.system.files import atomic_output
+from crossmorph.transforms.warp import Warp, from_voxel_displacement, resample, resample_warp
 
 Picture = Literal["fig2", "fig3", "fig4", "fig5"]
 OURS = "ours-nmi"  # whose median pair is drawn

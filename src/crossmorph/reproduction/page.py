@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crossmorph import DEFAULT_MODELS
-from crossmorph.files import write_whole
-from crossmorph.html_evaluation import Study, origin, page
+from crossmorph.evaluation.results import Row
+from crossmorph.networks.checkpoint import DEFAULT_MODELS
+from crossmorph.reports.evaluation_page import Study, origin, page
 from crossmorph.reproduction.figures import OURS
 from crossmorph.reproduction.tables import Found, label, methods_of
-from crossmorph.results import Row
+from crossmorph.system.files import write_whole
 
 NAME = "report.html"
 CAPTIONS = {

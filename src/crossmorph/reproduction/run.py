@@ -5,12 +5,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from crossmorph.baselines.common import require
 from crossmorph.errors import InputError
-from crossmorph.processes import claimed, workers
+from crossmorph.evaluation.baselines.common import require
 from crossmorph.reproduction import figures, tables
 from crossmorph.reproduction.budgets import Budget
-from crossmorph.reproduction.cells import (
+from crossmorph.reproduction.datasets import Data, Role, given, scored_pairs, stand_in
+from crossmorph.reproduction.experiments import (
     LIKENESSES,
     LONG,
     PAPER_SMOOTHNESS,
@@ -23,11 +23,11 @@ from crossmorph.reproduction.cells import (
     hierarchy,
     voxelmorph,
 )
-from crossmorph.reproduction.datasets import Data, Role, given, scored_pairs, stand_in
 from crossmorph.reproduction.page import command_of, write_page
 from crossmorph.reproduction.scores import Entry, rows_of, scoring, speed
 from crossmorph.reproduction.tables import Found
-from crossmorph.reproduction.work import Cell, do_cells
+from crossmorph.reproduction.task_cache import Cell, do_cells
+from crossmorph.system.processes import claimed, workers
 
 Item = Literal["table1", "table2", "table3", "fig2", "fig3", "fig4", "fig5"]
 # What each needs: a data set, and whether VoxelMorph and peers, or CycleGAN, beside the hierarchy.

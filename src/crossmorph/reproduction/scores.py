@@ -9,16 +9,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from crossmorph import metrics
-from crossmorph.baselines.cyclegan import load_generator, translate
-from crossmorph.checkpoint import load_model
-from crossmorph.data.pairs import read_pairs
-from crossmorph.evaluation import Case, Method, Outcome, load_case, run_methods, runner, timed, unregistered
-from crossmorph.image import Image, scale_intensity
-from crossmorph.pipeline import register_coarse, register_networks, translated_image
-from crossmorph.reproduction.cells import Context, Network
-from crossmorph.reproduction.work import Cell, cell_folder
-from crossmorph.results import Row, read_rows, write_rows
+from crossmorph.datasets.pairs import read_pairs
+from crossmorph.evaluation.baselines.cyclegan import load_generator, translate
+from crossmorph.evaluation.evaluate import Case, Method, Outcome, load_case, run_methods, runner, timed, unregistered
+from crossmorph.evaluation.results import Row, read_rows, write_rows
+from crossmorph.functional import metrics
+from crossmorph.images.image import Image, scale_intensity
+from crossmorph.networks.checkpoint import load_model
+from crossmorph.registration.register_images import register_coarse, register_networks, translated_image
+from crossmorph.reproduction.experiments import Context, Network
+from crossmorph.reproduction.task_cache import Cell, cell_folder
 
 Kind = Literal["peer", "coarse", "hierarchy", "cyclegan", "noise-free"]
 ROWS = "rows.csv"
@@ -32,7 +32,8 @@ class Entry(NamedTuple):
     Attributes:
         name: in rows and tables.
         kind: ``coarse`` and ``hierarchy`` are networks of a folder without an affine start, ``peer`` a method of
-            :mod:`crossmorph.evaluation`, ``noise-free`` the moving anatomy acquired without noise, as a translation.
+            :mod:`crossmorph.evaluation.evaluate`, ``noise-free`` the moving anatomy acquired without noise, as a
+            translation.
         weights: folder or file of the networks, or the list of noise-free pairs.
     """
 

@@ -10,11 +10,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from crossmorph.files import atomic_output, write_whole
-from crossmorph.reproduction.cells import LIKENESSES, PAPER_SMOOTHNESS, Context
-from crossmorph.reproduction.paper import PUBLISHED
+from crossmorph.evaluation.results import Row, Statistic, statistic, summarise, write_rows
+from crossmorph.reproduction.experiments import LIKENESSES, PAPER_SMOOTHNESS, Context
+from crossmorph.reproduction.published import PUBLISHED
 from crossmorph.reproduction.scores import Entry
-from crossmorph.results import Row, Statistic, processor, statistic, summarise, write_rows
+from crossmorph.system.environment import processor
+from crossmorph.system.files import atomic_output, write_whole
 
 Table = Literal["table1", "table2", "table3"]
 

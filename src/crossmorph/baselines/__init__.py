@@ -1,1 +1,0 @@
-"""Peers the evaluation compares with."""

@@ -1,0 +1,99 @@
+"""The commands that make datasets. Heavy imports wait until a command needs them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crossmorph.errors import InputError
+
+if TYPE_CHECKING:
+    from crossmorph.datasets.brainweb.heads import Brain
+
+app = typer.Typer(help="Make a dataset: images and a pairs.csv.", no_args_is_help=True)
+
+OutputOption = Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")]
+SeedOption = Annotated[int, typer.Option(min=0)]
+
+
+@app.command()
+def phantom(
+    output: OutputOption,
+    dim: Annotated[int, typer.Option(min=2, max=3, help="3: brain volumes, without training images.")] = 2,
+    seed: SeedOption = 0,
+    rough: Annotated[bool, typer.Option("--rough", help="Add a second, harder test split.")] = False,
+    pd: Annotated[bool, typer.Option("--pd", help="Add PDw images and lists of PDw to T1w pairs.")] = False,
+    extra: Annotated[str, typer.Option(help="More test splits, comma-separated: contrasts,heads,far.")] = "",
+    train: Annotated[int | None, typer.Option(min=1, help="Training images a modality [default: 396].")] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Test pairs [default: 96; of volumes 10].")] = None,
+    validation: Annotated[int | None, typer.Option(min=1, help="Validation pairs [default: 24; of volumes 6].")] = None,
+) -> None:
+    """Simulate T2w and T1w brain slices or volumes with known deformations, from tissue maps that nilearn ships."""
+    if dim == 3:
+        from crossmorph.datasets.phantom_3d import prepare_volumes
+
+        if rough or pd or extra or train:
+            raise InputError("prepare phantom --dim 3: expected none of --rough, --pd, --extra, --train")
+        lists = prepare_volumes(output, seed, validation or 6, test or 10)
+    else:
+        from crossmorph.datasets.phantom import prepare_phantom
+        from crossmorph.datasets.test_splits import default_pairs
+
+        added = default_pairs(extra.split(",") if extra else [])
+        lists = prepare_phantom(
+            output, seed, rough, pd, train=train or 396, test=test or 96, validation=validation or 24, extra=added
+        )
+    _tell(lists)
+
+
+@app.command()
+def brainweb(
+    source: Annotated[Path, typer.Argument(help="Folder with files from BrainWeb: .mnc, .rawb, .raws, .nii.gz.")],
+    output: OutputOption,
+    seed: SeedOption = 0,
+    train: Annotated[int, typer.Option(min=1, help="Training images a modality.")] = 396,
+    test: Annotated[int, typer.Option(min=1, help="Test pairs.")] = 96,
+    validation: Annotated[int, typer.Option(min=1, help="Validation pairs.")] = 24,
+    brain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="normal|msles1|msles2|msles3|subjects",
+            help="Which head; by default the one in SOURCE, and of --download the normal one.",
+        ),
+    ] = None,
+    noise: Annotated[int, typer.Option(help="Percent, as pn3 in the volumes' names; of models, to simulate.")] = 3,
+    inu: Annotated[int, typer.Option(help="Percent, as rf20 in the volumes' names; of models, to simulate.")] = 20,
+    pd: Annotated[bool, typer.Option("--pd", help="Add PDw images and lists of PDw to T1w pairs.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="First fetch into SOURCE what it lacks of that head.")
+    ] = False,
+) -> None:
+    """Deform T2w and T1w slices of BrainWeb, from its volumes or simulated from its models, by known fields."""
+    from crossmorph.datasets.brainweb.dataset import check_choice, prepare_brainweb
+    from crossmorph.datasets.brainweb.download import download_brainweb
+
+    chosen: Brain | None = check_choice(brain or ("normal" if download else None), noise, inu)
+    if download:
+        assert chosen is not None
+        download_brainweb(source, chosen, noise, inu, ("t2", "t1", "pd") if pd else ("t2", "t1"))
+    _tell(prepare_brainweb(source, output, seed, train, test, validation, chosen, noise, inu, pd))
+
+
+@app.command()
+def brats(
+    source: Annotated[Path, typer.Argument(help="Folder with cases of BraTS, 2015 to 2023 and later.")],
+    output: OutputOption,
+    seed: SeedOption = 0,
+    train: Annotated[int, typer.Option(min=1, help="Training images a modality.")] = 1416,
+    test: Annotated[int, typer.Option(min=1, help="Test pairs.")] = 294,
+    validation: Annotated[int, typer.Option(min=1, help="Validation pairs.")] = 24,
+) -> None:
+    """Pair T2w and T1w slices of BraTS, subject to subject."""
+    from crossmorph.datasets.brats.dataset import prepare_brats
+
+    _tell(prepare_brats(source, output, seed, train, test, validation))
+
+
+def _tell(lists: dict[str, Path]) -> None:
+    for path in lists.values():
+        print(f"wrote {path}")

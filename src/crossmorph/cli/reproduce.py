@@ -1,0 +1,52 @@
+"""The command that rebuilds the paper's evaluation. Heavy imports wait until it is called."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FAILED = 3
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Give an application the command of this module."""
+    app.command()(reproduce)
+
+
+def reproduce(
+    what: Annotated[str, typer.Argument(metavar="all|table1..3|fig2..5", help="Comma-separated, or all.")],
+    budget: Annotated[
+        str, typer.Option(metavar="smoke|cpu|paper", help="A minute; hours on two cores; the paper's 150,000 steps.")
+    ] = "cpu",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of tables, figures and the cache [default: reproduction/BUDGET]."),
+    ] = None,
+    brainweb: Annotated[
+        Path | None, typer.Option(help="What `prepare brainweb` wrote [default: a simulated stand-in].")
+    ] = None,
+    brats: Annotated[Path | None, typer.Option(help="What `prepare brats` wrote [default: a stand-in].")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of data and trainings.")] = 0,
+) -> None:
+    """Rebuild the paper's tables and figures: train, register, score, draw. What is finished is never done again."""
+    from crossmorph.reproduction.budgets import find_budget
+    from crossmorph.reproduction.run import find_items
+    from crossmorph.reproduction.run import reproduce as run
+    from crossmorph.reproduction.task_cache import FailedCellsError
+
+    folder = output or Path("reproduction", budget)
+    try:
+        paths = run(find_items(what), folder, find_budget(budget), brainweb, brats, jobs, seed)
+    except FailedCellsError as error:
+        print(f"crossmorph: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from error
+    except KeyboardInterrupt:
+        print("crossmorph: stopped; the same command goes on from here", file=sys.stderr)
+        raise
+    for path in paths:
+        if path.suffix == ".md":
+            print(path.read_text(encoding="utf-8"))
+    for path in paths:
+        print(f"wrote {path}")

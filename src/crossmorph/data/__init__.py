@@ -1,1 +1,0 @@
-"""Training data: simulation, augmentation and lists of pairs."""

@@ -1,0 +1,1 @@
+"""The BrainWeb data sets: their files, their download, and the pairs made from them."""

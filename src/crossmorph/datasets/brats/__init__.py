@@ -1,0 +1,1 @@
+"""The BraTS data sets: their files, and the pairs made from them."""

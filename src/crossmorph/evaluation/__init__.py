@@ -1,0 +1,1 @@
+"""Registration methods scored side by side on a list of pairs."""

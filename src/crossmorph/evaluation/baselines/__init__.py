@@ -1,0 +1,1 @@
+"""The methods that registration is compared with."""

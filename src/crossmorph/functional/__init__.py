@@ -1,0 +1,1 @@
+"""Mathematics without state: displacement fields, similarity, regularization, interpolation, metrics, ADAM."""

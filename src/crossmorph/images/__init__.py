@@ -1,0 +1,1 @@
+"""Image files of every format to arrays with their geometry, and back."""

@@ -1,0 +1,187 @@
+"""A folder that holds one DICOM series to a volume: every slice there, in order, evenly spaced, or a reason why not.
+
+GDCM, through ITK, reads the slices; which files those are is found out here, where damaged ones are told of.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from crossmorph.errors import InputError
+from crossmorph.images.image import Content
+from crossmorph.images.itk import ITK_ERRORS, check_header, itk_content, read_header, silent_itk
+from crossmorph.system.files import DEFLATE_LIMIT, brief
+
+# A slice may lie this far from where even spacing would put it: positions are decimal numbers, often of two digits.
+POSITION_TOLERANCE_MM = 0.02
+POSITION_TOLERANCE = 0.01  # of the spacing
+
+SERIES_NAMED = 5
+SERIES = "0020|000e"  # SeriesInstanceUID
+DICOM_MAGIC = (128, b"DICM")  # https://dicom.nema.org/medical/dicom/current/output/chtml/part10/chapter_7.html
+META_BYTES = 1 << 20
+LONG_TYPES = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UC", b"UR", b"UT", b"SV", b"UV"}
+SHORT_TYPES = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"}
+SHORT_TYPES |= {b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
+
+
+def read_dicom(folder: Path) -> Content:
+    """Read the DICOM series that a folder holds, in order of position.
+
+    Returns:
+        Voxels rescaled as the slices say; ``stored`` is the type after that, where all slices share it.
+
+    Raises:
+        InputError: no series or several, slices that are missing, truncated, doubled, shifted against each other or
+            unlike the others, several frames a file, or colour.
+    """
+    files, slices = _series(folder)
+    for file, reader in zip(files, slices, strict=True):
+        check_header(file, reader, "GDCMImageIO")
+        size, bound = reader.GetSize(), DEFLATE_LIMIT * file.stat().st_size
+        if size[2:] not in ((), (1,)):
+            raise InputError(f"{file}: holds {size[2]} frames, expected one slice a file; convert it to NIfTI first")
+        if math.prod(size) > bound:
+            raise InputError(f"{file}: announces {size} pixels, more than {file.stat().st_size} bytes can hold")
+    files = _in_order(folder, files, slices)
+    types = {reader.GetPixelID() for reader in slices}
+    series = sitk.ImageSeriesReader()
+    series.SetImageIO("GDCMImageIO")
+    series.SetFileNames([str(file) for file in files])
+    if len(types) > 1:  # scaled slice by slice: ITK would cast all to the type of the first
+        series.SetOutputPixelType(sitk.sitkFloat64)
+    try:
+        with silent_itk():
+            image = series.Execute()
+    except ITK_ERRORS as error:
+        raise _lost(folder, files, [file for file in files if not _read_alone(file)]) from error
+    content = itk_content(folder, image)
+    return content if len(types) == 1 else content._replace(stored=None)
+
+
+def _series(folder: Path) -> tuple[list[Path], list[sitk.ImageFileReader]]:
+    """The files of the one series in a folder, and readers that know their headers."""
+    try:
+        candidates = [file for file in sorted(folder.iterdir()) if _is_dicom(file)]
+        # GDCM itself would look into every file of the folder, and never returns from some that are damaged.
+        damaged = [file for file in candidates if not _whole_meta(file)]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    if not candidates:
+        raise InputError(f"{folder}: is a folder without DICOM files, expected an image file or one DICOM series")
+    series: dict[str, list[tuple[Path, sitk.ImageFileReader]]] = {}
+    for file in candidates:
+        if file in damaged:
+            continue
+        try:
+            reader = read_header(file, "GDCMImageIO")
+            name = reader.GetMetaData(SERIES).strip(" \0") if reader.HasMetaDataKey(SERIES) else ""
+        except (InputError, *ITK_ERRORS):
+            damaged.append(file)
+        else:
+            series.setdefault(name, []).append((file, reader))
+    if len(series) > 1:
+        named = sorted(series.items())
+        found = ", ".join(f"{brief(name)} ({len(files)} files)" for name, files in named[:SERIES_NAMED])
+        more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
+        raise InputError(
+            f"{folder}: holds {len(series)} DICOM series, {found}{more}; expected one, move it to a folder"
+        )
+    if damaged:
+        raise _lost(folder, candidates, damaged)
+    ((files, slices),) = (zip(*found, strict=True) for found in series.values())
+    return list(files), list(slices)
+
+
+def _lost(folder: Path, files: list[Path], lost: list[Path]) -> InputError:
+    names = ", ".join(brief(file.name) for file in sorted(lost)[:SERIES_NAMED])
+    return InputError(
+        f"{folder}: {len(lost)} of {len(files)} DICOM files are truncated, damaged or no images: {names}; expected one "
+        "whole series"
+    )
+
+
+def _read_alone(file: Path) -> bool:
+    try:
+        with silent_itk():
+            read_header(file, "GDCMImageIO").Execute()
+    except (InputError, *ITK_ERRORS):
+        return False
+    return True
+
+
+def _whole_meta(file: Path) -> bool:
+    """Whether the elements of group 2, which say how all others are written, are themselves well written.
+
+    Each is a group, an element, two letters for its type, its length in two bytes or, after two empty ones, in four
+    (https://dicom.nema.org/medical/dicom/current/output/chtml/part10/chapter_7.html).
+    """
+    with file.open("rb") as stream:
+        stream.seek(DICOM_MAGIC[0] + len(DICOM_MAGIC[1]))
+        content = stream.read(META_BYTES)
+    at = 0
+    while content[at : at + 2] == b"\2\0":
+        kind = content[at + 4 : at + 6]
+        if kind in LONG_TYPES:
+            at += 12 + int.from_bytes(content[at + 8 : at + 12], "little")
+        elif kind in SHORT_TYPES:
+            at += 8 + int.from_bytes(content[at + 6 : at + 8], "little")
+        else:
+            return False
+    return 0 < at < len(content)
+
+
+def _is_dicom(file: Path) -> bool:
+    start, magic = DICOM_MAGIC
+    if file.is_dir() or file.name.upper() == "DICOMDIR":
+        return False
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(len(magic)) == magic
+
+
+def _in_order(folder: Path, files: list[Path], slices: list[sitk.ImageFileReader]) -> list[Path]:
+    """The files by position along the slices' normal; refused where they do not make a volume."""
+    if len(files) == 1:
+        return files
+    for file, reader in zip(files, slices, strict=True):
+        if not reader.HasMetaDataKey("0020|0032"):
+            raise InputError(f"{file}: has no ImagePositionPatient, so its place in the series is unknown")
+        if not _alike(reader, slices[0]):
+            raise InputError(
+                f"{file}: its size {reader.GetSize()[:2]}, spacing or orientation is not that of {files[0].name}, size "
+                f"{slices[0].GetSize()[:2]}; expected slices of one volume"
+            )
+    normal = np.reshape(slices[0].GetDirection(), (3, 3))[:, 2]
+    positions = np.array([reader.GetOrigin() for reader in slices])
+    order = np.argsort(positions @ normal)
+    files = [files[index] for index in order]
+    steps = np.diff(positions[order], axis=0)
+    gaps = steps @ normal
+    usual = float(np.median(gaps))
+    tolerance = POSITION_TOLERANCE_MM + POSITION_TOLERANCE * usual
+    if gaps.min() < tolerance / 2:
+        raise InputError(f"{folder}: several slices of the series lie in one place, expected one a position")
+    uneven = int(np.abs(gaps - usual).argmax())
+    if abs(gaps[uneven] - usual) > tolerance:
+        raise InputError(
+            f"{folder}: slices are missing: {files[uneven].name} and {files[uneven + 1].name} lie {gaps[uneven]:g} mm "
+            f"apart, the others {usual:g} mm ({len(files)} slices)"
+        )
+    across = float(np.linalg.norm(steps - np.outer(gaps, normal), axis=1).max())
+    if across > tolerance:
+        raise InputError(
+            f"{folder}: its slices are shifted by {across:g} mm against each other (a tilted gantry), expected "
+            "positions along their normal; convert it to NIfTI first"
+        )
+    return files
+
+
+def _alike(one: sitk.ImageFileReader, other: sitk.ImageFileReader) -> bool:
+    """Whether two slices have the same size, spacing and orientation."""
+    near = np.allclose(one.GetSpacing()[:2], other.GetSpacing()[:2], atol=1e-4)
+    return (
+        one.GetSize() == other.GetSize() and near and np.allclose(one.GetDirection(), other.GetDirection(), atol=1e-4)
+    )

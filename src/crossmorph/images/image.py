@@ -1,0 +1,139 @@
+"""An image with its place in the world, and the scaling of its intensities."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+from jaxtyping import Float, Num, Shaped
+from numpy import ndarray
+
+from crossmorph.errors import InputError
+
+# On T1w, T2w and PDw slices of the phantom (3% Rician noise, half of them background) the upper one moves by at most
+# 0.6% (one standard deviation) from one noise to the next and clips 1.1% of the brain.
+SCALE_PERCENTILES = (0.5, 99.5)
+MOST_SCALED = 2**20  # voxels that the percentiles are taken of, twice that at most; of a larger image every n-th
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image or label map and its place in the world.
+
+    Attributes:
+        data: voxels, ``(*space)`` with two or three axes in nibabel's order (PNG: x, y); float32, or integers for
+            labels.
+        affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``, float64; in 2-D the two world axes that ITK
+            sees.
+        physical: False where the file has no millimetres (PNG): spacing 1 by convention. A NIfTI file without
+            position codes is physical: its spacing is in the header, and only its position is unknown (ITK puts it at
+            the origin).
+        header: header of the NIfTI file it came from, carried into outputs on the same grid.
+        stored: type of the file's voxels where they are the intensities or labels themselves, without a scale.
+    """
+
+    data: Shaped[ndarray, "*space"]
+    affine: Float[ndarray, "n n"]
+    physical: bool = True
+    header: nibabel.Nifti1Header | None = None
+    stored: np.dtype | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an affine of another dimension than the data."""
+        expected = (self.data.ndim + 1,) * 2
+        if self.affine.shape != expected:
+            raise ValueError(
+                f"data of shape {self.data.shape} needs an affine of shape {expected}, got {self.affine.shape}"
+            )
+
+    @property
+    def dim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return self.data.ndim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of voxels along each axis."""
+        return self.data.shape
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Distance between neighbouring voxels along each axis, in millimetres: the norms of the affine's columns."""
+        return tuple(float(norm) for norm in np.linalg.norm(self.affine[:-1, :-1], axis=0))
+
+
+class Scaled(NamedTuple):
+    """Intensities in [0, 1] and the two original intensities that became 0 and 1."""
+
+    data: Float[ndarray, "*space"]
+    low: float
+    high: float
+
+
+def in_stored_type(image: Image, source: Image) -> Image:
+    """The image in the type that another's voxels have in their file, if that is one of integers.
+
+    Args:
+        image: intensities or labels, say a moved image.
+        source: where they come from: the moving image. Its ``stored`` may be None, and the image stays as it is.
+
+    Returns:
+        Voxels rounded to the nearest integer and clipped to what the type holds.
+    """
+    if source.stored is None or source.stored.kind not in "iu":
+        return image
+    limits = np.iinfo(source.stored)
+    values = np.rint(np.asarray(image.data, np.float64))
+    # The largest of 64 bits is no float64; the next one below is.
+    top = float(limits.max) if int(float(limits.max)) <= limits.max else np.nextafter(float(limits.max), 0)
+    return replace(image, data=values.clip(limits.min, top).astype(source.stored), stored=source.stored)
+
+
+def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
+    """Scale intensities to [0, 1] by percentiles 0.5 and 99.5: ``clip((data - low) / (high - low), 0, 1)``.
+
+    The same call prepares images for training and for registration. Where the two percentiles coincide (fewer bright
+    voxels than they leave out) the minimum and maximum are used.
+
+    Args:
+        data: finite intensities.
+
+    Returns:
+        Float32 intensities in [0, 1], and the ``low`` and ``high`` used.
+
+    Raises:
+        InputError: A single intensity, or NaN or infinite voxels.
+    """
+    if not np.isfinite(data).all():
+        raise InputError("intensities to scale must be finite, got NaN or infinity")
+    step = max(1, data.size // MOST_SCALED) | 1  # odd, so that it walks through all columns of a volume
+    some = np.asarray(data.reshape(-1)[::step], np.float64)
+    low, high = (float(value) for value in np.percentile(some, SCALE_PERCENTILES))
+    if high <= low:
+        low, high = float(data.min()), float(data.max())
+    if high <= low:
+        raise InputError(f"intensities to scale are all {low:g}: a constant image cannot be scaled")
+    scaled = (np.asarray(data, np.float64) - low) / (high - low)
+    return Scaled(np.clip(scaled, 0, 1, out=scaled).astype(np.float32), low, high)
+
+
+# A picture without millimetres: one a pixel, first pixel at the origin, x to the left and y to the back as in ITK.
+PAGE = np.diag([-1.0, -1.0, 1.0])
+
+
+class Content(NamedTuple):
+    """What an image file holds.
+
+    Attributes:
+        voxels: ``(*space)``, two or three axes, x first; of any real type.
+        affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``.
+        stored: type of the voxels in the file, None where a scale comes between them and the intensities.
+        header: of a NIfTI file.
+        physical: whether the affine has millimetres.
+    """
+
+    voxels: Num[ndarray, "*space"]
+    affine: Float[ndarray, "n n"]
+    stored: np.dtype | None
+    header: nibabel.Nifti1Header | None = None
+    physical: bool = True

@@ -1,0 +1,194 @@
+"""Reading and writing of images, label maps and series, whatever the format.
+
+``Image.affine`` is what ITK reads from the same file, in RAS millimetres; :mod:`crossmorph.images.nifti` has the rule,
+and what a 2-D image keeps of a three-dimensional world; :mod:`crossmorph.images.minc` is the one exception.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy import ndarray
+
+from crossmorph.errors import InputError
+from crossmorph.images.dicom import read_dicom
+from crossmorph.images.image import Content, Image
+from crossmorph.images.metaimage_nrrd import read_itk, write_itk
+from crossmorph.images.minc import read_minc
+from crossmorph.images.nifti import NIFTI_SUFFIXES, plain_type, read_affine, read_nifti, write_nifti
+from crossmorph.images.orientation import spatial_shape
+from crossmorph.images.png_tiff import GREY_SUFFIXES, read_png, read_tiff, write_png_tiff
+from crossmorph.system.files import readable, suffix_of
+
+# That can be written: an image is one file, so that it appears whole.
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *GREY_SUFFIXES, ".mha", ".nrrd")
+# That can be read, besides a folder of one DICOM series.
+READABLE_SUFFIXES = (*IMAGE_SUFFIXES, ".mhd", ".nhdr", ".mnc", ".mnc.gz")
+
+
+def read_image(path: str | Path, labels: bool = False) -> Image:
+    """Read an image or a label map.
+
+    NIfTI (``.nii``, ``.nii.gz``), MetaImage (``.mha``, ``.mhd``), NRRD (``.nrrd``, ``.nhdr``), MINC (``.mnc``,
+    ``.mnc.gz``), greyscale PNG and TIFF, or a folder that holds one DICOM series. Trailing axes of one voxel are
+    dropped: ``(X, Y, 1)`` and ``(X, Y, 1, 1)`` are 2-D.
+
+    Args:
+        path: the file or folder.
+        labels: read whole numbers, as int32, instead of intensities, as float32.
+
+    Returns:
+        The image, with finite voxels and an invertible affine.
+
+    Raises:
+        InputError: the file is missing, unreadable, damaged, of another kind, or cannot be used: more than three
+            axes, colour, complex numbers, NaN or infinite voxels, an image of one intensity, labels that are not
+            whole numbers, an affine that is singular or that ITK refuses, a DICOM series that lacks slices.
+    """
+    path = Path(path)
+    return checked_image(path, _read(path), labels)
+
+
+def checked_image(name: Path, content: Content, labels: bool = False) -> Image:
+    """Voxels and their place as an image, refused as :func:`read_image` refuses them; ``name`` is for the errors."""
+    data = _labels(name, content.voxels) if labels else _varied(name, _intensities(name, content.voxels))
+    return Image(data, content.affine, content.physical, content.header, content.stored)
+
+
+def read_series(path: str | Path) -> list[Image]:
+    """Read the volumes of a NIfTI series ``(X, Y, Z, T)``; any other image is a series of one.
+
+    Args:
+        path: the file or folder.
+
+    Returns:
+        Images of one grid, with the file's header, which knows the time step. Unlike :func:`read_image` this takes
+        volumes of one intensity.
+
+    Raises:
+        InputError: as of :func:`read_image`, or more than four axes.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES):
+        return [read_image(path)]
+    with readable(path):
+        raw, header = read_nifti(path)
+        shape = spatial_shape(path, raw.shape[:3])
+        if max(raw.shape[4:], default=1) > 1:
+            raise InputError(f"{path}: has shape {raw.shape}, expected a series of at most four axes")
+        affine = read_affine(path, len(shape))
+    data = _intensities(path, raw.reshape(*shape, -1))
+    stored = plain_type(header)
+    return [Image(np.ascontiguousarray(data[..., i]), affine, True, header, stored) for i in range(data.shape[-1])]
+
+
+def write_image(path: str | Path, image: Image) -> None:
+    """Write an image as NIfTI, MetaImage, NRRD, PNG or TIFF; the file appears whole or not at all.
+
+    NIfTI (``.nii``, ``.nii.gz``): integers keep their type (int64 becomes int32), anything else is float32.
+    ``image.header`` lends the through-plane position, the number of axes and the position code; qform and sform are
+    the same, and ITK reads ``image.affine`` back.
+
+    MetaImage (``.mha``) and NRRD (``.nrrd``), compressed: the same types; a 2-D image has two axes.
+
+    PNG and TIFF (2-D only, geometry is not stored): whole numbers, or floats rounded to them, at 8 bits if they lie
+    in 0..255 and at 16 bits if in 0..65535; floats within 0..1 that are not whole are stored times 65535. Nothing
+    wraps or is clipped.
+
+    Args:
+        path: where to; the suffix chooses the format, an existing file is replaced.
+        image: what to write.
+
+    Raises:
+        InputError: unknown suffix, missing or unwritable folder, or voxels or an affine that the format cannot hold.
+    """
+    path = Path(path)
+    if path.name.lower().endswith((".mhd", ".nhdr")):
+        raise InputError(f"{path}: is a header beside a file of voxels, which cannot appear together; expected .mha")
+    suffix = suffix_of(path, IMAGE_SUFFIXES, "image")
+    if suffix in GREY_SUFFIXES:
+        write_png_tiff(path, image)
+    elif suffix in NIFTI_SUFFIXES:
+        write_nifti(path, image.data, image.affine, image.header)
+    else:
+        write_itk(path, image.data, image.affine)
+
+
+def write_series(path: str | Path, images: list[Image], timing: nibabel.Nifti1Header | None = None) -> None:
+    """Write images of one grid as the volumes of a NIfTI file ``(X, Y, Z, T)``; a single one as :func:`write_image`.
+
+    Args:
+        path: where to, ``.nii`` or ``.nii.gz``.
+        images: at least one; types and geometry as :func:`write_image` has them, the header of the first counts.
+        timing: header that lends the time step and its unit; None: the first image's.
+
+    Raises:
+        InputError: images of different shape or position, another suffix, or as of :func:`write_image`.
+    """
+    path = Path(path)
+    first = images[0]
+    if len(images) == 1:
+        write_image(path, first)
+        return
+    suffix_of(path, NIFTI_SUFFIXES, "series")
+    for number, image in enumerate(images):
+        if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=1e-6):
+            raise InputError(f"{path}: image {number} of the series lies on another grid than the first")
+    data = np.stack([image.data for image in images], axis=-1)
+    write_nifti(path, data, first.affine, first.header, first.header if timing is None else timing)
+
+
+def _read(path: Path) -> Content:
+    """What a file or folder holds, whatever the format."""
+    if path.is_dir():
+        return read_dicom(path)
+    suffix = suffix_of(path, READABLE_SUFFIXES, "image")
+    with readable(path):
+        return READERS[suffix](path)
+
+
+def _read_nifti(path: Path) -> Content:
+    raw, header = read_nifti(path)
+    raw = raw.reshape(spatial_shape(path, raw.shape))
+    return Content(raw, read_affine(path, raw.ndim), plain_type(header), header)
+
+
+def _intensities(path: Path, raw: ndarray) -> ndarray:
+    with np.errstate(over="ignore"):
+        data = np.ascontiguousarray(raw, np.float32)
+    bad = int(data.size - np.count_nonzero(np.isfinite(data)))
+    if bad:
+        raise InputError(f"{path}: {bad} of {data.size} voxels are NaN or infinite; replace them before registration")
+    return data
+
+
+def _varied(path: Path, data: ndarray) -> ndarray:
+    if data.min() == data.max():
+        raise InputError(f"{path}: every voxel is {data.flat[0]:g}; an image of one intensity cannot be registered")
+    return data
+
+
+def _labels(path: Path, raw: ndarray) -> ndarray:
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(raw) & (raw == np.round(raw))
+    if not whole.all():
+        raise InputError(
+            f"{path}: {int(np.count_nonzero(~whole))} of {raw.size} voxels are not whole numbers, expected labels"
+        )
+    limits = np.iinfo(np.int32)
+    if raw.min() < limits.min or raw.max() > limits.max:
+        raise InputError(f"{path}: labels from {raw.min():g} to {raw.max():g} do not fit 32 bits")
+    return np.ascontiguousarray(raw).astype(np.int32)
+
+
+READERS: dict[str, Callable[[Path], Content]] = {
+    ".nii.gz": _read_nifti,
+    ".nii": _read_nifti,
+    ".png": read_png,
+    ".tif": read_tiff,
+    ".tiff": read_tiff,
+    ".mnc": read_minc,
+    ".mnc.gz": read_minc,
+    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr"), read_itk),
+}

@@ -1,0 +1,137 @@
+"""ITK's readers without a word on the terminal: checked headers, voxels with their geometry, the reason of an error."""
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from crossmorph.errors import InputError
+from crossmorph.images.image import Content
+from crossmorph.images.orientation import itk_affine, spatial_affine, spatial_shape
+from crossmorph.system.files import brief
+
+# What SimpleITK raises; the second where what ITK has to say quotes bytes of a damaged file.
+ITK_ERRORS = (RuntimeError, UnicodeDecodeError)
+
+_SILENCE = threading.RLock()
+
+
+@contextlib.contextmanager
+def silent_itk() -> Iterator[None]:
+    """Let ITK work without a word on the terminal.
+
+    MetaIO, HDF5 and libtiff write to the process's standard error themselves, past ITK's own switch, so the stream is
+    turned away; one thread at a time, or two would restore each other's.
+    """
+    with _SILENCE:
+        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            os.close(nowhere)
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def itk_reason(error: Exception) -> str:
+    """The line of a SimpleITK exception that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return brief(next((line for line in reversed(lines) if "ERROR" in line), lines[-1]))
+
+
+REALS = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
+TYPES = {getattr(sitk, f"sitk{name}"): np.dtype(name.lower()) for name in REALS}
+
+HEADER_BYTES, MOST_LINE = 1 << 16, 512
+VECTORS = ("space directions", "space origin", "measurement frame")
+VECTOR = re.compile(r"none|\([-+0-9.eEnaif, \t]*\)", re.IGNORECASE)
+
+
+def read_header(path: Path, kind: str) -> sitk.ImageFileReader:
+    """A reader that knows the header of a file, whatever that says; InputError where ITK would die of it."""
+    if kind in _CHECKS:
+        _CHECKS[kind](path)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(kind)
+    reader.SetFileName(str(path))
+    with quiet_itk(path):
+        reader.ReadImageInformation()
+    return reader
+
+
+def read_information(path: Path, kind: str) -> sitk.ImageFileReader:
+    """A reader that knows the header; one real number a voxel, in a shape that can be used."""
+    reader = read_header(path, kind)
+    check_header(path, reader, kind)
+    return reader
+
+
+def check_header(path: Path, reader: sitk.ImageFileReader, kind: str) -> None:
+    """Refuse voxels that are not one real number each, and shapes that cannot be used."""
+    if reader.GetPixelID() not in TYPES:
+        found = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        raise InputError(f"{path}: holds voxels of {found} (colour or several numbers), expected one real number each")
+    if min(reader.GetSize(), default=0) < 1:
+        raise InputError(f"{path}: has shape {reader.GetSize()}, expected axes of at least one voxel")
+    if kind != "TIFFImageIO":
+        spatial_shape(path, reader.GetSize())
+
+
+def itk_content(path: Path, image: sitk.Image) -> Content:
+    """Voxels and geometry of an image that ITK has read; ``path`` is for errors."""
+    affine = itk_affine(image.GetSpacing(), image.GetDirection(), image.GetOrigin())
+    shape = spatial_shape(path, image.GetSize())
+    voxels = sitk.GetArrayFromImage(image).T.reshape(shape)
+    return Content(voxels, spatial_affine(path, affine, len(shape)), voxels.dtype)
+
+
+def _check_axes(path: Path) -> None:
+    """Refuse a MetaImage of more axes than MetaIO has room for: it does not look, and the process dies of it."""
+    with path.open("rb") as stream:
+        head = stream.read(HEADER_BYTES)
+    for found in re.findall(rb"ndims[\s=:]*([^\s=:]*)", head, re.IGNORECASE):
+        if found not in (b"1", b"2", b"3", b"4"):
+            raise InputError(f"{path}: its NDims is {brief(found)}, expected 2 or 3")
+
+
+def _check_vectors(path: Path) -> None:
+    """Refuse an NRRD file with vectors that are none or too many, or with long lines: ITK may die of them."""
+    with path.open("rb") as stream:
+        head = stream.read(HEADER_BYTES).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
+    for line in head.decode("latin-1").split("\n"):
+        key, _, value = line.partition(":")
+        if len(line) > MOST_LINE and not key.startswith(("#", "content")) and not value.startswith("="):
+            raise InputError(f"{path}: its {brief(key)} has {len(value)} letters, expected {MOST_LINE} at most")
+        if key.strip().lower() in VECTORS:
+            found = VECTOR.findall(value)
+            if VECTOR.sub("", value).strip() or len(found) > 4 or max((one.count(",") for one in found), default=0) > 3:
+                raise InputError(f"{path}: its {key.strip()} is {brief(value)}, expected a vector for each axis")
+
+
+_CHECKS = {"MetaImageIO": _check_axes, "NrrdImageIO": _check_vectors}
+
+
+@contextlib.contextmanager
+def quiet_itk(path: Path, done: str = "read") -> Iterator[None]:
+    """Let ITK work without a word on the terminal; its exception becomes an ``InputError``."""
+    try:
+        with silent_itk():
+            yield
+    except ITK_ERRORS as error:
+        raise InputError(f"{path}: cannot be {done} by ITK ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    for word, wanted in (("spacing", "millimetres above 0"), ("direction", "independent axes")):
+        if f"to change {word}" in str(error):
+            return f"its {word} is zero, singular or not finite, expected {wanted}"
+    return itk_reason(error)

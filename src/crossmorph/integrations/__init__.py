@@ -1,0 +1,1 @@
+"""Registration inside the pipelines of MONAI and Nipype."""

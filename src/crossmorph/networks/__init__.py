@@ -1,0 +1,1 @@
+"""The networks, the hierarchy that they form, its weights and their cards."""

@@ -1,0 +1,1 @@
+"""The JSON record beside a transform: how it was made."""

@@ -1,0 +1,272 @@
+"""How a transform came about: a JSON file beside it with the checksums of all that went in and came out.
+
+Of files the checksum is the SHA-256 of the bytes, as `sha256sum` prints it. Of a folder (a DICOM series) it is that of
+the lines which `sha256sum *` prints for its files, in order of their names' characters. A header whose voxels are in
+another file counts with the voxels. An image that was in memory counts by its voxels and its affine.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from crossmorph.errors import InputError
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image
+from crossmorph.networks.checkpoint import Card, shipped_models
+from crossmorph.registration.register_images import Settings
+from crossmorph.system.environment import versions
+from crossmorph.system.files import readable
+from crossmorph.transforms.affine_files import ants_names
+
+FORMAT: Literal["crossmorph provenance 1"] = "crossmorph provenance 1"
+HEADERS = (".mhd", ".nhdr")  # their voxels are in another file
+MOST_THREADS = 1024  # that a record can ask for
+FORTH = "maps points of the fixed image to the moving image"
+DIRECTIONS = {"transform": FORTH, "inverse": "maps points of the moving image to the fixed image"}
+
+
+class Source(BaseModel):
+    """An input: its part, its path as it was given and from the root, None for an image in memory, and its SHA-256."""
+
+    model_config = ConfigDict(frozen=True)
+    role: str
+    path: str | None
+    absolute: str | None
+    sha256: str
+
+
+class Weights(BaseModel):
+    """A model: its name, the path of its card unless it ships, and the SHA-256 on that."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    path: str | None
+    sha256: str
+
+
+class Written(BaseModel):
+    """An output: what it is, its path as it was given and from the root, its SHA-256.
+
+    ``direction``: which way it maps, of a transform; ``source``: what was moved, of labels.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    kind: str
+    path: str
+    absolute: str
+    sha256: str
+    direction: str | None
+    source: str | None
+
+
+class Made(NamedTuple):
+    """An output that is written: its kind, the path it is to have, where it lies now, and which labels it was."""
+
+    kind: str
+    path: Path
+    now: Path
+    source: Path | None
+
+
+class Outcome(NamedTuple):
+    """The measures and checks of a registration, and how ANTs does the same."""
+
+    quality: dict[str, float]
+    unit: str
+    flags: list[dict[str, str]]
+    seconds: float
+    ants: str | None
+    ants_caution: str | None
+
+
+class Run(NamedTuple):
+    """All that decides a result: known before the work, and enough to do it again.
+
+    ``settings`` are those of :class:`crossmorph.registration.register_images.Settings`, with the name of a file or the
+    rows of a matrix where the registration began with one.
+    """
+
+    command: str
+    inputs: tuple[Source, ...]
+    weights: Weights
+    settings: dict[str, Any]
+    device: str
+    threads: int
+
+
+class Record(BaseModel):
+    """The JSON file beside a transform.
+
+    Attributes:
+        format: says what the file is.
+        created: when the registration ended, UTC, ISO 8601.
+        command: the command line, or which function of Python was called.
+        folder: in which it was called.
+        coordinates: of the points that the transforms map.
+        inputs: what was read.
+        weights: the model.
+        settings: see :class:`Run`.
+        seed: None, as a registration draws nothing at random.
+        device: the torch device.
+        threads: of the CPU.
+        outputs: what was written.
+        ants: the `antsApplyTransforms` call that makes the same moved image, None without one.
+        ants_caution: what is to be known before using it.
+        quality: numbers by name, in ``unit`` where they are lengths; None is NaN.
+        unit: of lengths.
+        flags: what the numbers mean.
+        seconds: of the registration alone.
+        versions: of the programs and the machine.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    format: Literal["crossmorph provenance 1"] = FORMAT
+    created: str
+    command: str
+    folder: str
+    coordinates: str
+    inputs: tuple[Source, ...]
+    weights: Weights
+    settings: dict[str, Any]
+    seed: int | None = None
+    device: str
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)]
+    outputs: tuple[Written, ...]
+    ants: str | None
+    ants_caution: str | None
+    quality: dict[str, FiniteFloat | None]
+    unit: str
+    flags: tuple[dict[str, str], ...]
+    seconds: float
+    versions: dict[str, str]
+
+
+def record_path(path: Path) -> Path:
+    """Where the JSON file of an output lies: ``transform.json`` for ``transform.h5``, ``w.json`` for ``w.nii.gz``."""
+    return path.with_name(path.name.removesuffix(".gz").rpartition(".")[0] + ".json")
+
+
+def recorded_transforms(transform: Path | None, inverse: Path | None, ants_prefix: Path | None) -> list[Path]:
+    """The JSON files that go with the transforms of a run; one for what `--ants-prefix` writes, beside the warp."""
+    warp = ants_names(ants_prefix)[1] if ants_prefix else None
+    return list(dict.fromkeys(record_path(path) for path in (transform, inverse, warp) if path))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of an input or output, see the module. Raises InputError where it cannot be read."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return hashlib.sha256("".join(f"{digest(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+    with readable(path), path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256")
+    if path.suffix.lower() in HEADERS:
+        found.update(read_image(path).data.tobytes())
+    return found.hexdigest()
+
+
+def file_source(role: str, path: str | Path) -> Source:
+    """An input that is a file or a folder."""
+    path = Path(path)
+    return Source(role=role, path=str(path), absolute=str(path.absolute()), sha256=digest(path))
+
+
+def memory_source(role: str, image: Image) -> Source:
+    """An input that was in memory."""
+    found = hashlib.sha256(image.data.tobytes())
+    found.update(image.affine.astype(np.float64).tobytes())
+    return Source(role=role, path=None, absolute=None, sha256=found.hexdigest())
+
+
+def weights_of(card: Card, path: Path | None) -> Weights:
+    """A model by its card and where that lies, None where it is not known."""
+    ships = path in shipped_models().values()
+    return Weights(name=card.name, path=None if ships or path is None else str(path.absolute()), sha256=card.sha256)
+
+
+def plain_settings(settings: Settings) -> dict[str, Any]:
+    """Settings as JSON holds them."""
+    start = settings.start
+    return {**settings._asdict(), "start": start.tolist() if isinstance(start, ndarray) else start}
+
+
+def plain_run(run: Run) -> dict[str, Any]:
+    """What decided a result and by which versions, as a report shows it; the same for the same run."""
+    inputs = [source.model_dump(exclude={"path"}) for source in run.inputs]
+    return {**run._asdict(), "inputs": inputs, "weights": run.weights.model_dump(), "versions": versions()}
+
+
+def make_record(run: Run, outcome: Outcome, outputs: Iterable[Made]) -> Record:
+    """The record of a finished run.
+
+    Args:
+        run: what decided the result.
+        outcome: what it says of itself.
+        outputs: all but the records.
+    """
+    written = [
+        Written(
+            kind=made.kind,
+            path=str(made.path),
+            absolute=str(made.path.absolute()),
+            sha256=digest(made.now),
+            direction=_direction(made.kind, made.path),
+            source=made.source and str(made.source),
+        )
+        for made in outputs
+    ]
+    finite = {name: value if np.isfinite(value) else None for name, value in outcome.quality.items()}
+    return Record(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        folder=str(Path.cwd()),
+        coordinates="RAS millimetres; the files hold the same in ITK's LPS" if outcome.unit == "mm" else "pixels",
+        outputs=tuple(written),
+        versions=versions(),
+        **{**run._asdict(), **outcome._asdict(), "quality": finite},
+    )
+
+
+def _direction(kind: str, path: Path) -> str | None:
+    if kind == "ants":
+        return DIRECTIONS["inverse" if path.name.endswith("InverseWarp.nii.gz") else "transform"]
+    return DIRECTIONS.get(kind)
+
+
+def record_text(record: Record, more: dict[str, Any]) -> bytes:
+    """The JSON of a record, after what else is to stand in the file."""
+    return (json.dumps({**more, **record.model_dump(mode="json")}, indent=2, allow_nan=False) + "\n").encode()
+
+
+def read_record(path: Path) -> Record:
+    """Read and check a record. Raises InputError naming what is wrong."""
+    with readable(path):
+        content = path.read_bytes()
+    try:
+        return Record.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise InputError(
+            f"{path}: not a record that crossmorph wrote beside a transform ({where}{first['msg']})"
+        ) from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to write a record over a file that is none: nobody named it. Raises InputError."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: the record of the transform goes there, but a file that is no such record has the name; expected "
+            "another name for the transform"
+        )

@@ -1,0 +1,1 @@
+"""Quality of a registration: consistency, expected error, measures, checks, self-test, calibration."""

@@ -1,0 +1,210 @@
+"""A self-test on the user's own pair: known deformations, and how far from them the registration ends.
+
+Nobody knows the true field between two scans, so two questions are asked whose answers are known, for fields ``k`` of
+graded size:
+
+* **known truth**: the moving image M is registered to its own translation T, deformed by k and with noise of its own as
+  strong as the fixed image's. ``(T o k)(x)`` shows what M has at ``k(x)``, so k is the truth, to the voxel. The anatomy
+  is the user's, the contrast is the fixed image's as far as the translation succeeds; but both images are one person on
+  one day, so this flatters: take it for the least error to expect.
+* **the real pair**: ``M o k`` is registered to the fixed image. Its field f must satisfy ``k o f = g``, where g is the
+  field of M itself. What is left of that says how much the answer depends on where the images lay. It sees no error
+  that f and g share.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from crossmorph.functional.interpolation import affine_slab, slabs
+from crossmorph.images.image import Image, scale_intensity
+from crossmorph.networks.checkpoint import Model
+from crossmorph.quality.checks import UNCALIBRATED, Flag, judge
+from crossmorph.quality.consistency import foreground
+from crossmorph.quality.measures import measure
+from crossmorph.registration.register_images import DEFAULTS, Registered, Settings, register_images
+from crossmorph.simulation.anatomy import SPACING
+from crossmorph.simulation.deformation import SMOOTH, Difficulty, random_deformation
+from crossmorph.transforms.grid import working_grid
+from crossmorph.transforms.warp import Warp, displacement_at, from_voxel_displacement, resample, resample_warp
+
+FIELDS = 5
+TOO_FAR = 2.0  # mm of median error, above which a flag should warn
+
+
+class Trial(NamedTuple):
+    """One registration of a known field.
+
+    Attributes:
+        median: of the error over the foreground, millimetres (pixels where the image has none).
+        most: its 95th percentile.
+        flags: names of the flags that were raised.
+    """
+
+    median: float
+    most: float
+    flags: tuple[str, ...]
+
+
+class Tried(NamedTuple):
+    """What became of one field: its median size, and the two trials; see the module."""
+
+    size: float
+    known: Trial
+    pair: Trial
+
+
+class Verification(NamedTuple):
+    """The outcome of the self-test.
+
+    Attributes:
+        rows: a field each, from the smallest to the largest.
+        flags: of the plain registration of the pair.
+        unit: of the lengths, ``mm`` or ``pixels``.
+        limit: the median error above which a flag should have warned, in that unit.
+    """
+
+    rows: tuple[Tried, ...]
+    flags: tuple[Flag, ...]
+    unit: str
+    limit: float
+
+    @property
+    def missed(self) -> int:
+        """Trials that ended farther off than the limit, and no flag said so."""
+        return sum(
+            trial.median > self.limit and not trial.flags for row in self.rows for trial in (row.known, row.pair)
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of `--json`."""
+        rows = [{"size": row.size, "known": row.known._asdict(), "pair": row.pair._asdict()} for row in self.rows]
+        flags = [flag._asdict() for flag in self.flags]
+        return {"rows": rows, "flags": flags, "unit": self.unit, "limit": self.limit, "missed": self.missed}
+
+    def as_text(self) -> str:
+        """A table for people."""
+        lines = [f"known field ({self.unit})   translated copy, true error        the pair, disagreement"]
+        lines.append("median                median    95%   flags               median    95%   flags")
+        for row in self.rows:
+            known, pair = (
+                f"{t.median:9.2f} {t.most:6.2f}   {', '.join(t.flags) or 'none':<18}" for t in (row.known, row.pair)
+            )
+            lines.append(f"{row.size:6.2f}             {known} {pair}".rstrip())
+        raised = ", ".join(flag.name for flag in self.flags if flag.level != "ok") or "none"
+        lines.append(f"flags of the pair itself: {raised}")
+        said = f"errors above {self.limit:.2g} {self.unit} that no flag told of: {self.missed} of {2 * len(self.rows)}"
+        return "\n".join([*lines, said])
+
+
+def verify(
+    moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS, fields: int = FIELDS, seed: int = 0
+) -> Verification:
+    """Deform the user's own images by known fields, register them, and compare.
+
+    Args:
+        moving: the moving image.
+        fixed: the fixed image.
+        model: weights.
+        settings: how to register.
+        fields: how many known fields, the largest of which is as large as those of the smooth phantom: up to 9 mm of
+            shift, 10 degrees, 10% of scale, 5 to 10 mm of elastic deformation. Each costs two registrations.
+        seed: of the fields and the noise.
+
+    Raises:
+        InputError: as of :func:`crossmorph.register_images`.
+    """
+    unit = "mm" if fixed.physical else "pixels"
+    plain = register_images(moving, fixed, model, settings)
+    here, there = _foreground(moving), _foreground(fixed)
+    rows = []
+    for number in range(fields):
+        rng = np.random.default_rng([seed, number])
+        known = known_field(moving, model, (number + 1) / fields, rng)
+        copy = Image(_noisy(plain.translated, fixed, rng), moving.affine, moving.physical)
+        deformed = resample(copy, known)
+        of_copy = register_images(moving, deformed, model, settings)
+        error = np.linalg.norm(of_copy.warp.displacement - known.displacement, axis=0)
+        moved_away = resample(moving, known)
+        of_pair = register_images(moved_away, fixed, model, settings)
+        apart = _disagreement(of_pair.warp, known, plain.warp)
+        size = float(np.median(np.linalg.norm(known.displacement, axis=0)[here]))
+        where = resample(Image(here.astype(np.uint8), moving.affine, moving.physical), known, "nearest").data > 0
+        rows.append(
+            Tried(
+                size,
+                _trial(error[where], of_copy, moving, unit),
+                _trial(apart[there], of_pair, moved_away, unit),
+            )
+        )
+    flags = judge(measure(plain, moving), unit, plain.fallbacks)
+    spacing = float(np.linalg.norm(plain.grid.affine[:-1, 0]))
+    return Verification(tuple(rows), tuple(flags), unit, TOO_FAR * spacing / model.card.spacing)
+
+
+def known_field(image: Image, model: Model, strength: float, rng: np.random.Generator) -> Warp:
+    """A random invertible field on an image's grid, as in the smooth phantom times ``strength``.
+
+    Args:
+        image: whose grid.
+        model: whose spacing stands for millimetres where the image has none.
+        strength: above 0, 1 for the phantom's own.
+        rng: source of randomness.
+    """
+    grid = working_grid(image, model.card.spacing, max(model.card.shape), model.hierarchy.divisor)
+    voxels = SPACING / model.card.spacing  # of the model, in one of the phantom
+    low, high = SMOOTH.elastic_amplitude
+    difficulty = Difficulty(
+        shift=SMOOTH.shift * strength * voxels,
+        rotation=SMOOTH.rotation * strength,
+        scale=SMOOTH.scale * strength,
+        elastic_sigma=SMOOTH.elastic_sigma * voxels,
+        elastic_amplitude=(low * strength * voxels, high * strength * voxels),
+    )
+    field = random_deformation(rng, grid.shape, difficulty)
+    return resample_warp(from_voxel_displacement(field, grid.affine), image.affine, image.shape)
+
+
+def _trial(error: Float[ndarray, " voxels"], registered: Registered, moving: Image, unit: str) -> Trial:
+    raised = judge(measure(registered, moving), unit, registered.fallbacks)
+    median, most = np.quantile(error, (0.5, 0.95)) if error.size else (math.nan, math.nan)
+    # That a model was never calibrated says nothing of this pair.
+    names = tuple(flag.name for flag in raised if flag.level != "ok" and flag.name != UNCALIBRATED)
+    return Trial(float(median), float(most), names)
+
+
+def _disagreement(found: Warp, known: Warp, plain: Warp) -> Float[ndarray, "*space"]:
+    """``|k(f(x)) - g(x)|`` at every voxel of the fixed grid, of warps in the world."""
+    error = np.empty(found.shape)
+    for slab in slabs(found.shape):
+        points = affine_slab(found.affine, found.shape, slab) + found.displacement[:, slab]
+        whole = found.displacement[:, slab] + displacement_at(known, points)
+        error[slab] = np.linalg.norm(whole - plain.displacement[:, slab], axis=0)
+    return error
+
+
+def _noisy(translated: Image, fixed: Image, rng: np.random.Generator) -> Float[ndarray, "*space"]:
+    """The translation with noise as strong as the fixed image's, both in the latter's scale."""
+    strength = _noise(scale_intensity(fixed.data).data)
+    return (translated.data + strength * rng.standard_normal(translated.shape)).astype(np.float32)
+
+
+def _noise(image: Float[ndarray, "*space"]) -> float:
+    """Standard deviation of white noise, by the median of what second differences along every axis leave.
+
+    Immerkaer, Computer Vision and Image Understanding 1996, doi:10.1006/cviu.1996.0060, in any dimension and with a
+    median in place of the mean, so that edges count little.
+    """
+    left = image.astype(np.float64)
+    for axis in range(image.ndim):
+        left = np.diff(left, n=2, axis=axis)
+    return float(np.median(np.abs(left)) / 0.6745 / math.sqrt(6.0**image.ndim)) if left.size else 0.0
+
+
+def _foreground(image: Image) -> Bool[ndarray, "*space"]:
+    scaled = torch.from_numpy(scale_intensity(image.data).data)[None, None]
+    return np.asarray(foreground(scaled)[0, 0])

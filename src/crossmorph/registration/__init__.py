@@ -1,0 +1,1 @@
+"""Two images in, a transform out: initial alignment, the hierarchy, instance optimisation."""

@@ -1,0 +1,176 @@
+"""A picture of a registration to look at."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import nibabel
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+from crossmorph.images.image import Image, scale_intensity
+from crossmorph.system.files import PICTURE_SUFFIXES, atomic_output, suffix_of
+from crossmorph.transforms.grid import Grid, onto_grid
+from crossmorph.transforms.warp import Warp, resample, voxel_displacement
+
+UNDATED = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}  # the same picture is the same bytes
+TILES = 8  # fields of a checkerboard along the longer side
+GRID_LINES = 24
+
+
+class Plane(NamedTuple):
+    """What a row of panels shows: the fixed image and the warp, in 3-D one voxel thick along the axis ``cut``."""
+
+    fixed: Image
+    warp: Warp
+    cut: int | None
+
+    def flat(self, data: ndarray) -> ndarray:
+        """Voxels without the axis that was cut."""
+        return data if self.cut is None else np.take(data, 0, axis=self.cut)
+
+    @property
+    def axes(self) -> list[int]:
+        """The two axes to be seen, across and down."""
+        return [axis for axis in range(self.fixed.dim) if axis != self.cut]
+
+
+def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translated: Image, title: str) -> None:
+    """Draw a registration: the images, checkerboards before and after, the warped grid and the displacement.
+
+    All panels show the fixed image's grid, hung as a radiograph: the patient's left on the right, anterior or superior
+    up. Of a volume they show an axial, a coronal and a sagittal plane through the fixed image's centre of intensity.
+
+    Args:
+        path: ``.png``, ``.pdf`` or ``.svg``; appears whole.
+        moving: the image that moved.
+        fixed: the image it moved to.
+        warp: the transform, on the fixed image's grid.
+        translated: the moving image in the fixed image's modality, on the moving image's grid.
+        title: a line above the panels.
+
+    Raises:
+        InputError: another suffix, or a folder that cannot be written.
+    """
+    suffix = suffix_of(path, PICTURE_SUFFIXES, "picture")
+    fixed, warp = hung(fixed), hung_warp(warp)
+    planes = [Plane(fixed, warp, None)] if fixed.dim == 2 else [cut_plane(fixed, warp, axis) for axis in (2, 1, 0)]
+    size = (14, 7.6) if fixed.dim == 2 else (22, 8.6)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(2, 4).reshape(1, 8) if fixed.dim == 2 else figure.subplots(3, 8)
+    for axes, plane in zip(rows, planes, strict=True):
+        for axis, (name, panel) in zip(axes[:-1], _panels(plane, moving, translated).items(), strict=True):
+            _show(axis, panel, plane, name)
+        draw_grid(axes[-1], plane)
+    # A file name is not mathematics, whatever dollar signs it holds.
+    figure.suptitle(title, parse_math=False)
+    with atomic_output(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "crossmorph"}):
+        figure.savefig(temporary, dpi=100, metadata=UNDATED.get(suffix))
+
+
+def cut_plane(fixed: Image, warp: Warp, axis: int) -> Plane:
+    """A plane across an axis, through the fixed image's centre of intensity."""
+    profile = scale_intensity(fixed.data).data.sum(tuple(other for other in range(3) if other != axis))
+    at = round(float(profile @ np.arange(len(profile)) / profile.sum()))
+    offset = np.eye(4)
+    offset[axis, 3] = at
+    here: tuple[slice, ...] = tuple(slice(at, at + 1) if other == axis else slice(None) for other in range(3))
+    affine = fixed.affine @ offset
+    return Plane(Image(fixed.data[here], affine, fixed.physical), Warp(warp.displacement[:, *here], affine), axis)
+
+
+def _panels(plane: Plane, moving: Image, translated: Image) -> dict[str, ndarray]:
+    """Pictures in [0, 1] by their names."""
+    fixed, warp = plane.fixed, plane.warp
+    before, moved = (
+        unit_intensity(onto_grid(moving, Grid(fixed.affine, fixed.shape))),
+        unit_intensity(resample(moving, warp)),
+    )
+    moved_translation = np.clip(resample(translated, warp).data, 0, 1)
+    panels = {
+        "moving": before,
+        "fixed": unit_intensity(fixed),
+        "moved": moved,
+        "translated, moved": moved_translation,
+    }
+    panels = {name: plane.flat(panel) for name, panel in panels.items()}
+    return panels | {
+        "checkerboard before": checkerboard(panels["moving"], panels["fixed"]),
+        "checkerboard after": checkerboard(panels["moved"], panels["fixed"]),
+        "translated | fixed": checkerboard(panels["translated, moved"], panels["fixed"]),
+    }
+
+
+def unit_intensity(image: Image) -> ndarray:
+    """Intensities in [0, 1]; zeros where the image was moved out of view altogether."""
+    if image.data.min() == image.data.max():
+        return np.zeros(image.shape, np.float32)
+    return scale_intensity(image.data).data
+
+
+def checkerboard(first: ndarray, second: ndarray) -> ndarray:
+    """Two pictures of one shape in turns: ``TILES`` fields along the longer side, the first picture at the origin."""
+    side = max(1, max(first.shape) // TILES)
+    odd = (np.indices(first.shape) // side).sum(0) % 2 == 1
+    return np.where(odd, second, first)
+
+
+def hang(image: Image | Warp) -> tuple[ndarray, ndarray]:
+    """How to turn an image's axes (nibabel's orientation) to run left, posterior (and inferior), and their affine."""
+    dim = image.dim
+    embedded = np.eye(4)
+    embedded[:dim, :dim] = image.affine[:dim, :dim]
+    codes = nibabel.orientations.axcodes2ornt(("L", "P", "I" if dim == 3 else "S"))
+    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(embedded), codes)[:dim]
+    return turn, image.affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape)
+
+
+def hung(image: Image) -> Image:
+    """The image with its axes as :func:`hang` says."""
+    turn, affine = hang(image)
+    return Image(nibabel.apply_orientation(image.data, turn), affine, image.physical)
+
+
+def hung_warp(warp: Warp) -> Warp:
+    """The warp on the grid with its axes as :func:`hang` says."""
+    turn, affine = hang(warp)
+    by_voxel = nibabel.apply_orientation(np.moveaxis(warp.displacement, 0, -1), turn)
+    return Warp(np.moveaxis(by_voxel, -1, 0), affine)
+
+
+def _aspect(plane: Plane) -> float:
+    across, down = (plane.fixed.spacing[axis] for axis in plane.axes)
+    return down / across
+
+
+def _show(axis: Axes, panel: ndarray, plane: Plane, name: str) -> None:
+    axis.imshow(panel.T, cmap="gray", vmin=0, vmax=1, aspect=_aspect(plane))
+    axis.set_title(name)
+    axis.set_axis_off()
+
+
+def draw_grid(axis: Axes, plane: Plane, farthest: float | None = None) -> None:
+    """Where the lines of the fixed grid look in the moving image, coloured by how far that is (``farthest``: in mm)."""
+    voxels = voxel_displacement(plane.warp)[plane.axes]
+    displacement = np.stack([plane.flat(component) for component in voxels])
+    shape = displacement.shape[1:]
+    points = np.indices(shape) + displacement
+    distance = plane.flat(np.linalg.norm(plane.warp.displacement, axis=0))
+    picture = axis.imshow(
+        distance.T, cmap="viridis", vmin=0 if farthest else None, vmax=farthest, aspect=_aspect(plane)
+    )
+    step = max(1, max(shape) // GRID_LINES)
+    for i in range(0, shape[0], step):
+        axis.plot(*points[:, i, :], color="white", linewidth=0.6)
+    for j in range(0, shape[1], step):
+        axis.plot(*points[:, :, j], color="white", linewidth=0.6)
+    # Lines that look beyond the image must not shrink it.
+    axis.set_xlim(-0.5, shape[0] - 0.5)
+    axis.set_ylim(shape[1] - 0.5, -0.5)
+    axis.set_axis_off()
+    axis.set_title(f"warped grid, displacement in {'mm' if plane.fixed.physical else 'pixels'}")
+    axis.figure.colorbar(picture, ax=axis, shrink=0.8)

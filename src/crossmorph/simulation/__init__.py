@@ -1,0 +1,1 @@
+"""Simulated scans: anatomy, MR signals, noise and bias field, deformations, heads, lesions."""

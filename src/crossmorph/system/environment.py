@@ -1,0 +1,58 @@
+"""Versions of the software, the hardware, and whether a terminal is there to show progress on."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PACKAGES = ("crossmorph", "torch", "numpy", "lightning-fabric", "nibabel", "SimpleITK")
+
+
+def progress_bar(visible: bool) -> Progress:
+    """A bar with time left on standard error; silent where that is not a terminal or not this process' task."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (visible and console.is_terminal),
+    )
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware, to be kept beside results."""
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "hardware": hardware,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+LIBRARIES = ("crossmorph", "torch", "numpy", "scipy", "nibabel", "SimpleITK")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the bits of a result may depend on, here and now."""
+    found = {name: metadata.version(name) for name in LIBRARIES}
+    found |= {"Python": platform.python_version(), "platform": platform.platform()}
+    return found | {"instructions": torch.backends.cpu.get_cpu_capability()}
+
+
+def processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

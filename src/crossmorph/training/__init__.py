@@ -1,0 +1,1 @@
+"""Training a hierarchy: configuration, batches, losses, the staged loop, its log."""

@@ -1,0 +1,193 @@
+"""The configuration of a training run: a YAML file, checked and resolved."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crossmorph.errors import InputError
+from crossmorph.networks.hierarchy import STAGES, HierarchySpec, Stage
+from crossmorph.system.files import brief
+from crossmorph.training.augmentation import AugmentSpec
+from crossmorph.training.losses import Weights
+from crossmorph.training.synthesis import Lattice, SynthesisSpec
+
+MOST_CHARACTERS = 1 << 18
+
+
+class Section(BaseModel):
+    """A part of a configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(Section):
+    """Where pairs come from, and the grid they are put on.
+
+    Attributes:
+        train: list of training pairs, relative to the working directory; or nothing, where ``synthesis`` is given.
+        synthesis: simulate training pairs without end instead.
+        validation: list of validation pairs.
+        shape: voxels of the grid.
+        spacing: its millimetres.
+        augment: what is done to the pairs of a list.
+    """
+
+    train: Path | None = None
+    synthesis: SynthesisSpec | None = None
+    validation: Path
+    shape: tuple[int, ...] = (128, 128)
+    spacing: float = Field(default=1.5, gt=0)
+    augment: AugmentSpec = AugmentSpec()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataSpec":
+        if (self.train is None) == (self.synthesis is None):
+            raise ValueError("expected either train (a list of pairs) or synthesis")
+        if self.synthesis and self.synthesis.turned and not (len(self.shape) == 2 and self.shape[0] == self.shape[1]):
+            raise ValueError(f"synthesis.turned transposes square slices, received a grid of {self.shape}")
+        return self
+
+    @property
+    def lattice(self) -> Lattice:
+        """The grid, for the simulation."""
+        return Lattice(self.shape, self.spacing)
+
+
+class StageSpec(Section):
+    """How long a stage trains, with what step, and with how many pairs if not as many as the others."""
+
+    iterations: int = Field(ge=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    batch: int | None = Field(default=None, ge=1)
+
+
+class StageSpecs(Section):
+    """One entry a stage, in the order of training; the paper has no affine stage."""
+
+    affine: StageSpec = StageSpec(iterations=0)
+    coarse: StageSpec = StageSpec(iterations=150_000)
+    translation: StageSpec = StageSpec(iterations=150_000)
+    fine: StageSpec = StageSpec(iterations=150_000)
+
+    def of(self, stage: Stage) -> StageSpec:
+        """The entry of a stage."""
+        spec: StageSpec = getattr(self, stage)
+        return spec
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of all stages together."""
+        return sum(self.of(stage).iterations for stage in STAGES)
+
+
+class TrainConfig(Section):
+    """Everything a run depends on. The defaults are the paper's recipe.
+
+    ``batch`` counts pairs over all processes. ``begin`` names a model, shipped or in a folder, of the same hierarchy,
+    whose weights the run begins with; None begins with random ones. ``gradient_clip`` is the largest norm of a
+    gradient: one wild field must not undo the others' work; None, as in the paper, is any.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    output: Path
+    data: DataSpec
+    hierarchy: HierarchySpec = HierarchySpec()
+    begin: str | None = None
+    similarity: Literal["mi", "nmi", "ncc", "lg"] = "mi"
+    weights: Weights = Weights()
+    stages: StageSpecs = StageSpecs()
+    batch: int = Field(default=1, ge=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    validate_every: int = Field(default=1000, ge=1)
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    threads: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        processes = self.devices * self.nodes
+        for batch in {self.batch_of(stage) for stage in STAGES}:
+            if batch % processes:
+                raise ValueError(f"batch {batch} cannot be shared evenly by {processes} processes")
+        if self.stages.affine.iterations and not self.hierarchy.affine:
+            raise ValueError("stages.affine has iterations, but hierarchy.affine is missing")
+        if len(self.data.shape) != self.hierarchy.dim:
+            raise ValueError(f"data.shape {self.data.shape} is not {self.hierarchy.dim}-D as hierarchy.dim says")
+        return self
+
+    def batch_of(self, stage: Stage) -> int:
+        """Pairs an iteration of a stage, over all processes."""
+        return self.stages.of(stage).batch or self.batch
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
+    """Read a configuration.
+
+    Args:
+        path: YAML, keys as in :class:`TrainConfig`.
+        overrides: ``key.subkey=value``, the value in YAML, in the place of what the file says.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, or a key is unknown or has a wrong value (the first is named).
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            document = _parse(stream.read(MOST_CHARACTERS + 1))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the configuration ({error})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not YAML ({brief(error)})") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected a mapping of settings, found {type(document).__name__}")
+    for override in overrides or []:
+        _override(document, override)
+    try:
+        return TrainConfig.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise InputError(f"{path}: {key}: {first['msg']} (received {brief(repr(first['input']))})") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, found, value = override.partition("=")
+    if not found or not key:
+        raise InputError(f"--set {override}: expected key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        document = document.setdefault(parent, {})
+        if not isinstance(document, dict):
+            raise InputError(f"--set {override}: {parent} is a value, not a section")
+    try:
+        document[last] = _parse(value)
+    except ValueError as error:
+        raise InputError(f"--set {override}: the value is not YAML") from error
+
+
+def _parse(text: str) -> Any:
+    """The document of a YAML text: plain values only. Raises ValueError where it is none.
+
+    Aliases (``*name``) are refused: a few lines of them stand for more than any memory holds.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"expected a configuration of {MOST_CHARACTERS} characters at most")
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)):
+            raise ValueError("it has an alias, *name, which is not taken; expected the value itself")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

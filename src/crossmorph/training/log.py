@@ -1,0 +1,41 @@
+"""The log of a training run: numbers as CSV and for TensorBoard."""
+
+import csv
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+COLUMNS = ["iteration", "stage", "name", "value"]
+
+
+class RunLog:
+    """Numbers of one run, in ``metrics.csv`` (a row each) and for TensorBoard; a restart replaces rows."""
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        """Continue the folder's log at an iteration counted over all stages, dropping what was logged beyond it."""
+        path = folder / "metrics.csv"
+        kept = []
+        if path.exists():
+            with path.open(newline="") as stream:
+                # A killed run can leave a torn last line.
+                whole = [row for row in csv.reader(stream) if len(row) == len(COLUMNS) and row[0].isdigit()]
+                kept = [row for row in whole if int(row[0]) <= iteration]
+        self._stream = path.open("w", newline="")
+        self._rows = csv.writer(self._stream)
+        self._rows.writerows([COLUMNS, *kept])
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+
+    def write(self, iteration: int, stage: str, values: dict[str, float]) -> None:
+        """Log named numbers of a stage."""
+        for name, value in values.items():
+            self._rows.writerow([iteration, stage, name, f"{value:.6g}"])
+            self._board.add_scalar(f"{stage}/{name}", value, iteration)
+        self._stream.flush()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish both files."""
+        self._stream.close()
+        self._board.close()

@@ -1,0 +1,1 @@
+"""Transforms in millimetres: displacement fields, affine maps, their algebra and their files."""

@@ -1,0 +1,387 @@
+"""Many pairs, over processes of this machine or an existing Dask cluster: what is finished is not done again.
+
+Every pair has a folder of its own with the moved image, both transforms, their records, the moved labels where the list
+has any, and `result.json`, written last: a pair is finished when that holds the hash of its inputs and settings and all
+files are there. A pair that fails, or fails its own checks, is recorded and the others go on. Whatever is killed, a
+second call completes the rest.
+
+The folder of a cohort belongs to one run at a time. Within a run every pair is given out once, and again only when the
+process that had it died.
+"""
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from crossmorph.datasets.pairs import Pair, read_pairs
+from crossmorph.errors import InputError
+from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card, shipped_models
+from crossmorph.provenance.record import digest
+from crossmorph.quality.error_model import calibration_file
+from crossmorph.registration.register_images import DEFAULTS, Settings
+from crossmorph.system.files import atomic_output, write_whole
+from crossmorph.system.processes import claimed, workers
+from crossmorph.workflows.register_files import NOT_KEPT, LabelFiles, Outputs, register_files
+
+MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
+RESULT, SUMMARY = "result.json", "summary.csv"
+SUMMARY_SECONDS = 5.0  # between two states of the summary: written after each pair it would cost a long list its time
+CONNECT_SECONDS = 20.0
+DIED = "its process died, and once more with no other pair at work: killed, or out of memory"
+
+
+class Task(NamedTuple):
+    """One pair, where its files go, and how it is registered; all paths absolute."""
+
+    name: str
+    moving: Path
+    fixed: Path
+    moving_labels: Path | None
+    folder: Path
+    model: str | None
+    settings: Settings
+    device: str
+    threads: int | None
+    keep_failed: bool
+    command: str
+
+
+class Entry(NamedTuple):
+    """A row of the summary; None is not known. ``flags``: those that are not ok, ``folding:warning; order:failed``."""
+
+    name: str
+    status: Literal["done", "skipped", "failed"]
+    seconds: float | None = None
+    folds_percent: float | None = None
+    mi_before: float | None = None
+    mi_final: float | None = None
+    flags: str = ""
+    error: str = ""
+
+
+class Summary(NamedTuple):
+    """What became of every pair, in the order of the list, and the CSV that says so."""
+
+    path: Path
+    entries: list[Entry]
+
+    @property
+    def done(self) -> int:
+        """Pairs registered by this run."""
+        return sum(entry.status == "done" for entry in self.entries)
+
+    @property
+    def skipped(self) -> int:
+        """Pairs that were finished before."""
+        return sum(entry.status == "skipped" for entry in self.entries)
+
+    @property
+    def failed(self) -> int:
+        """Pairs that could not be registered, or did not pass their own checks."""
+        return sum(entry.status == "failed" for entry in self.entries)
+
+    @property
+    def doubtful(self) -> int:
+        """Those of the failed that were registered and did not pass their own checks, in this run or before."""
+        return sum(":failed" in entry.flags for entry in self.entries)
+
+
+def register_cohort(
+    pairs_csv: str | Path,
+    output: str | Path,
+    model: str | None = None,
+    settings: Settings = DEFAULTS,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    keep_failed: bool = False,
+    command: str = "crossmorph.workflows.batch.register_cohort, in Python",
+) -> Summary:
+    """Register every pair of a list into ``output/NAME/``, and write ``output/summary.csv``.
+
+    Called from a script, it needs the usual ``if __name__ == "__main__":``, since the processes begin by importing it.
+    Workers of a cluster see the same files under the same paths, and have this package.
+
+    Args:
+        pairs_csv: the list, see :mod:`crossmorph.datasets.pairs`. ``moving``, ``fixed`` and ``moving_labels`` count; a
+            ``name`` becomes a folder.
+        output: the folder; made if need be.
+        model: a shipped model's name, or a folder that ``train`` wrote; None is the shipped one of each pair's
+            dimension.
+        settings: how to register.
+        jobs: processes of this machine.
+        scheduler: address of a Dask scheduler, ``tcp://HOST:PORT``, to give the pairs to instead.
+        device: a torch device, or ``auto``.
+        threads: of the CPU for each pair; None shares this machine's among the processes, and leaves a cluster's alone.
+        keep_failed: whether to write the outputs of pairs that did not pass their own checks.
+        command: what was called, for the records beside the transforms.
+
+    Returns:
+        An entry for each pair. Pairs that failed are counted, not raised.
+
+    Raises:
+        InputError: the list, a name in it, the model, the output folder or the scheduler cannot be used, an input lies
+            among the outputs, or another run has the folder.
+    """
+    if jobs < 1:
+        raise InputError(f"received {jobs} jobs; expected at least 1")
+    output = Path(output).absolute()
+    pairs = read_pairs(pairs_csv)
+    _check_names(pairs_csv, pairs)
+    _check_apart(Path(pairs_csv), pairs, output)
+    if model is not None and model not in shipped_models():
+        model = str(find_card(model).absolute())
+    _weights(model)  # a damaged card shows before the first pair
+    if scheduler is None and threads is None:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+    tasks = [
+        Task(
+            pair.name,
+            pair.moving.absolute(),
+            pair.fixed.absolute(),
+            pair.moving_labels and pair.moving_labels.absolute(),
+            output / pair.name,
+            model,
+            settings,
+            device,
+            threads,
+            keep_failed,
+            command,
+        )
+        for pair in pairs
+    ]
+    with claimed(output):
+        entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
+        return _collect(output / SUMMARY, tasks, entries)
+
+
+# --- one pair --------------------------------------------------------------------------------------------------------
+
+
+def register_pair(task: Task) -> Entry:
+    """Register one pair unless it is finished; runs in a process of its own, and never raises.
+
+    Args:
+        task: the pair.
+    """
+    try:
+        key = _hash(task)
+        result = _finished(task, key)
+        return _entry(task, "done", _register(task, key)) if result is None else _entry(task, "skipped", result)
+    except Exception as error:  # whatever it is, the other pairs go on
+        return _failure(task.name, error)
+
+
+def _register(task: Task, key: str) -> dict[str, Any]:
+    """Register and write everything, ``result.json`` last; where it fails, that says why, and the pair is not done."""
+    outputs = _outputs(task)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    # What another input or setting made goes first, so that nothing here is ever of another input than the rest.
+    for path in (task.folder / RESULT, *(path for _, path in outputs.files()), task.folder / LABELS):
+        path.unlink(missing_ok=True)
+    try:
+        how = (task.model, task.settings, task.device, task.threads, task.keep_failed, task.command)
+        done = register_files(task.moving, task.fixed, outputs, *how)
+        result = {**done.as_dict(), "hash": key}
+        _write_result(task, result)
+    except Exception as error:
+        inputs = {"moving": str(task.moving), "fixed": str(task.fixed), "model": task.model}
+        with contextlib.suppress(InputError):
+            _write_result(task, {"inputs": inputs, "error": _sentence(error)})
+        raise
+    return result
+
+
+def _outputs(task: Task) -> Outputs:
+    folder, labels = task.folder, task.moving_labels
+    moved_labels = (LabelFiles(labels, folder / LABELS),) if labels else ()
+    return Outputs(folder / MOVED, folder / TRANSFORM, folder / INVERSE, labels=moved_labels)
+
+
+def _hash(task: Task) -> str:
+    """SHA-256 of all that decides the result: the bytes of inputs and weights, the settings, this program."""
+    files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": task.moving_labels}
+    decisive = {
+        **{role: digest(path) for role, path in files.items() if path},
+        "weights": _weights(task.model),
+        "settings": task.settings._asdict(),
+        "version": metadata.version("crossmorph"),
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _weights(model: str | None) -> list[str]:
+    """SHA-256 of a model's weights and calibration, or of those from which the dimension of the images chooses."""
+    shipped = shipped_models()
+    found = [find_card(model)] if model else [shipped[name] for name in DEFAULT_MODELS.values() if name in shipped]
+    cards = [read_card(path) for path in found]
+    calibrations = [path for card in cards if (path := calibration_file(card.name)).is_file()]
+    return [*(card.sha256 for card in cards), *map(digest, calibrations)]
+
+
+def _finished(task: Task, key: str) -> dict[str, Any] | None:
+    """The result of a finished pair, with or without outputs where it did not pass its own checks."""
+    try:
+        result = json.loads((task.folder / RESULT).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(result, dict) or result.get("hash") != key:
+        return None
+    wanted = task.keep_failed or not _rejected(result)
+    there = [path.is_file() for _, path in _outputs(task).files()]
+    return result if (all(there) if wanted else not any(there)) else None
+
+
+def _rejected(result: dict[str, Any]) -> list[str]:
+    """Names of the checks that the pair did not pass."""
+    return [flag["name"] for flag in result["flags"] if flag["level"] == "failed"]
+
+
+def _write_result(task: Task, result: dict[str, Any]) -> None:
+    write_whole(task.folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def _entry(task: Task, status: Literal["done", "skipped"], result: dict[str, Any]) -> Entry:
+    quality, rejected = result["quality"], _rejected(result)
+    flags = "; ".join(f"{flag['name']}:{flag['level']}" for flag in result["flags"] if flag["level"] != "ok")
+    folds, before, final = (float(quality[number]) for number in ("folds_percent", "mi_before", "mi_final"))
+    numbers = (result["seconds"], folds, before, final, flags)
+    if not rejected:
+        return Entry(task.name, status, *numbers)
+    fate = "the outputs were written all the same" if task.keep_failed else NOT_KEPT
+    return Entry(task.name, "failed", *numbers, f"failed its own checks ({', '.join(rejected)}): {fate}")
+
+
+def _failure(name: str, error: BaseException) -> Entry:
+    return Entry(name, "failed", error=_sentence(error))
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+# --- all pairs -------------------------------------------------------------------------------------------------------
+
+
+def _by_processes(tasks: list[Task], jobs: int) -> Generator[Entry, None, None]:
+    """Every pair in one of so many processes. When one dies, those that were at work are tried again, each alone."""
+    while tasks:
+        suspects, tasks = yield from _until_broken(tasks, jobs)
+        for task in suspects:
+            again, _ = yield from _until_broken([task], 1)
+            if again:
+                yield Entry(task.name, "failed", error=DIED)
+
+
+def _until_broken(tasks: list[Task], jobs: int) -> Generator[Entry, None, tuple[list[Task], list[Task]]]:
+    """Yield entries until all are done or a process dies; returns the pairs then at work, and those not begun."""
+    waiting = deque(tasks)
+    running: dict[Future[Entry], Task] = {}
+    # Spawned: a forked copy of a process that has used PyTorch's threads may hang.
+    with workers(jobs) as pool:
+        broken = False
+        while (waiting or running) and not broken:
+            # Never more than are at work, so that a death points at few.
+            while waiting and len(running) < jobs and not broken:
+                try:
+                    future = pool.submit(register_pair, waiting[0])
+                except BrokenProcessPool:
+                    broken = True
+                else:
+                    running[future] = waiting.popleft()
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    broken = True
+                else:
+                    task = running.pop(future)
+                    yield future.result() if error is None else _failure(task.name, error)
+    return list(running.values()), list(waiting)
+
+
+def _by_cluster(tasks: list[Task], address: str) -> Generator[Entry, None, None]:
+    """Every pair on an existing Dask cluster, which gives the pairs of a worker that dies to the others."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        raise InputError(f"--scheduler {address}: expected the package distributed, pip install distributed") from None
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--scheduler {address}: {_sentence(error)}; expected a Dask scheduler's address") from error
+    with client:
+        names = {client.submit(register_pair, task, pure=False): task.name for task in tasks}
+        for future in as_completed(names, loop=client.loop):
+            try:
+                entry = future.result()
+            except Exception as error:  # the workers that had it died, or cannot run it
+                entry = _failure(names[future], error)
+            yield entry
+
+
+def _collect(path: Path, tasks: list[Task], entries: Generator[Entry, None, None]) -> Summary:
+    """Take entries as they come, showing how far it is, and keep the summary."""
+    from crossmorph.system.environment import progress_bar
+
+    known: dict[str, Entry] = {}
+
+    def write() -> Summary:
+        summary = Summary(path, [known[task.name] for task in tasks if task.name in known])
+        with atomic_output(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            rows = csv.writer(stream, lineterminator="\n")
+            rows.writerow(Entry._fields)
+            for entry in summary.entries:
+                rows.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in entry])
+        return summary
+
+    # Closed, so that no process is at work when the folder is let go of.
+    with progress_bar(True) as progress, contextlib.closing(entries):
+        bar = progress.add_task("pairs", total=len(tasks))
+        failed, written = 0, time.monotonic()
+        try:
+            for entry in entries:
+                known[entry.name] = entry
+                failed += entry.status == "failed"
+                progress.update(bar, advance=1, description=f"pairs ({failed} failed)" if failed else "pairs")
+                if time.monotonic() - written > SUMMARY_SECONDS:
+                    write()
+                    written = time.monotonic()
+        finally:
+            summary = write()
+    return summary
+
+
+# --- before the work -------------------------------------------------------------------------------------------------
+
+
+def _check_names(pairs_csv: str | Path, pairs: list[Pair]) -> None:
+    """Every name has to be that of one folder in the output folder, and of none of our own files there."""
+    for pair in pairs:
+        name = pair.name
+        if not name.isprintable() or name.startswith(".") or set(name) & set("/\\:") or name == SUMMARY:
+            raise InputError(
+                f"{pairs_csv}: a pair is named {name!r}; expected the name of a folder, without / \\ : or a leading dot"
+            )
+
+
+def _check_apart(pairs_csv: Path, pairs: list[Pair], output: Path) -> None:
+    """No input may lie in a folder that is written to, and the list may not be what the summary replaces."""
+    if pairs_csv.resolve() == (output / SUMMARY).resolve():
+        raise InputError(f"{pairs_csv}: is where the summary goes; expected another output folder")
+    targets = {(output / pair.name).resolve() for pair in pairs}
+    for pair in pairs:
+        for path in (pair.moving, pair.fixed, pair.moving_labels):
+            if path and not targets.isdisjoint(path.resolve().parents):
+                raise InputError(f"{path}: an input that lies where outputs go; expected another output folder")

@@ -8,14 +8,14 @@ from numpy import ndarray
 from scipy.ndimage import gaussian_filter
 
 from crossmorph.images.image import Image
-from crossmorph.quality.checks import Flag
+from crossmorph.quality.checks import Check
 from crossmorph.reports.registration_page import Content, Stage
 from crossmorph.transforms.warp import Warp
 
 SPACING = (1.0, 1.5, 3.0)
 SHAPE = (28, 24, 10)
 MARK = (slice(3, 7), slice(15, 20), slice(6, 9))  # of a volume in RAS: left, anterior, superior
-FLAGS = [Flag("order", "ok", "fine."), Flag("folding", "failed", "it folds."), Flag("inverse", "warning", "apart.")]
+FLAGS = [Check("order", "ok", "fine."), Check("folding", "failed", "it folds."), Check("inverse", "warning", "apart.")]
 
 
 def header(affine: ndarray, shape: tuple[int, ...], code: int = 1) -> nibabel.Nifti1Header:

@@ -30,9 +30,9 @@ def test_paths_give_images_and_everything_else(plain, paths):
     fixed = read_image(paths[1])
     assert plain.moved.shape == plain.transform.shape == fixed.shape
     assert plain.inverse.shape == plain.translated.shape == read_image(paths[0]).shape
-    assert plain.quality["mi_final"] > plain.quality["mi_before"]
-    assert not plain.failed
-    assert {flag.level for flag in plain.flags} == {"ok"}
+    assert plain.measures.mutual_information_final > plain.measures.mutual_information_before
+    assert plain.passed
+    assert {check.level for check in plain.checks} == {"passed"}
     np.testing.assert_array_equal(plain.apply(paths[0]).data, plain.moved.data)
 
 
@@ -68,7 +68,7 @@ def test_what_is_saved_is_the_result(tmp_path, plain):
     np.testing.assert_allclose(read_image(tmp_path / "moved.nii.gz").data, plain.moved.data, atol=1e-4)
     record = read_record(tmp_path / "t.json")
     assert "antsApplyTransforms -d 2 -i " in record.ants
-    assert record.quality["mi_final"] == plain.quality["mi_final"]
+    assert record.measures["mutual_information_final"] == plain.measures.mutual_information_final
 
 
 def test_it_begins_where_a_matrix_or_a_file_says(paths, tmp_path):

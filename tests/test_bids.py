@@ -75,6 +75,6 @@ def test_sidecars_say_where_files_come_from(tmp_path, phantom):
     assert told["sub-1_space-T1w_T2w.json"]["SpatialReference"] == str(fixed)
     assert back["Sources"] == [str(moving), str(fixed)]
     assert back["GeneratedBy"] == [{"Name": "crossmorph", "Version": metadata.version("crossmorph")}]
-    assert back["quality"]["folds_percent"] == 0
+    assert back["measures"]["folds_percent"] == 0
     record = read_record(outputs.sidecars[0].path)
     assert [Path(output.path) for output in record.outputs] == list(outputs[:3])

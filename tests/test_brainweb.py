@@ -265,7 +265,7 @@ LACKING = {
     ),
     "subjects": ("subject04_crisp_v.mnc subject05_crisp_v.mnc", r"2 subjects \(subject04, subject05\); expected at"),
     "all": ("notes.txt", r"holds no file of BrainWeb; expected, as \.mnc"),
-    "choice": (f"{CRISP} subject04_crisp_v.mnc", r"holds files of normal, subjects; expected a choice"),
+    "choice": (f"{CRISP} subject04_crisp_v.mnc", r"holds files of normal, subjects; expected one of them to be chosen"),
 }
 
 
@@ -298,14 +298,12 @@ def test_a_file_is_refused_before_the_first_image(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "write_intensities", lambda *_: pytest.fail("an image was written"))
     path = tmp_path / "site" / "mri" / "t2_icbm_normal_1mm_pn0_rf0.rawb.gz"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: is cut off"):
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: is truncated"):
         dataset.prepare_brainweb(tmp_path / "site", tmp_path / "made", noise=0, inu=0)
     labels = head_labels(SMALL["phantom"])
     labels[:, :, 15:] = 0
     write(tmp_path / "flat" / "phantom_1.0mm_normal_crisp.rawb", labels, SMALL["phantom"])
-    with pytest.raises(
-        InputError, match=r"normal_crisp\.rawb: enough of a brain lies in \d slices; expected at least 10"
-    ):
+    with pytest.raises(InputError, match=r"normal_crisp\.rawb: \d slices show enough of a brain; expected at least 10"):
         dataset.prepare_brainweb(tmp_path / "flat", tmp_path / "made")
     assert not (tmp_path / "made").exists()
     for wrong in ({"noise": 2}, {"inu": 30}, {"train": 0}, {"seed": -1}):

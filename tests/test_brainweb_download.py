@@ -13,6 +13,7 @@ from brainweb_tree import SMALL, head_image, head_labels, use_small_grids
 from typer.testing import CliRunner
 
 from crossmorph.cli.main import app
+from crossmorph.datasets.brainweb import download
 from crossmorph.datasets.brainweb.download import SUBJECTS, download_brainweb, wanted_items
 from crossmorph.datasets.brainweb.files import find_files, read_labels
 from crossmorph.errors import InputError
@@ -26,7 +27,7 @@ def packed(data: np.ndarray) -> bytes:
 
 
 class Site:
-    """What the server hands out, and how; and the requests it had."""
+    """What the server sends, and how; and the requests it received."""
 
     def __init__(self) -> None:
         self.files = {CRISP: packed(head_labels(GRID))}
@@ -127,8 +128,8 @@ def test_a_part_that_is_whole_gets_its_name(site, tmp_path):
     ("sent", "reason"),
     [
         (b"<html>too many visitors</html>", "is not gzip-compressed"),
-        (gzip.compress(bytes(2 * math.prod(GRID.shape) - 2)), r"unpacks to 232758 bytes; expected 232760"),
-        (gzip.compress(bytes(2 * math.prod(GRID.shape)))[:-9], "is cut off"),
+        (gzip.compress(bytes(2 * math.prod(GRID.shape) - 2)), r"holds 232758 bytes uncompressed; expected 232760"),
+        (gzip.compress(bytes(2 * math.prod(GRID.shape)))[:-9], "is truncated"),
         (b"", "is empty"),
     ],
 )
@@ -169,7 +170,7 @@ def test_the_forms_of_other_heads():
     assert len(subjects) == len(set(SUBJECTS)) == 20
     assert (subjects[0].alias, subjects[0].name) == ("subject04_crisp", "subject04_crisp_v.raws.gz")
     assert {item.kind for item in subjects} == {"subject"}
-    with pytest.raises(InputError, match="volumes of normal and msles2 alone"):
+    with pytest.raises(InputError, match="volumes of normal and msles2 only"):
         wanted_items("msles3", 3, 20, ("t2", "t1"))
 
 

@@ -1,4 +1,4 @@
-"""BrainWeb's files: every format gives one array at one place, and what is not whole is named."""
+"""BrainWeb's files: every format gives one array with one geometry, and an incomplete file is named in the error."""
 
 import gzip
 import re
@@ -126,7 +126,7 @@ def test_one_volume_twice_is_refused(tmp_path):
         find_files(tmp_path / "absent")
 
 
-# --- what is not whole, or not what its name says --------------------------------------------------------------------
+# --- incomplete files, and others than their names --------------------------------------------------------------------
 
 
 def cut(path: Path) -> None:
@@ -142,12 +142,12 @@ def as_nifti(data: np.ndarray, affine: np.ndarray):
 
 
 BROKEN = {
-    "half a gzip": (".rawb.gz", cut, "is cut off"),
+    "half a gzip": (".rawb.gz", cut, "is truncated"),
     "half a minc": (".mnc.gz", cut, "truncated|damaged"),
     "half a nifti": (".nii.gz", cut, "is truncated"),
-    "half a raw file": (".rawb", cut, r"holds 58190 bytes unpacked; expected 116380 bytes: 46x55x46 voxels of 1"),
+    "half a raw file": (".rawb", cut, r"holds 58190 bytes uncompressed; expected 116380 bytes: 46x55x46 voxels of 1"),
     "bytes as shorts": (".raws", lambda path: path.write_bytes(LABELS.tobytes()), "expected 232760 bytes"),
-    "shorts as bytes": (".rawb", lambda path: path.write_bytes(2 * LABELS.tobytes()), "holds more unpacked"),
+    "shorts as bytes": (".rawb", lambda path: path.write_bytes(2 * LABELS.tobytes()), "holds more bytes uncompressed"),
     "no shorts": (".raws", lambda path: path.write_bytes(b"\xff" * 2 * LABELS.size), "beyond 4095"),
     "a web page": (".rawb.gz", lambda path: path.write_text("<html>"), "is not gzip-compressed"),
     "a web page as minc": (".mnc", lambda path: path.write_text("<html>"), "is not a MINC file"),

@@ -201,7 +201,7 @@ def refused(source: Path, match: str, **counts: int) -> None:
 
 
 def cut_short(source: Path, path: Path, length: int) -> None:
-    """Refused at the first look at the files, not when they are unpacked."""
+    """Refused by the check of headers and sizes, before any voxels are uncompressed."""
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(InputError, match=rf"{path.name}: is (truncated|empty)"):
         files.check_grids(files.find_cases(source)[1])
@@ -236,7 +236,7 @@ def test_half_a_download_of_2015_and_2020(tmp_path: Path) -> None:
 
 
 def test_whole_file_of_an_unusual_size_is_used(tmp_path: Path) -> None:
-    """Bytes behind the voxels are allowed: the quick look is not the last word."""
+    """Bytes behind the voxels are allowed: the check of the sizes does not refuse them."""
     source = tree(tmp_path)
     write_nifti(source / "BraTS2021_00005" / "BraTS2021_00005_seg.nii.gz", np.zeros(SHAPE, np.uint8))
     for kind in ("t1", "seg"):

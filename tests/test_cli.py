@@ -15,14 +15,14 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import command
+from examples import check
 
 from crossmorph.cli import main
 from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
-from crossmorph.quality.checks import Flag
-from crossmorph.workflows import batch
-from crossmorph.workflows import register_files as command_module
+from crossmorph.quality.checks import Assessment, assess
+from crossmorph.workflows import batch, register
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +128,15 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "report suffix": (["-o", "moved.nii", "--report", "r.txt"], "r.txt: unknown report format"),
     "output is input": (["-o", "moving.nii.gz"], "moving.nii.gz: wanted as moved, but is also the input"),
     "no output": ([], "register: no output given; expected -o"),
-    "start": (["-o", "m.nii.gz", "--init", "far"], "--init far: no such file; expected affine, centers, none or an"),
+    "start": (
+        ["-o", "m.nii.gz", "--init", "far"],
+        "--init far: no such file; expected affine, centers, none or the file",
+    ),
     "pairs too": (["-o", "m", "--pairs", "p.csv"], "register: --pairs chooses its own files"),
     "bids too": (["-o", "m", "--bids", "-t", "t.h5"], "register: --bids chooses its own files"),
     "twice": (["-o", "m.nii.gz", "--translated", "m.nii.gz"], "m.nii.gz: wanted as translated, but is also"),
     "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (any-2d"),
-    "device": (["-o", "moved.nii", "--device", "abacus"], "--device abacus: not available here"),
+    "device": (["-o", "moved.nii", "--device", "abacus"], "device abacus: not available here"),
     "labels": (["-o", "moved.nii", "--labels", "moving.nii.gz", "l.nii"], "moving.nii.gz: 16"),
     "missing labels": (["-o", "moved.nii", "--labels", "none.nii", "l.nii"], "none.nii: cannot be read"),
 }
@@ -157,20 +160,20 @@ def test_images_that_lie_apart_need_a_start(tmp_path, pair, here, crossmorph):
     refused = crossmorph(*words, "--init", "none")
     assert refused.code == 2
     assert "--init centers" in refused.err
-    assert "after the start 100%" in crossmorph(*words).out
+    assert "100% after the initial affine" in crossmorph(*words).out
 
 
 def test_refining_and_smoothness_are_checked(here, crossmorph):
     for words, reason in (
-        (["--refine", "soon"], "--refine soon: expected seconds above 0, auto or off"),
-        (["--refine", "-1"], "--refine -1: expected seconds above 0, auto or off"),
-        (["--refine", "nan"], "--refine nan: expected"),
+        (["--refine", "soon"], "refine 'soon': expected auto, on, off or seconds above 0"),
+        (["--refine", "-1"], "refine -1.0: expected auto, on, off or seconds above 0"),
+        (["--refine", "nan"], "refine nan: expected"),
     ):
         result = crossmorph(*REGISTER, "-o", "moved.nii.gz", *words)
         assert (result.code, result.out) == (2, "")
         assert reason in result.err
     refined = crossmorph(*REGISTER, "-o", "moved.nii.gz", "--refine", "2", "--json")
-    assert json.loads(refined.out)["quality"]["refine_steps"] >= 1
+    assert json.loads(refined.out)["measures"]["refine_steps"] >= 1
 
 
 @pytest.mark.parametrize("name", BAD_OPTIONS)
@@ -218,7 +221,7 @@ def test_many_pairs_are_registered_once(here, crossmorph):
     assert "0 registered, 1 finished before" in crossmorph("register", "--pairs", "pairs.csv", "-o", "many").out
 
 
-FIRST = "1 registered, 0 finished before, 0 failed, 0 of them their own checks"
+FIRST = "1 registered, 0 finished before, 0 failed"
 
 
 def test_json_is_one_object(here, crossmorph):
@@ -235,10 +238,10 @@ def test_json_is_one_object(here, crossmorph):
     ]
     assert all(Path(output["path"]).stat().st_size for output in told["outputs"])
     assert told["seconds"] > 0
-    assert all(isinstance(value, float) for value in told["quality"].values())
-    flags = {flag["name"]: flag["level"] for flag in told["flags"]}
-    assert flags.items() >= {"agreement": "ok", "folding": "ok"}.items()
-    assert "failed" not in flags.values()
+    assert {type(value) for name, value in told["measures"].items() if name != "unit"} <= {float, int}
+    checks = {check["name"]: check["level"] for check in told["checks"]}
+    assert checks.items() >= {"mutual information": "passed", "folding": "passed"}.items()
+    assert "failed" not in checks.values()
 
 
 def test_labels_can_be_given_more_than_once(here, crossmorph):
@@ -260,22 +263,22 @@ def test_labels_can_be_given_more_than_once(here, crossmorph):
     assert set(np.unique(a)) == {0, 1, 2, 3}
 
 
-def failing(*_: object) -> list[Flag]:
-    return [Flag("agreement", "failed", "The images agree less.")]
+def failing(*images: object) -> Assessment:
+    return assess(*images)._replace(checks=(check("mutual information"),))
 
 
-def test_a_registration_that_fails_its_own_checks_is_code_three(here, crossmorph, monkeypatch):
-    monkeypatch.setattr(command_module, "judge", failing)
+def test_a_registration_of_which_a_check_fails_is_code_three(here, crossmorph, monkeypatch):
+    monkeypatch.setattr(register, "assess", failing)
     before = contents(here)
     result = crossmorph(*REGISTER, "-o", "moved.nii.gz", "-t", "t.h5", "--json", "--init", "none")
     assert result.code == 3
     told = json.loads(result.out)
-    assert (told["outputs"], {flag["name"] for flag in told["flags"]}) == ([], {"agreement"})
-    failed = "crossmorph: moving.nii.gz to fixed.nii.gz failed its own checks (agreement)"
-    assert result.err == f"{failed}: nothing was written; --keep-failed would have kept the outputs\n"
+    assert (told["outputs"], {each["name"] for each in told["checks"]}) == ([], {"mutual information"})
+    failed = "crossmorph: moving.nii.gz to fixed.nii.gz: checks failed (mutual information)"
+    assert result.err == f"{failed}; nothing was written; --keep-failed would have kept the outputs\n"
     assert contents(here) == before
     kept = crossmorph(*REGISTER, "-o", "moved.nii.gz", "-t", "t.h5", "--init", "none", "--keep-failed")
-    assert (kept.code, kept.err) == (3, f"{failed}: the outputs were written all the same\n")
+    assert (kept.code, kept.err) == (3, f"{failed}; the outputs were written all the same\n")
     assert "wrote   t.json (record)" in kept.out
     assert set(contents(here)) == {*before, "moved.nii.gz", "t.h5", "t.json"}
     words = "crossmorph register moving.nii.gz fixed.nii.gz -o moved.nii.gz -t t.h5 --init none --keep-failed"
@@ -283,7 +286,7 @@ def test_a_registration_that_fails_its_own_checks_is_code_three(here, crossmorph
 
 
 def test_a_translation_that_fails_its_checks_is_not_written_either(here, crossmorph, monkeypatch):
-    monkeypatch.setattr(command_module, "judge", failing)
+    monkeypatch.setattr(register, "assess", failing)
     assert crossmorph("translate", *REGISTER[1:], "-o", "t.nii").code == 3
     assert not (here / "t.nii").exists()
     assert crossmorph("translate", *REGISTER[1:], "-o", "t.nii", "--keep-failed").code == 3
@@ -292,11 +295,11 @@ def test_a_translation_that_fails_its_checks_is_not_written_either(here, crossmo
 
 def test_pairs_that_fail_their_checks_are_failed(here, crossmorph, monkeypatch):
     monkeypatch.setattr(batch, "_by_processes", lambda tasks, _: (batch.register_pair(task) for task in tasks))
-    monkeypatch.setattr(command_module, "judge", failing)
+    monkeypatch.setattr(register, "assess", failing)
     (here / "pairs.csv").write_text("moving,fixed\n" + ",".join(REGISTER[1:]) + "\n")
     result = crossmorph("register", "--pairs", "pairs.csv", "-o", "many")
     assert (result.code, result.out.splitlines()[0]) == (
-        3, "0 registered, 0 finished before, 1 failed, 1 of them their own checks",
+        3, "0 registered, 0 finished before, 1 failed (1 of them by a check)",
     )  # fmt: skip
     assert "nothing was written; --keep-failed" in (here / "many" / "summary.csv").read_text()
 
@@ -325,8 +328,8 @@ def test_output_that_cannot_be_printed(here):
     [
         (OSError(30, "Read-only file system", "run"), "run: Read-only file system"),
         (OSError(28, "No space left on device"), "No space left on device"),
-        (MemoryError(), "the memory did not suffice"),
-        (RuntimeError("could not create a primitive"), "the memory did not suffice"),
+        (MemoryError(), "out of memory: crop or downsample"),
+        (RuntimeError("could not create a primitive"), "out of memory: crop or downsample"),
     ],
 )
 def test_what_the_machine_lacks_is_one_line(crossmorph, monkeypatch, error, said):
@@ -350,7 +353,7 @@ def test_other_errors_are_not_hidden(crossmorph, monkeypatch):
 
 HELP = """
 import sys
-from crossmorph.cli import main
+from crossmorph.cli.main import main
 sys.argv = ["crossmorph", *{words}]
 try:
     main()

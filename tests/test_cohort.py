@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from examples import check, measures
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
@@ -25,15 +26,15 @@ from crossmorph.images.io import read_image, write_image
 from crossmorph.networks.checkpoint import Card, save_model
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.unet import UNetSpec
-from crossmorph.quality.checks import Flag
 from crossmorph.registration.register_images import Settings
 from crossmorph.workflows import batch
-from crossmorph.workflows.batch import Entry, Summary, Task, register_cohort
-from crossmorph.workflows.register_files import Done, Outputs, register_files
+from crossmorph.workflows.batch import Entry, Summary, Task, register_batch
+from crossmorph.workflows.outputs import Outputs
+from crossmorph.workflows.register_files import Done, register_files
 
 SMALL = UNetSpec(encoder=(2, 3), decoder=(3, 2), final=(2,))
 SPEC = HierarchySpec(coarse=SMALL, translator=SMALL, fine=SMALL)
-QUICK = Settings(start="none")
+QUICK = Settings(init="none")
 FILES = {"moved.nii.gz", "transform.h5", "inverse.h5", "transform.json", "inverse.json", "result.json"}
 register_pair = batch.register_pair
 
@@ -46,7 +47,7 @@ class Given(NamedTuple):
     output: Path
 
     def run(self, **options: Any) -> Summary:
-        return register_cohort(self.pairs, self.output, str(self.model), **{"settings": QUICK, **options})
+        return register_batch(self.pairs, self.output, str(self.model), **{"settings": QUICK, **options})
 
     def statuses(self, **options: Any) -> dict[str, str]:
         return {entry.name: entry.status for entry in self.run(**options).entries}
@@ -98,9 +99,8 @@ def quick(moving: Path, fixed: Path, outputs: Outputs, model: str | None, *_: ob
     images = [read_image(path) for path in (moving, fixed)]
     for kind, path in outputs.files():
         path.write_bytes(kind.encode() + images[0].data.tobytes())
-    quality = {"folds_percent": 0.25, "mi_before": 0.5, "mi_final": 0.75}
-    flags = [Flag("agreement", "ok", "Good."), Flag("folding", "warning", "Bad.")]
-    return Done(moving, fixed, model or "shipped", outputs, 1.5, quality, "mm", flags, None, None)
+    checks = (check("mutual information", "passed"), check("folding", "warning"))
+    return Done(moving, fixed, model or "shipped", outputs, 1.5, measures(), checks, None, None)
 
 
 @pytest.fixture
@@ -158,14 +158,16 @@ def test_processes_do_what_register_does(given: Given, tmp_path: Path) -> None:
     for name in "abc":
         assert names(given.output / name) == FILES
     result = json.loads((given.output / "b" / "result.json").read_text())
-    assert result["quality"] == pytest.approx(alone.quality, rel=1e-3, abs=1e-4)
+    expected = alone.measures.as_dict()
+    assert result["measures"].pop("unit") == expected.pop("unit") == "mm"
+    assert result["measures"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
     assert result["inputs"]["moving"] == str(given.image("b"))
     row = rows(summary.path)[1]
     assert (row["name"], row["status"], row["error"]) == ("b", "done", "")
-    assert float(row["mi_final"]) == pytest.approx(alone.quality["mi_final"], rel=1e-3)
-    flags = [f"{flag.name}:{flag.level}" for flag in alone.flags if flag.level != "ok"]
-    assert row["flags"].split("; ") == flags
-    assert summary.doubtful == sum(":failed" in entry.flags for entry in summary.entries)
+    assert float(row["mutual_information_final"]) == pytest.approx(alone.measures.mutual_information_final, rel=1e-3)
+    checks = [f"{each.name}:{each.level}" for each in alone.checks if each.level != "passed"]
+    assert row["checks"].split("; ") == checks
+    assert summary.checks_failed == sum(":failed" in entry.checks for entry in summary.entries)
 
 
 def test_what_is_finished_is_not_done_again(given: Given, here: None, log: Callable[[], Counter[str]]) -> None:
@@ -199,7 +201,7 @@ CHANGES: dict[str, tuple[Callable[[Given], object], dict[str, Any], str]] = {
     "moving image": (lambda given: draw(given.image("b"), 9), {}, "b"),
     "fixed image": (lambda given: draw(given.image("f"), 9), {}, "abc"),
     "weights": (lambda given: save_weights(given.model, 1), {}, "abc"),
-    "settings": (leave, {"settings": Settings(start="centers")}, "abc"),
+    "settings": (leave, {"settings": Settings(init="centers")}, "abc"),
     "lost output": (delete_inverse, {}, "b"),
     "lost result": (forget_result, {}, "b"),
     "torn result": (tear_result, {}, "b"),
@@ -232,7 +234,7 @@ def test_another_calibration_judges_anew(
 
 def test_the_shipped_weights_need_no_name(given: Given, here: None) -> None:
     for status in ("done", "skipped"):
-        summary = register_cohort(given.pairs, given.output, settings=QUICK)
+        summary = register_batch(given.pairs, given.output, settings=QUICK)
         assert {entry.status for entry in summary.entries} == {status}
 
 
@@ -252,10 +254,11 @@ def test_voxels_beside_a_header_count(given: Given, here: None) -> None:
 def test_the_summary_says_what_is_known(given: Given, here: None) -> None:
     given.image("b").write_bytes(b"torn")
     first, second, _ = rows(given.run().path)
-    numbers = {"seconds": "1.5", "folds_percent": "0.25", "mi_before": "0.5", "mi_final": "0.75"}
-    assert first == {"name": "a", "status": "done", **numbers, "flags": "folding:warning", "error": ""}
+    numbers = {"seconds": "1.5", "folds_percent": "0.25", "mutual_information_before": "0.5"}
+    numbers["mutual_information_final"] = "0.75"
+    assert first == {"name": "a", "status": "done", **numbers, "checks": "folding:warning", "error": ""}
     error = second.pop("error")
-    assert second == {"name": "b", "status": "failed", **dict.fromkeys(numbers, ""), "flags": ""}
+    assert second == {"name": "b", "status": "failed", **dict.fromkeys(numbers, ""), "checks": ""}
     assert str(given.image("b")) in error
 
 
@@ -296,21 +299,21 @@ def poor(*words: Any) -> Done:
     if moving.name != "b.nii.gz":
         return quick(*words)
     done = quick(*words) if keep_failed else quick(*words[:2], Outputs(None), *words[3:])
-    return done._replace(outputs=outputs, flags=[Flag("agreement", "failed", "Worse.")], kept=keep_failed)
+    return done._replace(outputs=outputs, checks=(check("mutual information"),), kept=keep_failed)
 
 
 def test_a_pair_that_fails_its_checks_is_failed_and_not_done_again(
     given: Given, here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "register_files", poor)
-    fate = "failed its own checks (agreement): "
+    fate = "checks failed (mutual information); "
     for statuses in (["done", "failed", "done"], ["skipped", "failed", "skipped"]):
         summary = given.run()
         assert [entry.status for entry in summary.entries] == statuses
-        assert (summary.failed, summary.doubtful) == (1, 1)
+        assert (summary.failed, summary.checks_failed) == (1, 1)
         assert names(given.output / "b") == {"result.json"}
         row = rows(summary.path)[1]
-        assert (row["flags"], row["mi_final"]) == ("agreement:failed", "0.75")
+        assert (row["checks"], row["mutual_information_final"]) == ("mutual information:failed", "0.75")
         assert row["error"] == f"{fate}nothing was written; --keep-failed would have kept the outputs"
         monkeypatch.setattr(batch, "register_files", lambda *_: pytest.fail("done again"))
     monkeypatch.setattr(batch, "register_files", poor)

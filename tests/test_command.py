@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from examples import check
 from numpy import ndarray
 
 from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
-from crossmorph.quality.checks import Flag
+from crossmorph.quality.checks import Assessment, assess
 from crossmorph.registration.register_images import Settings
 from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import Warp, resample
 from crossmorph.transforms.warp_files import read_transform
+from crossmorph.workflows import register
 from crossmorph.workflows import register_files as module
-from crossmorph.workflows.register_files import Done, LabelFiles, Outputs, register_files
+from crossmorph.workflows.outputs import LabelFiles, Outputs
+from crossmorph.workflows.register_files import Done, register_files
 
 PAGE = np.diag([-1.0, -1.0, 1.0])
 
@@ -127,7 +130,7 @@ def test_simpleitk_reproduces_every_output(tmp_path, pair, name):
     files = written(tmp_path, pair, kind)
     outputs = files.outputs
     done = register_files(files.moving, files.fixed, outputs)
-    assert not done.failed
+    assert done.passed
     assert all(path.stat().st_size > 0 for _, path in outputs.files())
 
     moved, moving = read_image(outputs.moved), read_image(files.moving)
@@ -197,9 +200,9 @@ def test_the_account_of_what_was_done(tmp_path, pair):
     assert [output["kind"] for output in told["outputs"]] == kinds
     assert all(Path(output["path"]).exists() for output in told["outputs"])
     assert 0 < told["seconds"] < 60
-    assert told["quality"]["mi_final"] > told["quality"]["mi_before"]
-    assert told["unit"] == "mm"
-    assert {flag["level"] for flag in told["flags"]} <= {"ok", "warning"}
+    assert told["measures"]["mutual_information_final"] > told["measures"]["mutual_information_before"]
+    assert told["measures"]["unit"] == "mm"
+    assert {check["level"] for check in told["checks"]} <= {"passed", "warning"}
     o = files.outputs
     words = ["antsApplyTransforms", "-d", "2", "-i", files.moving, "-r", files.fixed, "-o", o.moved, "-t", o.transform]
     assert shlex.split(told["ants"]) == [*map(str, words), "-n", "Linear"]
@@ -234,8 +237,8 @@ def test_ants_reproduces_the_moved_image(tmp_path, pair):
 def test_pixels_are_called_pixels(tmp_path, pair):
     files = written(tmp_path, pair, KINDS["png"])
     told = register_files(files.moving, files.fixed, files.outputs).as_dict()
-    assert told["unit"] == "pixels"
-    assert told["quality"]["working_spacing"] == 1  # 128 pixels on the longer side
+    assert told["measures"]["unit"] == "pixels"
+    assert told["measures"]["working_spacing"] == 1  # 128 pixels on the longer side
 
 
 def test_png_and_nifti_in_one_call(tmp_path, pair):
@@ -245,7 +248,7 @@ def test_png_and_nifti_in_one_call(tmp_path, pair):
     fixed = tmp_path / "fixed.nii.gz"
     write_image(fixed, Image(near.data, near.affine))
     done = register_files(files.moving, fixed, Outputs(tmp_path / "moved.nii.gz"))
-    assert done.unit == "mm"
+    assert done.measures.unit == "mm"
     assert np.array_equal(read_image(tmp_path / "moved.nii.gz").affine, near.affine)
 
 
@@ -317,7 +320,7 @@ def test_impossible_outputs_are_refused_before_the_work(tmp_path, pair, monkeypa
     files = written(tmp_path, pair, KINDS["axial"])
     outputs = make(files)
     before = contents(tmp_path)
-    monkeypatch.setattr(module, "register_images", lambda *_: pytest.fail("went to work"))
+    monkeypatch.setattr(register, "register_images", lambda *_: pytest.fail("went to work"))
     with pytest.raises(InputError, match=message):
         register_files(files.moving, files.fixed, outputs)
     assert contents(tmp_path) == before
@@ -339,14 +342,14 @@ def test_a_symbolic_link_to_an_input_is_that_input(tmp_path, pair):
 
 
 BROKEN = [
-    "workflows.register_files.register_images",
-    "workflows.register_files.measure",
-    "workflows.register_files.write_transform",
+    "workflows.register.register_images",
+    "workflows.register.assess",
+    "workflows.result.write_transform",
     "reports.figure.write_picture",
 ]
 
 
-@pytest.mark.parametrize("broken", [*BROKEN, "workflows.register_files.make_record"])
+@pytest.mark.parametrize("broken", [*BROKEN, "workflows.result.make_record"])
 def test_a_failure_on_the_way_leaves_old_files_and_no_new_ones(tmp_path, pair, monkeypatch, broken):
     files = written(tmp_path, pair, KINDS["axial"])
     files = files._replace(outputs=files.outputs._replace(report=tmp_path / "out.pdf"))
@@ -362,35 +365,35 @@ def test_a_failure_on_the_way_leaves_old_files_and_no_new_ones(tmp_path, pair, m
     assert contents(tmp_path) == before
 
 
-def failing(*_: object) -> list[Flag]:
-    return [Flag("agreement", "failed", "The images agree less."), Flag("folding", "warning", "Some fold.")]
+def failing(*images: object) -> Assessment:
+    return assess(*images)._replace(checks=(check("mutual information"), check("folding", "warning")))
 
 
 def test_a_registration_that_fails_its_checks_writes_only_what_is_to_be_kept(tmp_path, pair, monkeypatch):
     files = written(tmp_path, pair, KINDS["axial"])
     files.outputs.moved.write_bytes(b"old")
     before = contents(tmp_path)
-    monkeypatch.setattr(module, "judge", failing)
+    monkeypatch.setattr(register, "assess", failing)
     done = register_files(files.moving, files.fixed, files.outputs)
     assert contents(tmp_path) == before
-    assert done.failed
+    assert not done.passed
     assert not done.kept
     told = done.as_dict()
     assert (told["outputs"], told["ants"]) == ([], None)
-    assert [flag["name"] for flag in told["flags"]] == ["agreement", "folding"]
+    assert [each["name"] for each in told["checks"]] == ["mutual information", "folding"]
     fate = "nothing was written; --keep-failed would have kept the outputs"
-    assert done.verdict == f"{files.moving} to {files.fixed} failed its own checks (agreement): {fate}"
-    assert done.as_text().endswith(f"\n{done.verdict}")
+    assert done.failure == f"{files.moving} to {files.fixed}: checks failed (mutual information); {fate}"
+    assert done.as_text().endswith(f"\n{done.failure}")
     assert "wrote" not in done.as_text()
 
     kept = register_files(files.moving, files.fixed, files.outputs, keep_failed=True)
     assert all(path.stat().st_size > 3 for _, path in files.outputs.files())
-    assert kept.failed
+    assert not kept.passed
     assert kept.kept
-    assert kept.verdict.endswith("failed its own checks (agreement): the outputs were written all the same")
+    assert kept.failure.endswith("checks failed (mutual information); the outputs were written all the same")
     assert kept.as_text().count("\n  wrote   ") == 7
-    flags = json.loads((tmp_path / "out.json").read_text())["flags"]
-    assert flags[0] == {"name": "agreement", "level": "failed", "sentence": "The images agree less."}
+    checks = json.loads((tmp_path / "out.json").read_text())["checks"]
+    assert checks[0] == check("mutual information")._asdict()
 
 
 def test_what_png_cannot_hold_is_said_under_the_wanted_name(tmp_path, pair):
@@ -398,14 +401,16 @@ def test_what_png_cannot_hold_is_said_under_the_wanted_name(tmp_path, pair):
     cold = read_image(files.moving)
     write_image(files.moving, Image(cold.data * 100 - 50, cold.affine))
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=rf"^{tmp_path}/moved\.png: PNG holds whole numbers from 0 to 65535, got -49"):
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}/moved\.png: PNG holds whole numbers from 0 to 65535, received -49"
+    ):
         register_files(files.moving, files.fixed, Outputs(tmp_path / "moved.png"))
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
 def test_unknown_devices_are_refused(tmp_path, pair, device):
-    with pytest.raises(InputError, match=f"--device {device}: not available here"):
+    with pytest.raises(InputError, match=f"device {device}: not available here"):
         register_files(pair.moving, pair.fixed, Outputs(tmp_path / "moved.nii.gz"), device=device)
     assert not contents(tmp_path)
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from crossmorph.errors import InputError
-from crossmorph.evaluation.baselines import cyclegan
-from crossmorph.evaluation.baselines.cyclegan import CycleSpec, Pool, load_generator, train_cyclegan, translate
+from crossmorph.evaluation.baselines import cyclegan, cyclegan_networks
+from crossmorph.evaluation.baselines.cyclegan import Pool, load_generator, train_cyclegan, translate
+from crossmorph.evaluation.baselines.cyclegan_networks import CycleSpec
 from crossmorph.training.dataset import Dataset
 
 TINY = CycleSpec(width=4, blocks=1, iterations=4)
@@ -33,14 +34,14 @@ def test_the_networks_are_those_of_the_authors() -> None:
     convolutions = 49 * 64 + 64, 9 * 64 * 128 + 128, 9 * 128 * 256 + 256
     blocks = 9 * 2 * (9 * 256 * 256 + 256)
     up = 9 * 256 * 128 + 128, 9 * 128 * 64 + 64, 49 * 64 + 1
-    assert parameters(cyclegan.generator(CycleSpec())) == sum(convolutions) + blocks + sum(up)
+    assert parameters(cyclegan_networks.generator(CycleSpec())) == sum(convolutions) + blocks + sum(up)
     judged = 16 * 64 + 64, 16 * 64 * 128 + 128, 16 * 128 * 256 + 256, 16 * 256 * 512 + 512, 16 * 512 + 1
-    assert parameters(cyclegan.discriminator(CycleSpec())) == sum(judged)
+    assert parameters(cyclegan_networks.discriminator(CycleSpec())) == sum(judged)
 
 
 def test_the_discriminator_sees_seventy_pixels() -> None:
     image = torch.rand(1, 1, 128, 128, requires_grad=True)
-    network = cyclegan.discriminator(CycleSpec(width=4))
+    network = cyclegan_networks.discriminator(CycleSpec(width=4))
     # Instance norm mixes the whole image; without it, what one output depends on is its patch.
     plain = torch.nn.Sequential(*(layer for layer in network if not isinstance(layer, torch.nn.InstanceNorm2d)))
     found = plain(image)

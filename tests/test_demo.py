@@ -29,7 +29,7 @@ FILES = {
 def test_the_demo_registers_its_pair(tmp_path, capsys):
     folder = tmp_path / "new" / "demo"
     done = run_demo(folder)
-    assert not done.failed
+    assert done.passed
     assert {path.name for path in folder.iterdir()} == FILES
     assert all(path.stat().st_size > 0 for path in folder.iterdir())
 

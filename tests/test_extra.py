@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 from crossmorph.cli.main import app
 from crossmorph.datasets import phantom, test_splits
 from crossmorph.datasets.pairs import Pair, read_pairs
+from crossmorph.datasets.sampling import generator
 from crossmorph.errors import InputError
 from crossmorph.functional.metrics import dice
 from crossmorph.simulation import deformation, mri
+from crossmorph.simulation.anatomy import split_levels
 
 COUNTS: dict[test_splits.ExtraSplit, int] = {"contrasts": 2, "heads": 2, "far": 5}
 
@@ -100,8 +102,8 @@ def test_description(dataset: Path) -> None:
 
 
 def test_levels_are_the_test_levels() -> None:
-    assert phantom.split_levels("contrasts") == phantom.split_levels("far") == phantom.split_levels("test")
-    assert set(phantom.split_levels("heads")) < set(phantom.split_levels("test"))
+    assert split_levels("contrasts") == split_levels("far") == split_levels("test")
+    assert set(split_levels("heads")) < set(split_levels("test"))
 
 
 @pytest.mark.parametrize(("split", "most_before"), [("contrasts", 0.6), ("heads", 0.6), ("far", 0.55)])
@@ -169,7 +171,7 @@ def test_lists_pair_the_contrasts_they_name(dataset: Path) -> None:
 def test_tissues_have_the_signal_of_their_contrast(dataset: Path, role: str) -> None:
     """Least squares of each image on its deformed tissue fractions: the signals of the contrast, up to the bias."""
     level = nib.Nifti1Image.from_filename(dataset / "contrasts" / f"0000_{role}_labels.nii.gz").affine[2, 3]
-    u = deformation.random_deformation(phantom.generator(3, "contrasts", 0, role), phantom.SHAPE)
+    u = deformation.random_deformation(generator(3, "contrasts", 0, role), phantom.SHAPE)
     fractions = deformation.warp_fractions(phantom.tissue_slice(float(level)), u)
     brain = fractions.sum(0) > 0.9
     for contrast in mri.CONTRASTS:

@@ -389,7 +389,7 @@ SERIES = sitk.JoinSeries([volume(ramp()), volume(ramp())])
 BAD = {
     "text": (".mha", lambda path: path.write_text("no image"), "cannot be read by ITK"),
     "text nrrd": (".nrrd", lambda path: path.write_text("no image"), "cannot be read by ITK"),
-    "text tiff": (".tif", lambda path: path.write_text("no image"), "is not a TIFF picture"),
+    "text tiff": (".tif", lambda path: path.write_text("no image"), "is not a TIFF file"),
     "text minc": (".mnc", lambda path: path.write_text("no image"), "not a MINC file"),
     "empty": (".mha", lambda path: path.touch(), "0 bytes"),
     "missing": (".nrrd", lambda path: path.unlink(missing_ok=True), "No such file"),

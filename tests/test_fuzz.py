@@ -22,7 +22,7 @@ from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import load_model, load_tensors
 from crossmorph.training.config import load_config
 from crossmorph.transforms.affine_files import read_affine_transform, read_step
-from crossmorph.workflows.batch import Entry, Task, register_cohort
+from crossmorph.workflows.batch import Entry, Task, register_batch
 from crossmorph.workflows.register import register
 from crossmorph.workflows.transform_points import read_points
 
@@ -217,7 +217,7 @@ def test_outputs_of_a_list_stay_in_their_folder(name: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "_by_processes", gather)
         with contextlib.suppress(InputError):
-            register_cohort(folder / "pairs.csv", folder / "out")
+            register_batch(folder / "pairs.csv", folder / "out")
     for task in tasks:
         assert task.folder.parent == folder / "out"
         assert task.folder.resolve().parent == (folder / "out").resolve()

@@ -16,10 +16,12 @@ from test_html_report import Parsed
 from crossmorph.cli import main
 from crossmorph.datasets.pairs import Pair, write_pairs
 from crossmorph.errors import InputError
+from crossmorph.evaluation import evaluate
 from crossmorph.evaluation.evaluate import METHODS, Case, Outcome, unregistered
 from crossmorph.evaluation.results import Row, markdown_table, read_rows, summarise
 from crossmorph.images.image import Image
 from crossmorph.images.io import write_image
+from crossmorph.reports import evaluation_page
 from crossmorph.reports.evaluation_page import (
     DOTS,
     RANKED,

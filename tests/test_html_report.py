@@ -21,7 +21,8 @@ from scipy import ndimage
 
 import crossmorph
 from crossmorph.images.image import Image
-from crossmorph.quality.checks import Flag
+from crossmorph.quality.checks import Check
+from crossmorph.reports import registration_page
 from crossmorph.reports.layers import average_to, lattice_within, mosaic
 from crossmorph.reports.registration_page import Content, Stage, content_of, page, write_html
 from crossmorph.transforms.warp import Warp, resample
@@ -242,7 +243,7 @@ def test_what_the_page_says():
 
 @pytest.mark.parametrize(("levels", "said"), [("ok ok", "All 2 checks passed"), ("ok warning", "1 of 2 checks warns")])
 def test_the_verdict(levels, said):
-    flags = [Flag("a", level, "b") for level in levels.split()]
+    flags = [Check("a", level, "b") for level in levels.split()]
     parsed = Parsed(page(scene(2)._replace(flags=flags, doubt=None, provenance=None)))
     assert said in parsed.text
     assert "Expected error" not in parsed.text
@@ -271,7 +272,7 @@ def test_names_cannot_run():
     content = scene(2)
     content = content._replace(
         title=nasty,
-        flags=[Flag(nasty, "failed", nasty)],
+        flags=[Check(nasty, "failed", nasty)],
         stages=[Stage("</script>" + nasty, content.stages[0].moved)],
         quality={nasty: 1.0},
         unit=nasty,

@@ -106,7 +106,7 @@ def test_damaged_png_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_volume_is_not_written_as_png(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"volume\.png: PNG holds 2-D images, got shape \(3, 4, 5\)"):
+    with pytest.raises(InputError, match=r"volume\.png: PNG holds 2-D images, received shape \(3, 4, 5\)"):
         write_image(tmp_path / "volume.png", Image(ramp((3, 4, 5)), np.eye(4)))
     assert not list(tmp_path.iterdir())
 

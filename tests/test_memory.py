@@ -1,4 +1,4 @@
-"""What does not fit into memory is refused before it is begun."""
+"""Images that do not fit into memory are refused before any work."""
 
 import numpy as np
 import psutil
@@ -18,7 +18,9 @@ def test_hand_arithmetic():
 
 def test_what_fits_passes_and_what_does_not_says_how_much_it_takes():
     check_memory((64, 64, 64), (64, 64, 64), (64, 64, 64))
-    with pytest.raises(InputError, match=r"images of \(9000, 9000, 9000\) .* take about 32805\.4 GB .* are free"):
+    with pytest.raises(
+        InputError, match=r"^out of memory: images of \(9000, 9000, 9000\) .* take about 32805\.4 GB .* are free"
+    ):
         check_memory((8, 8, 8), (9000, 9000, 9000))
 
 
@@ -41,5 +43,7 @@ def test_a_file_without_room_is_refused_by_its_header(name, tmp_path, monkeypatc
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=18_000 + 72_000 + 1_000))
     assert np.array_equal(read_image(path).data, data)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=18_000 + 72_000 - 1_000))
-    with pytest.raises(InputError, match=rf"{name}: 9000 voxels take about 0\.0 GB to read, and 0\.0 GB are free"):
+    with pytest.raises(
+        InputError, match=rf"{name}: out of memory: 9000 voxels take about 0\.0 GB to read, and 0\.0 GB are free"
+    ):
         read_image(path)

@@ -24,7 +24,7 @@ def test_a_pipeline_gives_what_register_gives(phantom):
     labels = expected.apply(files["labels"], "nearest")
     assert (done["labels"][0].numpy() == labels.data.squeeze()).mean() > 0.999
     torch.testing.assert_close(done["moving"].affine, done["fixed"].affine)
-    assert [flag.name for flag in done["flags"]] == [flag.name for flag in expected.flags]
+    assert [each.name for each in done["checks"]] == [each.name for each in expected.checks]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_node_of_a_workflow_gives_what_register_gives(files: dict[str, str], t
     labels = nibabel.load(outputs["moved_labels"]).get_fdata()
     assert (labels == expected.apply(files["labels"], "nearest").data).mean() > 0.999
     record = json.loads(Path(outputs["record"]).read_text())
-    assert [flag["name"] for flag in record["flags"]] == [flag.name for flag in expected.flags]
+    assert [each["name"] for each in record["checks"]] == [each.name for each in expected.checks]
 
 
 def test_settings_reach_the_command_line(files: dict[str, str]) -> None:

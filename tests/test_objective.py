@@ -270,7 +270,7 @@ def test_each_pair_counts_in_its_balance() -> None:
     torch.testing.assert_close(regularization.smoothness(u), torch.tensor(each))
     balance = losses.balance(torch.tensor([0.0, 1.0]), (0.5, 8.0))
     torch.testing.assert_close(balance.smoothness, torch.tensor([2 / 3, 16 / 9]))
-    torch.testing.assert_close(balance.agreement, torch.tensor([4 / 3, 2 / 9]))
+    torch.testing.assert_close(balance.others, torch.tensor([4 / 3, 2 / 9]))
     zeros, weights = torch.zeros(2, 1, 3, 2), Weights(coarse_smoothness=1, coarse_similarity=1)
 
     def first_and_second(varying: torch.Tensor, _constant: torch.Tensor) -> torch.Tensor:

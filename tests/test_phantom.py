@@ -12,8 +12,10 @@ import SimpleITK as sitk
 
 from crossmorph.datasets import phantom
 from crossmorph.datasets.pairs import Pair, read_pairs
+from crossmorph.datasets.sampling import training_pairs
 from crossmorph.errors import InputError
 from crossmorph.simulation import mri
+from crossmorph.simulation.anatomy import LEVELS, split_levels
 
 # --- anatomy ---------------------------------------------------------------------------------------------------------
 
@@ -177,12 +179,12 @@ def test_true_field_aligns_the_pair(dataset: Path, split: str) -> None:
 
 
 def test_splits_share_no_level() -> None:
-    levels = {split: set(phantom.split_levels(split)) for split in ("train", "validation", "test", "rough")}
+    levels = {split: set(split_levels(split)) for split in ("train", "validation", "test", "rough")}
     assert levels["rough"] == levels["test"]
     assert not (levels["train"] & levels["test"] | levels["train"] & levels["validation"])
     assert not levels["validation"] & levels["test"]
-    assert len(set.union(*levels.values())) == len(phantom.LEVELS)
-    assert (min(levels["test"]), max(levels["test"])) == pytest.approx((phantom.LEVELS[0], phantom.LEVELS[-1]), abs=7)
+    assert len(set.union(*levels.values())) == len(LEVELS)
+    assert (min(levels["test"]), max(levels["test"])) == pytest.approx((LEVELS[0], LEVELS[-1]), abs=7)
 
 
 def level(path: Path) -> float:
@@ -192,17 +194,19 @@ def level(path: Path) -> float:
 def test_images_lie_at_the_levels_of_their_split(dataset: Path) -> None:
     for split in ("train", "validation", "test", "rough"):
         for pair in read_pairs(dataset / split / "pairs.csv"):
-            assert {level(pair.moving), level(pair.fixed)} <= set(phantom.split_levels(split))
+            assert {level(pair.moving), level(pair.fixed)} <= set(split_levels(split))
             assert abs(level(pair.moving) - level(pair.fixed)) <= (3 if split == "train" else 0)
 
 
 def test_training_partners() -> None:
     """Four different fixed images for each moving image, all within 3 mm; fewer where there are no more."""
-    levels = list(np.tile(phantom.split_levels("train"), 3))
-    numbers = phantom._training_pairs(levels, seed=0)
+    levels = list(np.tile(split_levels("train"), 3))
+    stream = np.random.default_rng
+    numbers = training_pairs(levels, stream)
     assert len(set(numbers)) == 4 * len(levels)
     assert max(abs(levels[moving] - levels[fixed]) for moving, fixed in numbers) == 3
-    assert phantom._training_pairs([0.0, 20.0], seed=0) == [(0, 0), (1, 1)]
+    assert training_pairs([0.0, 20.0], stream) == [(0, 0), (1, 1)]
+    assert training_pairs([0.0, 0.0, 0.0], stream, heads=[7, 8, 7]) == [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)]
 
 
 def test_proton_density_has_a_list_of_its_own(dataset: Path) -> None:

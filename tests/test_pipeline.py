@@ -14,7 +14,7 @@ from crossmorph.functional.metrics import endpoint_error_mm, mean_dice, psnr
 from crossmorph.images.image import Image, scale_intensity
 from crossmorph.images.io import read_image
 from crossmorph.networks.checkpoint import Model, load_model
-from crossmorph.registration.initialization import searched_place
+from crossmorph.registration.initialization import searched_affine
 from crossmorph.registration.register_images import (
     Registered,
     Settings,
@@ -141,7 +141,7 @@ def test_the_translation_lies_on_the_moving_image_and_looks_like_the_fixed_one(c
 
 def test_the_networks_alone_give_the_same_where_nothing_is_refused(case, plain, model):
     prepared, result, warp = register_networks(case.moving, case.fixed, model)
-    assert not plain.fallbacks
+    assert not plain.rejected
     assert np.array_equal(warp.displacement, plain.warp.displacement)
     assert torch.equal(result.final.displacement, plain.result.final.displacement)
     translated = translated_image(result.mask, prepared, case.moving)
@@ -264,14 +264,14 @@ def test_the_search_is_asked_where_the_images_stay_unlike_alone(case, plain, mod
     coarse = hierarchy.register_coarse
 
     def search(*given):
-        asked.append(searched_place(*given))
+        asked.append(searched_affine(*given))
         return asked[-1]
 
-    monkeypatch.setattr("crossmorph.registration.register_images.searched_place", search)
+    monkeypatch.setattr("crossmorph.registration.register_images.searched_affine", search)
     monkeypatch.setattr(hierarchy, "register_coarse", lambda *given: looks.append(1) or coarse(*given))
     assert np.array_equal(register_images(case.moving, case.fixed, model).warp.displacement, plain.warp.displacement)
     assert (len(looks), len(asked)) == (1, 0)
-    monkeypatch.setattr("crossmorph.registration.register_images.ALIKE", 1.1)
+    monkeypatch.setattr("crossmorph.registration.register_images.MIN_CORRELATION", 1.1)
     assert np.array_equal(register_images(case.moving, case.fixed, model).warp.displacement, plain.warp.displacement)
     assert (len(looks), len(asked)) == (1 + 3, 1)  # from where the affine network leads, the headers, and the search
     for start in ("none", "centers", np.eye(3)):
@@ -291,7 +291,7 @@ def test_smoothness_is_obeyed_and_checked(case, model):
 
 
 def test_refining_gains_and_keeps_the_rest(case, plain, model):
-    refined = register_images(case.moving, case.fixed, model, Settings(refine=True))
+    refined = register_images(case.moving, case.fixed, model, Settings(refine="on"))
     assert refined.refinement is not None
     assert refined.refinement.after > refined.refinement.before
     assert error_mm(refined.warp, case) < error_mm(plain.warp, case) + 0.1

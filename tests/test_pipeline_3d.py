@@ -19,12 +19,13 @@ from crossmorph.networks.checkpoint import Card, Model, load_model, save_model
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.pyramid import PyramidSpec
 from crossmorph.networks.unet import UNetSpec
-from crossmorph.registration.register_images import Settings, register_images, register_start
+from crossmorph.registration.register_images import Settings, register_images, register_initial
 from crossmorph.simulation.anatomy import tissue_volume, volume_affine
 from crossmorph.simulation.mri import simulate, tissue_labels
 from crossmorph.transforms.warp import resample, voxel_displacement
 from crossmorph.transforms.warp_files import read_transform
-from crossmorph.workflows.register_files import LabelFiles, Outputs, register_files
+from crossmorph.workflows.outputs import LabelFiles, Outputs
+from crossmorph.workflows.register_files import register_files
 
 SHAPE, SPACING = (24, 30, 26), 8.0
 PYRAMID = PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1), control_spacing=4)
@@ -159,8 +160,8 @@ def test_far_volumes_come_together_by_the_affine_search(brain, model):
     moving, labels = Image(simulate(brain, "t2", rng), far), Image(tissue_labels(brain).astype(np.int32), far)
     fixed = Image(simulate(brain, "t1", rng), GEOMETRIES["plain"])
     truth = tissue_labels(brain)
-    found = resample(labels, register_start(moving, fixed, model), "nearest").data
-    believed = resample(labels, register_start(moving, fixed, model, "none"), "nearest").data
+    found = resample(labels, register_initial(moving, fixed, model), "nearest").data
+    believed = resample(labels, register_initial(moving, fixed, model, "none"), "nearest").data
     assert mean_dice(found, truth) > 0.8
     assert mean_dice(believed, truth) < 0.45
 
@@ -178,6 +179,6 @@ def test_a_volume_cannot_meet_a_slice(tmp_path, folder, pair, brain, model):
 def test_the_picture_shows_three_planes_and_volumes_are_refined(tmp_path, folder, pair):
     moving, fixed, _ = pair("oblique")
     outputs = Outputs(tmp_path / "moved.nii.gz", report=tmp_path / "look.png")
-    done = register_files(moving, fixed, outputs, str(folder), Settings(refine=True, refine_seconds=1.0))
-    assert done.quality["refine_steps"] >= 1
+    done = register_files(moving, fixed, outputs, str(folder), Settings(refine=1.0))
+    assert done.measures.refine_steps >= 1
     assert outputs.report.stat().st_size > 10_000

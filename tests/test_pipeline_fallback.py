@@ -11,7 +11,7 @@ from crossmorph.networks.checkpoint import Model, load_model
 from crossmorph.networks.hierarchy import Flow, Hierarchy
 from crossmorph.registration import register_images as module
 from crossmorph.registration.instance_optimization import Refinement
-from crossmorph.registration.register_images import Settings, register_coarse, register_images, register_start
+from crossmorph.registration.register_images import Settings, register_coarse, register_images, register_initial
 
 
 @pytest.fixture(scope="module")
@@ -44,47 +44,47 @@ def broken(model: Model, monkeypatch, stage: str, height: float) -> Model:
 
 def test_stages_that_do_well_are_all_taken(pair, model):
     found = register_images(*pair, model)
-    assert list(found.stages) == ["start", "coarse", "fine"]
-    assert list(found.agreement) == ["start", "coarse", "fine"]
-    assert found.fallbacks == ()
+    assert list(found.stages) == ["initial", "coarse", "fine"]
+    assert list(found.mutual_information) == ["initial", "coarse", "fine"]
+    assert found.rejected == ()
     assert found.stages["fine"] is found.result.final
-    assert not found.stages["start"].displacement.any()
+    assert not found.stages["initial"].displacement.any()
     again = model.hierarchy(found.moving, found.fixed).final
     assert torch.equal(found.result.final.displacement, again.displacement)
-    assert found.agreement["fine"] > found.agreement["coarse"] > found.agreement["start"]
+    assert found.mutual_information["fine"] > found.mutual_information["coarse"] > found.mutual_information["initial"]
 
 
 def test_a_fine_stage_that_loses_agreement_leaves_the_coarse_one(pair, model, monkeypatch):
     bad = broken(model, monkeypatch, "register_fine", 6.0)
     found = register_images(*pair, bad)
-    assert list(found.stages) == ["start", "coarse"]
-    (fallback,) = found.fallbacks
-    assert (fallback.stage, fallback.kept, fallback.reason) == ("fine", "coarse", "agreement")
-    assert fallback.after == found.agreement["fine"] < 0.95 * fallback.before
-    assert fallback.before == found.agreement["coarse"]
+    assert list(found.stages) == ["initial", "coarse"]
+    (fallback,) = found.rejected
+    assert (fallback.stage, fallback.kept, fallback.reason) == ("fine", "coarse", "mutual information")
+    assert fallback.after == found.mutual_information["fine"] < 0.95 * fallback.before
+    assert fallback.before == found.mutual_information["coarse"]
     assert np.array_equal(found.warp.displacement, register_coarse(*pair, bad).displacement)
     assert torch.equal(found.result.final.inverse, found.result.coarse.inverse)
 
 
 def test_a_stage_that_folds_is_not_taken_though_it_agrees(pair, model, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_KEPT", dict.fromkeys(module.STAGES, 0.0))
+    monkeypatch.setattr(module, "MIN_KEPT", dict.fromkeys(module.STAGES, 0.0))
     found = register_images(*pair, broken(model, monkeypatch, "register_fine", 2.0))
-    (fallback,) = found.fallbacks
+    (fallback,) = found.rejected
     assert (fallback.stage, fallback.kept, fallback.reason, fallback.before) == ("fine", "coarse", "folds", 0.0)
     assert fallback.after > 10
 
 
 def test_where_every_stage_fails_the_start_is_left(pair, model, monkeypatch):
     found = register_images(*pair, broken(model, monkeypatch, "register_coarse", 9.0), Settings("none"))
-    assert [fallback.stage for fallback in found.fallbacks] == ["coarse", "fine"]
-    assert list(found.stages) == ["start"]
-    assert np.array_equal(found.warp.displacement, register_start(*pair, model, "none").displacement)
+    assert [fallback.stage for fallback in found.rejected] == ["coarse", "fine"]
+    assert list(found.stages) == ["initial"]
+    assert np.array_equal(found.warp.displacement, register_initial(*pair, model, "none").displacement)
     assert not found.result.final.displacement.any()
 
 
 def test_agreement_that_is_no_number_is_worse(pair, model, monkeypatch):
     found = register_images(*pair, broken(model, monkeypatch, "register_fine", float("nan")))
-    assert list(found.stages) == ["start", "coarse"]
+    assert list(found.stages) == ["initial", "coarse"]
 
 
 def test_refining_that_makes_it_worse_is_not_taken(pair, model, monkeypatch):
@@ -92,19 +92,19 @@ def test_refining_that_makes_it_worse_is_not_taken(pair, model, monkeypatch):
         return Refinement(waves(final, 6.0), steps, 0.1, 1.0, 2.0, True)
 
     monkeypatch.setattr(module, "refine", ruin)
-    found = register_images(*pair, model, Settings(refine=True, refine_steps=3))
-    assert list(found.stages) == ["start", "coarse", "fine"]
-    assert [(each.stage, each.kept) for each in found.fallbacks] == [("refined", "fine")]
+    found = register_images(*pair, model, Settings(refine="on", refine_steps=3))
+    assert list(found.stages) == ["initial", "coarse", "fine"]
+    assert [(each.stage, each.kept) for each in found.rejected] == [("refined", "fine")]
     assert np.array_equal(found.warp.displacement, register_images(*pair, model).warp.displacement)
 
 
 def test_a_refinement_limited_by_time_is_repeated_by_its_steps(pair, model):
-    timed = register_images(*pair, model, Settings(refine=True, refine_seconds=0.15))
+    timed = register_images(*pair, model, Settings(refine=0.15))
     steps = timed.refinement.steps
-    repeated = register_images(*pair, model, Settings(refine=True, refine_steps=steps))
+    repeated = register_images(*pair, model, Settings(refine="on", refine_steps=steps))
     assert repeated.refinement.steps == steps
     assert np.array_equal(repeated.warp.displacement, timed.warp.displacement)
-    few = register_images(*pair, model, Settings(refine=True, refine_steps=2))
+    few = register_images(*pair, model, Settings(refine="on", refine_steps=2))
     assert few.refinement.steps == 2
-    assert list(few.stages) == ["start", "coarse", "fine", "refined"]
+    assert list(few.stages) == ["initial", "coarse", "fine", "refined"]
     assert few.stages["refined"] is few.result.final

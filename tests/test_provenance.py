@@ -22,9 +22,12 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import write_image
 from crossmorph.networks.checkpoint import find_card, read_card
 from crossmorph.provenance.record import digest, memory_source, read_record
+from crossmorph.quality import checks
+from crossmorph.quality.measures import measure
 from crossmorph.registration.register_images import Settings
-from crossmorph.workflows import register_files as module
-from crossmorph.workflows.register_files import LabelFiles, Outputs, register_files
+from crossmorph.workflows import register
+from crossmorph.workflows.outputs import LabelFiles, Outputs
+from crossmorph.workflows.register_files import register_files
 
 
 class Given(NamedTuple):
@@ -65,7 +68,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_record_holds_what_went_in_and_what_came_out(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     moving = Path("moving.nii.gz")
-    settings = Settings("centers", refine=True)
+    settings = Settings("centers", refine="on")
     done = register_files(moving, given.fixed, given.outputs, given.model, settings, "cpu", 1, command="what I typed")
     texts = {path: path.read_text() for path in tmp_path.glob("*.json")}
     assert {path.name for path in texts} == {"warp.json", "back.json", "A1Warp.json"}
@@ -87,13 +90,13 @@ def test_a_record_holds_what_went_in_and_what_came_out(given, tmp_path, monkeypa
     expected |= {"A0GenericAffine.mat": forth, "A1Warp.nii.gz": forth, "A1InverseWarp.nii.gz": back}
     assert {Path(path).name: way for path, way in ways.items()} == expected
     assert all(output["sha256"] == sha256(Path(output["absolute"])) for output in record["outputs"])
-    assert record["settings"]["start"] == "centers"
-    assert record["settings"]["refine"] is True
+    assert record["settings"]["init"] == "centers"
+    assert record["settings"]["refine"] == "on"
     assert (record["device"], record["threads"], record["seed"]) == ("cpu", 1, None)
     assert (record["command"], record["folder"]) == ("what I typed", str(tmp_path))
     assert record["ants"] == done.ants
-    assert record["quality"] == done.quality
-    assert [flag["name"] for flag in record["flags"]] == [flag.name for flag in done.flags]
+    assert record["measures"] == done.measures.as_dict()
+    assert [each["name"] for each in record["checks"]] == [each.name for each in done.checks]
     assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(record["created"]) < timedelta(minutes=1)
     assert record["versions"]["nibabel"] == nibabel.__version__
     assert record["versions"].keys() >= {"crossmorph", "torch", "numpy", "SimpleITK", "Python", "platform"}
@@ -128,7 +131,7 @@ def a_folder(path: Path) -> None:
 def test_nothing_else_is_replaced_by_a_record(given, tmp_path, monkeypatch, there: Callable[[Path], None]):
     there(tmp_path / "warp.json")
     before = contents(tmp_path)
-    monkeypatch.setattr(module, "register_images", lambda *_: pytest.fail("went to work"))
+    monkeypatch.setattr(register, "register_images", lambda *_: pytest.fail("went to work"))
     with pytest.raises(InputError, match=r"warp\.json: the record of the transform goes there, but a file"):
         register_files(given.moving, given.fixed, given.outputs, given.model)
     assert contents(tmp_path) == before
@@ -160,7 +163,7 @@ def test_an_affine_file_to_begin_with_is_an_input(given, tmp_path):
     outputs = Outputs(None, tmp_path / "t.h5")
     register_files(given.moving, given.fixed, outputs, given.model, Settings(str(start)))
     record = read_record(tmp_path / "t.json")
-    assert record.settings["start"] == str(start)
+    assert record.settings["init"] == str(start)
     assert (record.inputs[-1].role, record.inputs[-1].sha256) == ("init", sha256(start))
     affine = start.rename(tmp_path / "P0GenericAffine.mat")
     with pytest.raises(InputError, match=r"P0GenericAffine\.mat: wanted as ants, but is also the input"):
@@ -170,16 +173,16 @@ def test_an_affine_file_to_begin_with_is_an_input(given, tmp_path):
 
 
 def test_numbers_that_are_none_are_null(given, tmp_path, monkeypatch):
-    measure = module.measure
-    monkeypatch.setattr(module, "measure", lambda *words: {**measure(*words), "odd": math.nan, "far": math.inf})
+    odd = {"residual": math.nan, "log_jacobian": math.inf}
+    monkeypatch.setattr(checks, "measure", lambda *images: measure(*images)._replace(**odd))
     register_files(given.moving, given.fixed, Outputs(None, tmp_path / "t.h5"), given.model, keep_failed=True)
 
     def refuse(constant: str) -> None:
         pytest.fail(f"{constant} is no JSON")
 
     told = json.loads((tmp_path / "t.json").read_text(), parse_constant=refuse)
-    assert told["quality"]["odd"] is told["quality"]["far"] is None
-    assert read_record(tmp_path / "t.json").quality["odd"] is None
+    assert told["measures"]["residual"] is told["measures"]["log_jacobian"] is None
+    assert read_record(tmp_path / "t.json").measures["residual"] is None
 
 
 # --- checksums -------------------------------------------------------------------------------------------------------
@@ -229,7 +232,7 @@ def test_what_a_program_saves_has_a_record(given, tmp_path):
     assert record.inputs[0].sha256 == sha256(given.moving)
     assert record.inputs[1].path is None
     assert record.weights == (record.weights.model_copy(update={"name": "small", "path": None}))
-    assert record.settings["start"] == np.eye(3).tolist()
+    assert record.settings["init"] == np.eye(3).tolist()
     assert record.ants is None
     assert [output.sha256 for output in record.outputs] == [sha256(tmp_path / "m.nii.gz"), sha256(tmp_path / "t.h5")]
     with pytest.raises(InputError, match=r"moving\.nii\.gz: wanted as moved, but is also the input"):
@@ -254,7 +257,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other format": (lambda told: told.update(format="crossmorph provenance 9"), "format: Input should be"),
     "no inputs": (lambda told: told.pop("inputs"), "inputs: Field required"),
     "threads": (lambda told: told.update(threads=10**9), "threads: Input should be less than or equal to 1024"),
-    "text for a number": (lambda told: told["quality"].update(mi_final="high"), "quality: mi_final: Input should"),
+    "text for a number": (lambda told: told["measures"].update(folds_percent=[1]), "measures: folds_percent: "),
 }
 
 

@@ -19,7 +19,8 @@ from crossmorph.images.io import write_image
 from crossmorph.registration.instance_optimization import refine
 from crossmorph.registration.register_images import Settings
 from crossmorph.workflows import replay
-from crossmorph.workflows.register_files import LabelFiles, Outputs, register_files
+from crossmorph.workflows.outputs import LabelFiles, Outputs
+from crossmorph.workflows.register_files import register_files
 
 
 class Given(NamedTuple):
@@ -71,10 +72,10 @@ def test_every_kind_of_output_is_made_again_to_the_bit(tmp_path):
         tmp_path / "t.nii.gz",
         tmp_path / "back.nii",
         tmp_path / "look.nrrd",
-        moved,
+        labels=moved,
         ants_prefix=tmp_path / "A",
     )
-    given = register(tmp_path, outputs, Settings(refine=True))
+    given = register(tmp_path, outputs, Settings(refine="on"))
     before = contents(tmp_path)
     repeated = replay.replay(given.record)
     assert contents(tmp_path) == before
@@ -143,7 +144,7 @@ def test_a_registration_limited_by_time_is_repeated_by_its_steps(tmp_path, monke
 
     monkeypatch.setattr("crossmorph.registration.register_images.refine", hasty)
     outputs = Outputs(tmp_path / "moved.nii.gz", tmp_path / "t.nii.gz")
-    given = register(tmp_path, outputs, Settings("none", refine=True, refine_seconds=0.5))
+    given = register(tmp_path, outputs, Settings("none", refine=0.5))
     asked: list[Settings] = []
 
     def noted(*words: Any) -> Any:
@@ -152,7 +153,7 @@ def test_a_registration_limited_by_time_is_repeated_by_its_steps(tmp_path, monke
 
     monkeypatch.setattr(replay, "register_files", noted)
     assert replay.replay(given.record).same
-    assert asked[0]._asdict() | {"refine_seconds": None, "refine_steps": 3} == asked[0]._asdict()
+    assert asked[0]._asdict() | {"refine": "on", "refine_steps": 3} == asked[0]._asdict()
 
 
 def test_it_begins_where_it_began(tmp_path):
@@ -205,14 +206,14 @@ REFUSED: dict[str, tuple[Callable[[Given], object], str]] = {
         r"has the setting smoothness \['x'\], which",
     ),
     "start": (
-        lambda given: given.edit(lambda told: told["settings"].update(start="/etc/passwd")),
+        lambda given: given.edit(lambda told: told["settings"].update(init="/etc/passwd")),
         "has the start '/etc/passwd'; expected affine, centers, none, a file among the inputs or",
     ),
     "singular start": (
-        lambda given: given.edit(lambda told: told["settings"].update(start=[[0, 0, 0]] * 3)),
+        lambda given: given.edit(lambda told: told["settings"].update(init=[[0, 0, 0]] * 3)),
         "or an invertible 3 x 3 matrix",
     ),
-    "ragged start": (lambda given: given.edit(lambda told: told["settings"].update(start=[[1], [1, 2]])), "invertible"),
+    "ragged start": (lambda given: given.edit(lambda told: told["settings"].update(init=[[1], [1, 2]])), "invertible"),
     "kind": (
         lambda given: given.edit(lambda told: told["outputs"][0].update(kind="magic")),
         "tells of an output magic .*, which this version does not know",
@@ -232,7 +233,7 @@ REFUSED: dict[str, tuple[Callable[[Given], object], str]] = {
 
 
 def test_what_cannot_be_repeated_is_refused_and_nothing_is_written(given, monkeypatch):
-    monkeypatch.setattr("crossmorph.workflows.register_files.register_images", lambda *_: pytest.fail("went to work"))
+    monkeypatch.setattr("crossmorph.workflows.register.register_images", lambda *_: pytest.fail("went to work"))
     for name, (spoil, reason) in REFUSED.items():
         kept = contents(given.folder)
         spoil(given)

@@ -18,10 +18,11 @@ from crossmorph.evaluation.baselines.voxelmorph import voxelmorph_config
 from crossmorph.evaluation.results import Row, read_rows, write_rows
 from crossmorph.networks.checkpoint import read_card
 from crossmorph.reproduction.budgets import BUDGETS
-from crossmorph.reproduction.datasets import Data, given, stand_in
-from crossmorph.reproduction.experiments import VALIDATION, Context, Network, best_voxelmorph, recipe
+from crossmorph.reproduction.datasets import given, simulated
+from crossmorph.reproduction.experiments import VALIDATION, best_voxelmorph, recipe, voxelmorph
+from crossmorph.reproduction.plan import Context, Data, Network
 from crossmorph.reproduction.run import find_items, reproduce
-from crossmorph.reproduction.task_cache import DONE, Cell
+from crossmorph.reproduction.task_cache import DONE, Task, run_task
 from crossmorph.training.config import load_config
 
 SMOKE = BUDGETS["smoke"]
@@ -107,7 +108,7 @@ def test_everything_of_files_from_both_sites(brainweb: Path, brats: Path, tmp_pa
 
 @pytest.mark.slow
 def test_everything_from_nothing(tmp_path: Path) -> None:
-    """The stand-ins know the true fields, and the test pairs without noise."""
+    """The simulated data sets have the true fields, and the test pairs without noise."""
     reproduce(find_items("all"), tmp_path, SMOKE, jobs=2)
     for table in ("table1", "table2"):
         with (tmp_path / f"{table}.csv").open(newline="") as stream:
@@ -115,7 +116,7 @@ def test_everything_from_nothing(tmp_path: Path) -> None:
         assert rows["oracle", "epe_mm"] == 0
         assert rows["crossmorph", "dice"] > rows["affine", "dice"] > rows["none", "dice"]
     assert "ours-nmi@clean" in methods(tmp_path / "table3-rows.csv")
-    assert "the truth without noise" in (tmp_path / "table3.md").read_text()
+    assert "ground truth without noise" in (tmp_path / "table3.md").read_text()
 
 
 def test_the_recipe_is_the_papers_but_for_the_budget() -> None:
@@ -148,7 +149,7 @@ def test_smoothness_is_chosen_by_the_validation_pairs(role: str, column: str, be
         folder = tmp_path / f"{smoothness}"
         folder.mkdir()
         write_rows(folder / VALIDATION, [Row("pair", "vm", {column: value})])
-        tried.append(Network("nmi", smoothness, Cell("vm", folder, 1.0, 1, print, ())))
+        tried.append(Network("nmi", smoothness, Task("vm", folder, 1.0, 1, print, ())))
     assert best_voxelmorph(tried, role).smoothness == best
 
 
@@ -186,10 +187,10 @@ def test_images_of_two_sizes_are_refused(tmp_path: Path, brainweb: Path) -> None
 
 
 def test_the_digest_is_of_every_file(tmp_path: Path) -> None:
-    one = stand_in("brats", SMOKE, tmp_path, 0)
-    assert stand_in("brats", SMOKE, tmp_path, 0).digest == one.digest
+    one = simulated("brats", SMOKE, tmp_path, 0)
+    assert simulated("brats", SMOKE, tmp_path, 0).digest == one.digest
     (one.folder / "dataset.json").write_text("{}")
-    assert stand_in("brats", SMOKE, tmp_path, 0).digest != one.digest
+    assert simulated("brats", SMOKE, tmp_path, 0).digest != one.digest
 
 
 def test_data_of_no_use_are_refused_before_anything_is_made(brainweb: Path, brats: Path, tmp_path: Path) -> None:
@@ -198,10 +199,10 @@ def test_data_of_no_use_are_refused_before_anything_is_made(brainweb: Path, brat
         (
             "table2",
             (None, brainweb),
-            "is brainweb, by its dataset.json; expected what `crossmorph prepare brats` wrote",
+            "is brainweb, by its dataset.json; expected that of `crossmorph prepare brats`",
         ),
         ("table1", (brats, None), "is brats, by its dataset.json"),
-        ("table1", (None, brats), "--brats .*: nothing that was asked for uses it"),
+        ("table1", (None, brats), "--brats .*: no requested item uses it"),
     ):
         with pytest.raises(InputError, match=reason):
             reproduce(find_items(items), output, SMOKE, *folders)
@@ -219,15 +220,12 @@ def test_labels_that_are_missing_are_missed_before_training(brats: Path, tmp_pat
         given("brainweb", folder)
 
 
-def test_weights_of_a_cell_say_how_they_were_trained(brainweb: Path, tmp_path: Path) -> None:
-    """A cell's card is a model's card like any other."""
-    from crossmorph.reproduction.experiments import voxelmorph
-    from crossmorph.reproduction.task_cache import perform
-
+def test_weights_of_a_task_have_a_card_of_their_training(brainweb: Path, tmp_path: Path) -> None:
+    """It is a model's card like any other."""
     network = voxelmorph(Context(given("brainweb", brainweb), SMOKE, tmp_path, 3), "ncc", 0.08)
-    perform(network.cell)
+    run_task(network.task)
     card = read_card(network.run / "model.json")
     assert card.training["seed"] == 3
     assert card.training["similarity"] == "ncc"
     assert card.training["weights"]["coarse_smoothness"] == 0.08
-    assert {row.method for row in read_rows(network.cell.folder / VALIDATION)} == {"vm"}
+    assert {row.method for row in read_rows(network.task.folder / VALIDATION)} == {"vm"}

@@ -12,11 +12,9 @@ from scipy import stats
 from crossmorph.errors import InputError
 from crossmorph.evaluation.results import Row, read_rows
 from crossmorph.reproduction.budgets import BUDGETS, find_budget
-from crossmorph.reproduction.datasets import Data
-from crossmorph.reproduction.experiments import Context
+from crossmorph.reproduction.plan import Context, Data, Entry, Found
 from crossmorph.reproduction.published import PUBLISHED
-from crossmorph.reproduction.scores import Entry
-from crossmorph.reproduction.tables import Found, as_csv, as_markdown, difference, label, methods_of, write_table
+from crossmorph.reproduction.tables import as_csv, as_markdown, difference, label, methods_of, write_table
 
 DICE = {"none": (0.3, 0.4, 0.5), "vm-nmi": (0.6, 0.7, 0.65), "ours-nmi": (0.7, 0.75, 0.8)}
 
@@ -94,7 +92,7 @@ def test_pairs_that_one_method_failed_on_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "verdict"),
+    ("ours", "better"),
     [
         ((0.7, 0.75, 0.8), "neither"),
         ((0.72, 0.80, 0.77), "ours (NMI)"),
@@ -102,11 +100,11 @@ def test_pairs_that_one_method_failed_on_are_left_out() -> None:
     ],
 )
 def test_the_better_one_is_named_only_where_the_interval_says_so(
-    found: Found, ours: tuple[float, ...], verdict: str
+    found: Found, ours: tuple[float, ...], better: str
 ) -> None:
     found.rows["ours-nmi"] = rows("ours-nmi", ours)
     markdown = as_markdown("table1", found, methods_of("table1", found))
-    assert line(markdown, "ours (NMI) minus VM (NMI), smoothness 0.08")[3] == verdict
+    assert line(markdown, "ours (NMI) minus VM (NMI), smoothness 0.08")[3] == better
 
 
 def test_a_lower_error_is_better(found: Found) -> None:

@@ -1,4 +1,4 @@
-"""Cells: done once, kept, repeated when what they depend on changes; a failure keeps the others; no worker survives."""
+"""Tasks: run once, cached, repeated when their inputs change; a failure keeps the others; workers end with the run."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crossmorph.reproduction.task_cache import Cell, FailedCellsError, cell_folder, do_cells
+from crossmorph.reproduction.task_cache import FailedTasksError, Task, run_tasks, task_folder
 from crossmorph.system.processes import workers
 
 
@@ -27,8 +27,8 @@ def fail(_: Path) -> None:
     raise ValueError("no such luck")
 
 
-def cell(folder: Path, name: str, function=count, seconds: float = 1.0) -> Cell:
-    return Cell(name, folder / name, seconds, 0, function, (folder / name,))
+def task(folder: Path, name: str, function=count, seconds: float = 1.0) -> Task:
+    return Task(name, folder / name, seconds, 0, function, (folder / name,))
 
 
 def calls(folder: Path, name: str) -> int:
@@ -41,32 +41,32 @@ def pool() -> Iterator[ProcessPoolExecutor]:
         yield made
 
 
-def test_a_cell_is_done_once(tmp_path: Path, pool: ProcessPoolExecutor, capfd: pytest.CaptureFixture[str]) -> None:
-    cells = [cell(tmp_path, name) for name in ("one", "two")]
-    do_cells(cells, pool, "training")
-    do_cells(cells, pool, "training")
+def test_a_task_is_run_once(tmp_path: Path, pool: ProcessPoolExecutor, capfd: pytest.CaptureFixture[str]) -> None:
+    tasks = [task(tmp_path, name) for name in ("one", "two")]
+    run_tasks(tasks, pool, "training")
+    run_tasks(tasks, pool, "training")
     assert [calls(tmp_path, name) for name in ("one", "two")] == [1, 1]
-    assert all(each.done for each in cells)
-    assert "(training: 2 of 2 cells" in capfd.readouterr().err
+    assert all(each.done for each in tasks)
+    assert "(training: 2 of 2 tasks" in capfd.readouterr().err
 
 
 def test_a_failure_is_told_and_the_others_are_kept(tmp_path: Path, pool: ProcessPoolExecutor) -> None:
-    cells = [cell(tmp_path, "bad", fail, seconds=9), cell(tmp_path, "good")]
-    with pytest.raises(FailedCellsError, match=r"1 of 2 cells failed: bad: ValueError: no such luck"):
-        do_cells(cells, pool, "training")
+    tasks = [task(tmp_path, "bad", fail, seconds=9), task(tmp_path, "good")]
+    with pytest.raises(FailedTasksError, match=r"1 of 2 tasks failed: bad: ValueError: no such luck"):
+        run_tasks(tasks, pool, "training")
     assert calls(tmp_path, "good") == 1
-    assert not cells[0].done
-    repaired = [cell(tmp_path, "bad"), cells[1]]
-    do_cells(repaired, pool, "training")
+    assert not tasks[0].done
+    repaired = [task(tmp_path, "bad"), tasks[1]]
+    run_tasks(repaired, pool, "training")
     assert calls(tmp_path, "good") == 1
     assert repaired[0].done
 
 
-def test_a_folder_belongs_to_all_that_a_cell_depends_on(tmp_path: Path) -> None:
-    same = cell_folder(tmp_path, "a", {"x": 1, "y": [2, 3]})
-    assert same == cell_folder(tmp_path, "a", {"y": [2, 3], "x": 1})
-    assert same != cell_folder(tmp_path, "a", {"x": 1, "y": [2, 4]})
-    assert same != cell_folder(tmp_path, "b", {"x": 1, "y": [2, 3]})
+def test_a_folder_belongs_to_all_that_a_task_depends_on(tmp_path: Path) -> None:
+    same = task_folder(tmp_path, "a", {"x": 1, "y": [2, 3]})
+    assert same == task_folder(tmp_path, "a", {"y": [2, 3], "x": 1})
+    assert same != task_folder(tmp_path, "a", {"x": 1, "y": [2, 4]})
+    assert same != task_folder(tmp_path, "b", {"x": 1, "y": [2, 3]})
 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             import os, pathlib, sys, time
-            from crossmorph.processes import workers
-            from crossmorph.reproduction.work import Cell, do_cells
+            from crossmorph.system.processes import workers
+            from crossmorph.reproduction.task_cache import Task, run_tasks
 
             def work(folder):
                 (folder / "process").write_text(str(os.getpid()))
@@ -86,12 +86,12 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
             if __name__ == "__main__":
                 folder = pathlib.Path(sys.argv[1])
                 with workers(1) as pool:
-                    do_cells([Cell("long", folder, 1.0, 0, work, (folder,))], pool, "training")
+                    run_tasks([Task("long", folder, 1.0, 0, work, (folder,))], pool, "training")
             """
         )
     )
-    run = subprocess.Popen([sys.executable, str(script), str(tmp_path / "cell")], stderr=subprocess.DEVNULL)
-    note = tmp_path / "cell" / "process"
+    run = subprocess.Popen([sys.executable, str(script), str(tmp_path / "task")], stderr=subprocess.DEVNULL)
+    note = tmp_path / "task" / "process"
     _until(lambda: note.exists() and note.read_text() != "")
     worker = int(note.read_text())
     os.kill(run.pid, signal.SIGKILL)

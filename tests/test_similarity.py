@@ -170,6 +170,9 @@ def test_local_correlation_is_scipys(shape: tuple[int, ...], window: int) -> Non
         var_i, var_j = (box(x * x, window) - box(x, window) ** 2 / size for x in (i, j))
         expected.append((cross**2 / (var_i * var_j + 1e-5)).mean())
     assert_near(similarity.ncc(varying, constant, window), expected)
+    found = similarity.local_correlation_map(varying, constant, window)
+    assert found.shape == varying.shape
+    assert torch.equal(found.flatten(1).mean(1), similarity.ncc(varying, constant, window))
     assert window != 9 or torch.equal(similarity.ncc(varying, constant), similarity.ncc(varying, constant, window))
     assert 0.2 < min(expected) < max(expected) < 1
 

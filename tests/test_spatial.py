@@ -153,8 +153,6 @@ def test_identity_changes_nothing(shape: tuple[int, ...], dtype: torch.dtype) ->
     assert_near(spatial.compose(u, zero), u, 1e-5)
     assert_near(spatial.compose(zero, u), u, 0)
     assert_near(spatial.integrate(zero), zero, 0)
-    inverse = spatial.invert(zero)
-    assert inverse.displacement.abs().max() == inverse.residual.max() == 0
 
 
 @settings(deadline=None, max_examples=20)
@@ -246,55 +244,6 @@ def test_flow_of_the_negative_velocity_is_the_inverse(shape: tuple[int, ...]) ->
     assert forward.abs().max() > 1
     assert_near(spatial.compose(forward, backward), 0, 0.05)
     assert_near(spatial.compose(backward, forward), 0, 0.05)
-
-
-@dimensions
-@precisions
-def test_inverse_of_an_affine_map_is_the_matrix_inverse(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """A map that grows has an inverse within the grid, so it is exact up to the border."""
-    matrix = turn(len(shape), 15, 1.4)
-    inverse = spatial.invert(affine_field(matrix, shape).to(dtype), iterations=200, tolerance=1e-4)
-    assert_near(inverse.displacement, affine_field(np.linalg.inv(matrix), shape), 2e-4)
-    assert inverse.residual.item() < 1e-4
-    assert inverse.displacement.dtype == inverse.residual.dtype == dtype
-
-
-@dimensions
-def test_inverse_undoes_a_smooth_field(shape: tuple[int, ...]) -> None:
-    u = smooth_field((24,) * len(shape), 1.5, batch=2, sigma=6)
-    inverse = spatial.invert(u)
-    assert_near(spatial.compose(u, inverse.displacement), 0, 1e-3)
-    assert_near(spatial.compose(inverse.displacement, u), 0, 0.05)  # the inverse is interpolated in its turn
-    assert inverse.residual.max() < 1e-3
-    assert inverse.displacement.abs().max() > 1
-
-
-def test_one_step_of_inversion_by_hand() -> None:
-    """``v_1(p) = -u(p - u(p))`` on a row: u = (0, 1, 2, 3) is asked at 0, 0, 0 and 0."""
-    u = torch.zeros(1, 2, 4, 1)
-    u[0, 0, :, 0] = torch.arange(4.0) / 2
-    inverse = spatial.invert(u, iterations=1)
-    assert_near(inverse.displacement[0, 0, :, 0], [0, -0.25, -0.5, -0.75], 1e-6)
-    # v + u(p + v): -0.75 + u(2.25) = 0.375 is the largest of them.
-    assert_near(inverse.residual, [0.375], 1e-6)
-
-
-@dimensions
-def test_the_residual_owns_up_to_a_fold(shape: tuple[int, ...]) -> None:
-    """No inverse exists; each element of the batch answers for itself."""
-    u = smooth_field(shape, 0.5, batch=2)
-    u[1, 0] = 4 * torch.sin(spatial.identity_grid(shape)[0, 0])
-    inverse = spatial.invert(u)
-    left = torch.linalg.vector_norm(inverse.displacement + spatial.warp(u, inverse.displacement), dim=1)
-    assert_near(inverse.residual, left.flatten(1).max(1).values, 1e-12)
-    assert inverse.residual[0] < 1e-3
-    assert inverse.residual[1] > 1
-
-
-@settings(deadline=None, max_examples=15)
-@given(tolerance=st.floats(1e-6, 0.3), seed=st.integers(0, 99))
-def test_the_inverse_is_as_good_as_asked(tolerance: float, seed: int) -> None:
-    assert spatial.invert(smooth_field((12, 15), 1.0, seed=seed), 200, tolerance).residual.item() <= tolerance
 
 
 # --- resolution and smoothness ---------------------------------------------------------------------------------------
@@ -426,6 +375,21 @@ def test_a_fold_that_alternates_escapes_central_differences_only(shape: tuple[in
     assert_near(strict[:, :, 1], np.full(strict[:, :, 1].shape, 1 + 1.2), 1e-6)
 
 
+@dimensions
+def test_each_pair_counts_its_own_folded_cells(shape: tuple[int, ...]) -> None:
+    """Half of the cells of the first field fold, those of odd ``i``; none of the second."""
+    u = torch.zeros(2, len(shape), *shape)
+    u[0, 0] = 0.6 * (-1.0) ** (spatial.identity_grid(shape)[0, 0] + 1)
+    folds = spatial.folds(u)
+    assert folds.dtype == torch.bool
+    assert folds.shape == (2, *(size - 1 for size in shape))
+    assert folds[0, 1::2].all()
+    assert not folds[0, ::2].any()
+    assert not folds[1].any()
+    expected = 100 * ((shape[0] - 1) // 2) / (shape[0] - 1)
+    assert_near(spatial.folds_percent(u), [expected, 0], 1e-12)
+
+
 def test_endpoint_error_is_a_length() -> None:
     a, b = torch.zeros(2, 2, 3, 3), torch.zeros(2, 2, 3, 3)
     a[1, :, 2, 1], b[1, :, 2, 1] = torch.tensor([4.0, -1.0]), torch.tensor([1.0, 3.0])
@@ -440,8 +404,6 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "warp, zero outside": lambda u, image: spatial.warp(image, u, outside="zero"),
     "compose": lambda u, _: spatial.compose(u, 0.5 * u),
     "integrate": lambda u, _: spatial.integrate(u, 4),
-    "invert": lambda u, _: spatial.invert(u, iterations=6, tolerance=0.0).displacement,
-    "residual": lambda u, _: spatial.invert(u, iterations=6, tolerance=0.0).residual,
     "resize": lambda u, _: spatial.resize(u, tuple(size + 2 for size in u.shape[2:])),
     "bspline_smooth": lambda u, _: spatial.bspline_smooth(u, 2.0),
     "jacobian_determinant": lambda u, _: spatial.jacobian_determinant(u),

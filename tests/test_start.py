@@ -11,7 +11,7 @@ from crossmorph.images.image import Image
 from crossmorph.networks.affine import Affine
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.unet import UNetSpec
-from crossmorph.registration.initialization import places
+from crossmorph.registration.initialization import initial_affines
 from crossmorph.transforms.grid import centre, covering_grid, onto_grid
 from crossmorph.transforms.warp import Warp, followed_by, resample
 
@@ -58,7 +58,7 @@ def test_what_the_network_finds_in_voxels_becomes_a_map_of_the_world(name: str) 
     shift = (voxels @ middles[0] - middles[1])[:2]
     answer = Affine(*(torch.tensor(part, dtype=torch.float32)[None] for part in (voxels[:2, :2], shift)))
     target = torch.from_numpy(onto_grid(fixed, grid).data)[None, None]
-    believed, found = places(moving, fixed, target, grid, model(answer), "affine")
+    believed, found = initial_affines(moving, fixed, target, grid, model(answer), "affine")
     assert np.array_equal(believed, np.eye(3))
     np.testing.assert_allclose(found, TURN, atol=1e-4)
 
@@ -69,7 +69,7 @@ def test_without_a_network_or_a_wish_the_positions_are_believed() -> None:
     target = torch.from_numpy(image.data)[None, None]
     good = Affine(torch.eye(2)[None], torch.zeros(1, 2))
     for hierarchy, start in ((model(None), "affine"), (model(good), "none"), (model(good), "affine")):
-        (only,) = places(image, image, target, grid, hierarchy, start)
+        (only,) = initial_affines(image, image, target, grid, hierarchy, start)
         assert np.array_equal(only, np.eye(3))
 
 
@@ -79,7 +79,7 @@ def test_without_an_affine_network_the_map_is_searched_for() -> None:
     hierarchy = model(None)
     hierarchy.affine = None
     grid = covering_grid(fixed, 1.5, 8)
-    _, found = places(moving, fixed, torch.from_numpy(fixed.data)[None, None], grid, hierarchy, "affine")
+    _, found = initial_affines(moving, fixed, torch.from_numpy(fixed.data)[None, None], grid, hierarchy, "affine")
     np.testing.assert_allclose(found[:2, 2] + (found[:2, :2] - np.eye(2)) @ centre(fixed), [0, 4.5], atol=0.8)
 
 
@@ -89,6 +89,6 @@ def test_images_far_from_each_other_begin_centre_on_centre(start: str) -> None:
     moving = Image(fixed.data, world(0, (1.5, 1.5), (500.0, -300.0)))
     grid = covering_grid(fixed, 1.5, 8)
     target = torch.from_numpy(fixed.data)[None, None]
-    (matrix,) = places(moving, fixed, target, grid, model(None), start)
+    (matrix,) = initial_affines(moving, fixed, target, grid, model(None), start)
     np.testing.assert_allclose(matrix[:2, 2], [500, -300])
     np.testing.assert_allclose(matrix @ [*centre(fixed), 1], [*centre(moving), 1])

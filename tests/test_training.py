@@ -20,7 +20,8 @@ from crossmorph.functional.metrics import mean_dice
 from crossmorph.networks.checkpoint import load_model, load_tensors
 from crossmorph.networks.hierarchy import STAGES, Hierarchy
 from crossmorph.training.config import StageSpec, TrainConfig, load_config
-from crossmorph.training.dataset import batch, load_dataset
+from crossmorph.training.dataset import batch
+from crossmorph.training.loading import load_dataset
 from crossmorph.training.train import TrainingDivergedError, train
 
 PAPER = STAGES[1:]  # the stages of the smoke configuration: it has no affine network
@@ -124,11 +125,12 @@ import sys
 import torch
 from pathlib import Path
 from safetensors.torch import save_file
-from crossmorph.config import load_config
-from crossmorph.data.dataset import load_dataset
-from crossmorph.hierarchy import Hierarchy
-from crossmorph.similarity import mi
-from crossmorph.training import Run, StageLoss, _launch, _share
+from crossmorph.functional.similarity import mi
+from crossmorph.networks.hierarchy import Hierarchy
+from crossmorph.training.config import load_config
+from crossmorph.training.loading import load_dataset
+from crossmorph.training.stage_loss import StageLoss
+from crossmorph.training.train import Run, _launch, _share
 
 config = load_config(Path(sys.argv[1]))
 fabric = _launch(config)
@@ -240,8 +242,8 @@ def test_simulated_pairs_train_every_network_and_begin_another_run(phantom, tmp_
     # One tiny step from there: the weights are still close to those it began with.
     short = {stage: {"iterations": 1, "learning_rate": 1e-6} for stage in STAGES}
     second = {**settings, "output": str(tmp_path / "second"), "begin": str(tmp_path / "first"), "stages": short}
-    begun = load_model(str(train(TrainConfig.model_validate(second)).parent)).hierarchy.state_dict()
-    assert max(float((begun[name] - after[name]).abs().max()) for name in after) < 1e-5
+    initial = load_model(str(train(TrainConfig.model_validate(second)).parent)).hierarchy.state_dict()
+    assert max(float((initial[name] - after[name]).abs().max()) for name in after) < 1e-5
     other = {**second, "hierarchy": {}, "output": str(tmp_path / "third"), "stages": {}}
     with pytest.raises(InputError, match=r"begin: .* has other networks"):
         train(TrainConfig.model_validate(other))

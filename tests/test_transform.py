@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from crossmorph.errors import InputError
+from crossmorph.functional import interpolation
 from crossmorph.images.image import Image
 from crossmorph.transforms.warp import (
     Resampling,

@@ -1,4 +1,4 @@
-"""The stand-in for BraTS: the mass effect against arithmetic, the true field against the images, the written data."""
+"""The simulated substitute for BraTS: mass effect by arithmetic, the true field by the images, and the written data."""
 
 import hashlib
 from pathlib import Path

@@ -1,6 +1,6 @@
 """``python -m crossmorph``."""
 
-from crossmorph.cli import main
+from crossmorph.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 def add_commands(app: typer.Typer) -> None:
     """Give an application the commands of this module."""
-    for command in (verify, replay, doctor):
+    for command in (verify, replay, doctor, calibrate):
         app.command()(command)
 
 
@@ -22,12 +22,12 @@ def verify(
     moving: Annotated[Path, typer.Argument(help="Image to move.")],
     fixed: Annotated[Path, typer.Argument(help="Image to move it to.")],
     model: Annotated[str | None, typer.Option(help="Shipped name, or folder [default: the shipped one].")] = None,
-    fields: Annotated[int, typer.Option(min=1, help="Known deformations to try.")] = 5,
+    fields: Annotated[int, typer.Option(min=1, help="Number of known deformations.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the deformations and the noise.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Deform MOVING by known fields, register, and say how far off the result is and whether a flag would have told."""
+    """Deform MOVING by known fields, register it, and report the error and whether a check would have found it."""
     import torch
 
     from crossmorph.images.io import read_image
@@ -44,11 +44,11 @@ def verify(
 def replay(
     record: Annotated[Path, typer.Argument(metavar="RECORD.json", help="The file beside a transform.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for what is made anew [default: none is kept].")
+        Path | None, typer.Option("-o", "--output", help="Folder for the new outputs [default: they are not kept].")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Repeat the registration that a record tells of, and compare every output bit by bit."""
+    """Repeat a recorded registration, and compare every output bit by bit."""
     from crossmorph.workflows.replay import replay as run
 
     repeated = run(record, output)
@@ -66,7 +66,7 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is in images, what looks wrong with them, and what register would do."""
+    """Describe images, report what looks wrong with them, and what register would do."""
     from crossmorph.workflows.inspect_image import examine
 
     reports = [examine(path, model) for path in images]
@@ -77,3 +77,52 @@ def doctor(
     )
     if not all(report.readable for report in reports):
         raise SystemExit(2)
+
+
+def calibrate(
+    model: Annotated[
+        str | None, typer.Argument(help="Shipped name, or folder that train wrote.", show_default="any-2d")
+    ] = None,
+    learn: Annotated[int, typer.Option(min=0, metavar="N", help="Pairs to train the error network on.")] = 5000,
+    iterations: Annotated[int, typer.Option(min=1, metavar="N", help="Of its training, 8 pairs each.")] = 8000,
+    train: Annotated[int, typer.Option(min=10, metavar="N", help="Further pairs, to set the limits.")] = 1000,
+    test: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to measure on.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the pairs and the training.")] = 5,
+    network: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Use the error network of this calibration; train none.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep registered pairs in this folder, and reuse them.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Folder for tables, rows and plot.",
+            show_default="results/calibration/MODEL",
+        ),
+    ] = None,
+    ship: Annotated[bool, typer.Option("--ship", help="Write the calibration beside the shipped weights.")] = False,
+) -> None:
+    """Calibrate MODEL on simulated brains: set the limits of its checks, and print how well they detect errors.
+
+    The calibration of your own weights is written beside them and used from then on. That of shipped weights goes into
+    the output folder, unless --ship. With the default numbers of pairs this takes hours.
+    """
+    import torch
+
+    from crossmorph.networks.checkpoint import DEFAULT_MODELS, load_model
+    from crossmorph.quality.calibration.calibrate import CalibrationSettings
+    from crossmorph.quality.calibration.calibrate import calibrate as run
+
+    # One thread and the CPU, so that the same numbers give the same calibration.
+    torch.set_num_threads(1)
+    loaded = load_model(model or DEFAULT_MODELS[2], "cpu")
+    settings = CalibrationSettings(learn, iterations, train, test, seed)
+    folder = output or Path("results") / "calibration" / loaded.card.name
+    done = run(loaded, folder, settings, network, pairs, ship)
+    print(done.text)
+    for path in done.files:
+        print(f"wrote {path}")

@@ -1,7 +1,6 @@
 """The command line: each command is the face of one library function. Heavy imports wait until a command needs them."""
 
 import json
-import math
 import os
 import shlex
 import sys
@@ -14,12 +13,13 @@ from crossmorph.cli import checks, datasets, reproduce, transforms
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
-    from crossmorph.registration.register_images import Settings
-    from crossmorph.workflows.register_files import Done, LabelFiles
+    from crossmorph.registration.register_images import Refine, Settings
+    from crossmorph.workflows.outputs import LabelFiles
+    from crossmorph.workflows.register_files import Done
 
-# Threads that wait for each other soon let go of their cores. Else a slice takes 9.5 s instead of 0.6 where another
-# program has one of two cores, since each of a thousand small operations waits for a thread that has none; if they let
-# go at once, a volume takes 5.8 s instead of 4.5 where nothing else runs. Read when PyTorch starts, by GNU's OpenMP.
+# A waiting thread releases its core soon. Else a slice takes 9.5 s instead of 0.6 where another program has one of two
+# cores, since each of a thousand small operations waits for a thread that has no core; if threads release it at once, a
+# volume takes 5.8 s instead of 4.5 on an idle machine. GNU's OpenMP reads this when PyTorch starts.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
@@ -28,9 +28,7 @@ BAD_INPUT, FAILED = 2, 3
 NO_MEMORY = ("can't allocate memory", "could not create a primitive", "out of memory", "bad_alloc")
 METHODS = "none,affine,syn,coarse,crossmorph,oracle"
 
-KeepFailedOption = Annotated[
-    bool, typer.Option("--keep-failed", help="Write the outputs of a registration that failed its own checks, too.")
-]
+KeepFailedOption = Annotated[bool, typer.Option("--keep-failed", help="Write the outputs even if a check fails.")]
 ModelOption = Annotated[
     str | None,
     typer.Option(help="Shipped name, or folder that train wrote [default: the shipped one of the images' dimension]."),
@@ -51,7 +49,7 @@ app.add_typer(models_app, name="models")
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one line on standard error and exit code 2."""
+    """Run the command line; an error of the input is one line on standard error and exit code 2."""
     command = typer.main.get_command(app)
     register_command = command.commands["register"]  # type: ignore[attr-defined]
     # `--labels IN OUT`, repeated: typer has no lists of pairs, its parser does.
@@ -66,7 +64,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
             raise
-        _fail("the memory did not suffice; expected smaller images, or a machine with more of it", BAD_INPUT)
+        _fail("out of memory: crop or downsample the images", BAD_INPUT)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -75,22 +73,17 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _label_files(value: tuple[str, str]) -> "LabelFiles":
-    from crossmorph.workflows.register_files import LabelFiles
+    from crossmorph.workflows.outputs import LabelFiles
 
     return LabelFiles(Path(value[0]), Path(value[1]))
 
 
-def _seconds(refine: str | None) -> float | None:
-    """The time that `--refine` allows; None where it names none."""
-    if refine in (None, "off", "auto"):
-        return None
+def _refine(text: str) -> "Refine":
+    """`--refine` as a word, or as seconds."""
     try:
-        seconds = float(refine)
+        return float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise InputError(f"--refine {refine}: expected seconds above 0, auto or off")
-    return seconds
+        return text
 
 
 @app.command()
@@ -115,8 +108,8 @@ def register(
         typer.Option(metavar="IN OUT", parser=_label_files, help="Move a label map too, nearest voxel. Repeatable."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Page (.html) or picture (.png, .pdf, .svg) to look at.")] = None,
-    uncertainty: Annotated[
-        Path | None, typer.Option(help="Map of the expected error, on the fixed image's grid.")
+    error_map: Annotated[
+        Path | None, typer.Option(help="Expected error of every voxel, on the fixed image's grid.")
     ] = None,
     ants_prefix: Annotated[
         Path | None,
@@ -127,19 +120,19 @@ def register(
         str,
         typer.Option(
             metavar="affine|centers|none|FILE",
-            help="Begin affinely moved, with centre on centre, where the headers say, or where an affine file says.",
+            help="Initial affine: found, centre on centre, as the headers say, or from an affine transform's file.",
         ),
     ] = "affine",
     smoothness: Annotated[
         float | None, typer.Option(min=0, max=1, help="From detailed (0) to stiff (1) [default: the model's].")
     ] = None,
     refine: Annotated[
-        str | None,
+        str,
         typer.Option(
-            metavar="SECONDS|auto|off",
-            help="Optimise for this pair, for so long or until no gain [default: off for slices, auto for volumes].",
+            metavar="auto|on|off|SECONDS",
+            help="Instance optimisation of this pair: until it stops gaining, or for so long; auto: for volumes only.",
         ),
-    ] = None,
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
@@ -160,24 +153,26 @@ def register(
     if pairs is None and (moving is None or fixed is None):
         raise InputError("register: expected MOVING and FIXED, or --pairs")
     from crossmorph.registration.register_images import Settings
-    from crossmorph.workflows.register_files import Outputs, register_files
+    from crossmorph.workflows.outputs import Outputs
+    from crossmorph.workflows.register_files import register_files
 
-    settings = Settings(init, smoothness, None if refine is None else refine != "off", _seconds(refine))
+    settings = Settings(init, smoothness, _refine(refine))
+    outputs = Outputs(output, transform, inverse, translated, error_map, report, tuple(labels or ()), ants_prefix)
+    how = (model, settings, device, threads, keep_failed, _words())
     if pairs is not None:
-        if moving or any((transform, inverse, translated, labels, report, ants_prefix, uncertainty)):
+        if moving or outputs != Outputs(output):
             raise InputError("register: --pairs chooses its own files; expected no MOVING, FIXED or single outputs")
-        _register_pairs(pairs, output, model, settings, jobs, scheduler, device, threads, keep_failed)
+        _register_pairs(pairs, output, jobs, scheduler, *how)
         return
     assert moving is not None
     assert fixed is not None
-    outputs = Outputs(output, transform, inverse, translated, tuple(labels or ()), report, ants_prefix, (), uncertainty)
     if bids:
         from crossmorph.workflows.bids import bids_outputs
 
         if outputs != Outputs(output):
             raise InputError("register: --bids chooses its own files; expected no other outputs than -o")
         outputs = bids_outputs(moving, fixed, output)
-    _print(register_files(moving, fixed, outputs, model, settings, device, threads, keep_failed, _words()), as_json)
+    _print(register_files(moving, fixed, outputs, *how), as_json)
 
 
 def _words() -> str:
@@ -187,26 +182,27 @@ def _words() -> str:
 
 def _print(done: "Done", as_json: bool) -> None:
     print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text())
-    if done.failed:
-        _fail(done.verdict, FAILED)
+    if not done.passed:
+        _fail(done.failure, FAILED)
 
 
 def _register_pairs(
     pairs: Path,
     output: Path,
-    model: str | None,
-    settings: "Settings",
     jobs: int,
     scheduler: str | None,
+    model: str | None,
+    settings: "Settings",
     device: str,
     threads: int | None,
     keep_failed: bool,
+    command: str,
 ) -> None:
-    from crossmorph.workflows.batch import register_cohort
+    from crossmorph.workflows.batch import register_batch
 
-    summary = register_cohort(pairs, output, model, settings, jobs, scheduler, device, threads, keep_failed, _words())
-    print(f"{summary.done} registered, {summary.skipped} finished before, {summary.failed} failed, ", end="")
-    print(f"{summary.doubtful} of them their own checks")
+    summary = register_batch(pairs, output, model, settings, jobs, scheduler, device, threads, keep_failed, command)
+    print(f"{summary.done} registered, {summary.skipped} finished before, {summary.failed} failed", end="")
+    print(f" ({summary.checks_failed} of them by a check)" if summary.failed else "")
     print(f"wrote {summary.path}")
     if summary.failed:
         raise SystemExit(FAILED)
@@ -223,10 +219,11 @@ def translate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     keep_failed: KeepFailedOption = False,
 ) -> None:
-    """Write MOVING in the modality of FIXED, unmoved; the two are registered to find what that looks like."""
-    from crossmorph.workflows.register_files import Outputs, register_files
+    """Translate MOVING into the modality of FIXED, on its own grid; the two are registered for that."""
+    from crossmorph.workflows.outputs import Outputs
+    from crossmorph.workflows.register_files import register_files
 
-    outputs = Outputs(None, translated=output)
+    outputs = Outputs(translated=output)
     _print(
         register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed), as_json
     )

@@ -30,20 +30,20 @@ def reproduce(
     jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of data and trainings.")] = 0,
 ) -> None:
-    """Rebuild the paper's tables and figures: train, register, score, draw. What is finished is never done again."""
+    """Rebuild the paper's tables and figures: train, register, score, draw. Finished experiments are not repeated."""
     from crossmorph.reproduction.budgets import find_budget
     from crossmorph.reproduction.run import find_items
     from crossmorph.reproduction.run import reproduce as run
-    from crossmorph.reproduction.task_cache import FailedCellsError
+    from crossmorph.reproduction.task_cache import FailedTasksError
 
     folder = output or Path("reproduction", budget)
     try:
         paths = run(find_items(what), folder, find_budget(budget), brainweb, brats, jobs, seed)
-    except FailedCellsError as error:
+    except FailedTasksError as error:
         print(f"crossmorph: {error}", file=sys.stderr)
         raise SystemExit(FAILED) from error
     except KeyboardInterrupt:
-        print("crossmorph: stopped; the same command goes on from here", file=sys.stderr)
+        print("crossmorph: stopped; repeat the command to continue", file=sys.stderr)
         raise
     for path in paths:
         if path.suffix == ".md":

@@ -1,1 +1,1 @@
-"""Lists of image pairs, and the data sets that are prepared from simulations and public collections."""
+"""Lists of image pairs, and the data sets made of simulations and public collections."""

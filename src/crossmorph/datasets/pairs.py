@@ -1,8 +1,8 @@
 """Lists of image pairs: a folder of images with a `pairs.csv` beside them.
 
-The columns `moving` and `fixed` are required. What is known beyond the two images goes into the optional columns:
+The columns `moving` and `fixed` are required. Further data of a pair are in the optional columns:
 `name`, `moving_labels`, `fixed_labels` (integer maps), `moving_same` (the moving anatomy in the fixed image's modality)
-and `field` (the true warp on the fixed grid). Paths are relative to the list; an empty cell means "not known".
+and `field` (the true warp on the fixed grid). Paths are relative to the list; an empty cell means "unknown".
 """
 
 import csv
@@ -22,7 +22,7 @@ COLUMNS = ("name", *REQUIRED, *OPTIONAL)
 
 @dataclass(frozen=True)
 class Pair:
-    """One moving and one fixed image, with whatever else is known of them; `None` is "not known"."""
+    """One moving and one fixed image, and further data of them; `None` is "unknown"."""
 
     name: str
     moving: Path
@@ -62,7 +62,7 @@ def write_pairs(path: str | Path, pairs: Sequence[Pair]) -> None:
     """Write a list of pairs, with every path relative to the folder of the list.
 
     Args:
-        path: The CSV file to write; it appears whole.
+        path: The CSV file to write; it appears complete.
         pairs: At least one pair, of files in the folder of the list or below.
 
     Raises:
@@ -128,7 +128,7 @@ def _read_pair(path: Path, number: int, header: list[str], row: list[str]) -> Pa
 
 
 def _resolve(path: Path, number: int, column: str, cell: str) -> Path:
-    """The file a cell names. A symbolic link inside the folder may point elsewhere; a name may not."""
+    """The file that a cell names. A symbolic link inside the folder may point outside it; a name may not."""
     where = f"{path}: row {number}, {column}: {cell!r}"
     if "\0" in cell or Path(cell).is_absolute() or ".." in Path(os.path.normpath(cell)).parts:
         raise InputError(f"{where} leaves the folder of the list; expected a path relative to it, in or below it")

@@ -2,7 +2,7 @@
 
 The tissue maps are those of the ICBM 2009a symmetric template (grey and white matter), which ship inside `nilearn`:
 nothing is downloaded. Every image is one axial slice of them under its own random shift, rotation, scaling and smooth
-deformation, acquired as `crossmorph.simulation.mri` says. A slice is an array (x, y) of 1.5 mm voxels in the
+deformation, acquired as `crossmorph.simulation.mri` simulates. A slice is an array (x, y) of 1.5 mm voxels in the
 template's RAS millimetres.
 """
 
@@ -17,7 +17,8 @@ from typing import Literal
 import numpy as np
 
 from crossmorph.datasets.pairs import write_pairs
-from crossmorph.datasets.test_splits import HEAD_BOTTOM, ExtraSplit, Slice, describe_extra, write_extra
+from crossmorph.datasets.sampling import generator, training_pairs
+from crossmorph.datasets.test_splits import ExtraSplit, Slice, describe_extra, write_extra
 from crossmorph.datasets.writing import (
     check_numbers,
     new_dataset,
@@ -26,36 +27,14 @@ from crossmorph.datasets.writing import (
     write_intensities,
     write_labels,
 )
-from crossmorph.simulation.anatomy import SHAPE, SPACING, slice_affine, tissue_slice
+from crossmorph.simulation.anatomy import SHAPE, SPACING, slice_affine, split_levels, tissue_slice
 from crossmorph.simulation.deformation import ROUGH, SMOOTH, Difficulty, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.mri import TISSUES, Modality, simulate, tissue_labels
 
 BasicSplit = Literal["train", "validation", "test", "rough"]
 Split = Literal[BasicSplit, ExtraSplit]
 
-PARTNER_DISTANCE = 3.0  # mm between the levels of a training pair
-PARTNERS = 4  # fixed images for each moving image of the training list
-
-# Axial levels (mm) where the brain covers more than 120 cm2, from the temporal lobes to the centrum semiovale.
-LEVELS = tuple(float(z) for z in np.arange(-30.0, 54.1, SPACING))
-
-# What a random stream is keyed by, beside numbers. New words go to the end: a word's place is its number.
-_KEYS = (
-    *("train", "validation", "test", "rough", "moving", "fixed", "t1", "t2", "pd", "partners"),
-    *("contrasts", "heads", "far", "head", "pair"),
-    *("flair", "inverted", "synthetic-a", "synthetic-b", "synthetic-c"),
-    "volume",
-)
-
-
 # --- data set --------------------------------------------------------------------------------------------------------
-
-
-def split_levels(split: Split) -> tuple[float, ...]:
-    """The axial levels (mm) of a split. Training, validation and test share none; all others are at the test levels."""
-    role = {"train": (0, 1, 3, 4, 5, 6, 8), "validation": (9,)}.get(split, (2, 7))
-    bottom = HEAD_BOTTOM if split == "heads" else LEVELS[0]
-    return tuple(z for k, z in enumerate(LEVELS) if k % 10 in role and z >= bottom)
 
 
 def prepare_phantom(
@@ -72,12 +51,12 @@ def prepare_phantom(
     """Write a data set of simulated T2w (moving) and T1w (fixed) brain slices, with labels and true fields.
 
     The folder holds `train`, `validation` and `test` (and others on request), each with its images and lists of pairs,
-    and a `dataset.json` that says how they were made. Moving and fixed image of a training pair are up to 3 mm apart;
+    and a `dataset.json` with all settings. Moving and fixed image of a training pair are up to 3 mm apart;
     of any other pair they are one level under two deformations, with the true field between them. The same arguments
     give the same bytes; an image depends on the seed, its split and its number only.
 
     Args:
-        output: The folder to write; it must not exist, or be empty. It appears whole.
+        output: The folder to write; it must not exist, or be empty. It appears complete.
         seed: Seed of everything random, at least 0.
         rough: Also write `rough`: as many pairs as `test`, at its levels, further apart, less smooth and noisier.
         pd: Also write a PDw image of every moving anatomy, and `pairs-pd.csv`: PDw to T1w.
@@ -85,10 +64,10 @@ def prepare_phantom(
         test: Test pairs.
         validation: Validation pairs.
         extra: Pairs of each extra test split to write, see `crossmorph.datasets.test_splits.write_extra`: `contrasts`
-            (and lists of its own for each), `heads` (bone, fat, muscle and skin around the brain), `far` (far apart at
-            the start).
-        noise: Of training, validation, test and `rough` images, relative to the reference tissue's signal, in the place
-            of each split's own; anatomy, deformation and bias field stay what they are.
+            (and lists of its own for each), `heads` (bone, fat, muscle and skin around the brain), `far` (large initial
+            misalignment).
+        noise: Of training, validation, test and `rough` images, relative to the reference tissue's signal, instead of
+            each split's own; anatomy, deformation and bias field do not change.
 
     Returns:
         The path of each `pairs.csv` by name of the split; that of `contrasts`' `pairs-t2-t1.csv` by `contrasts-t2-t1`.
@@ -118,7 +97,7 @@ def prepare_phantom(
 
 
 def _levels(split: Split, count: int, seed: int) -> list[float]:
-    """The level of each image: all of the split in random order, over and over."""
+    """The level of each image: all levels of the split in random order, repeated."""
     order = generator(seed, split).permutation(split_levels(split))
     return [float(order[index % len(order)]) for index in range(count)]
 
@@ -131,7 +110,9 @@ def _write_split(folder: Path, split: BasicSplit, count: int, seed: int, pd: boo
         u_fixed = _write_anatomy(folder, split, index, "fixed", z_mm, seed, pd, difficulty)
         if split != "train":
             write_field(folder / f"{index:04d}_field.nii.gz", true_field(u_moving, u_fixed), slice_affine(z_mm))
-    numbers = _training_pairs(levels, seed) if split == "train" else [(index, index) for index in range(count)]
+    numbers = [(index, index) for index in range(count)]
+    if split == "train":
+        numbers = training_pairs(levels, lambda moving: generator(seed, "train", moving, "partners"))
     lists: dict[str, Modality] = {"pairs.csv": "t2", "pairs-pd.csv": "pd"} if pd else {"pairs.csv": "t2"}
     for name, modality in lists.items():
         write_pairs(folder / name, [slice_pair(folder, split, moving, fixed, modality) for moving, fixed in numbers])
@@ -157,34 +138,13 @@ def _write_anatomy(
     u = random_deformation(generator(seed, split, index, role), SHAPE, difficulty)
     fractions, affine = warp_fractions(tissue_slice(z_mm), u), slice_affine(z_mm)
     stem = f"{index:04d}_{role}"
-    # The moving anatomy as T1w is for measuring only, so training has none.
+    # The moving anatomy as T1w is for evaluation only, so training has none.
     modalities: tuple[Modality, ...] = ("t1",) if role == "fixed" else ("t2",) if split == "train" else ("t2", "t1")
     for modality in (*modalities, "pd") if pd and role == "moving" else modalities:
         image = simulate(fractions, modality, generator(seed, split, index, role, modality), difficulty)
         write_intensities(folder / f"{stem}_{modality}.nii.gz", image, affine)
     write_labels(folder / f"{stem}_labels.nii.gz", tissue_labels(fractions), affine)
     return u
-
-
-def _training_pairs(levels: list[float], seed: int) -> list[tuple[int, int]]:
-    """Every moving image with a few random fixed images of its level or one nearby, by number."""
-    pairs = []
-    for moving, z_mm in enumerate(levels):
-        near = np.flatnonzero(np.abs(np.array(levels) - z_mm) <= PARTNER_DISTANCE)
-        chosen = generator(seed, "train", moving, "partners").choice(near, min(PARTNERS, len(near)), replace=False)
-        pairs += [(moving, int(fixed)) for fixed in np.sort(chosen)]
-    return pairs
-
-
-def generator(seed: int, *key: str | int) -> np.random.Generator:
-    """An independent stream for each key, so nothing depends on how much was drawn before.
-
-    Args:
-        seed: Of the data set.
-        key: Numbers, and words of the phantoms: splits, roles, contrasts.
-    """
-    numbers = tuple(part if isinstance(part, int) else _KEYS.index(part) for part in key)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=numbers))
 
 
 def _describe(

@@ -1,10 +1,10 @@
 """The phantom in 3-D: simulated brains in several modalities whose true deformations are known.
 
 There is one anatomy, the tissue maps of the ICBM 2009a symmetric template (`crossmorph.simulation.anatomy`). Training
-pairs, which `crossmorph.training.synthesis` draws without end, validation and test pairs are all that brain, under
-deformations, contrasts, bias fields and noise from different random numbers; in 2-D, they are at least different
-slices. So scores on these volumes say how well a method recovers a deformation it has not seen, of a brain that it may
-have seen: they compare methods, and predict nothing of other brains.
+pairs, which `crossmorph.training.synthesis` draws without end, validation and test pairs all show that brain, under
+deformations, contrasts, bias fields and noise from different random numbers; in 2-D they show different slices. So
+scores on these volumes measure how well a method recovers a new deformation of a brain that it may have been trained
+on: they compare methods, and do not predict the accuracy on other brains.
 
 An array is (x, y, z), right, anterior, superior, about the centre of the brain.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from crossmorph.datasets.pairs import Pair, write_pairs
-from crossmorph.datasets.phantom import generator
+from crossmorph.datasets.sampling import generator
 from crossmorph.datasets.test_splits import CONTRAST_LISTS
 from crossmorph.datasets.writing import check_numbers, new_dataset, write_field, write_intensities, write_labels
 from crossmorph.errors import InputError
@@ -31,8 +31,8 @@ from crossmorph.simulation.mri import CONTRASTS, TISSUES, Contrast, simulate, ti
 
 VolumeSplit = Literal["validation", "test", "contrasts"]
 
-EXTENT = (192, 224, 192)  # mm: room for a brain of 145 x 181 x 155 mm, shifted, turned and stretched
-SPACINGS = (1.0, 8.0)  # mm: as fine as the tissue maps, and until a gyrus is a voxel or two
+EXTENT = (192, 224, 192)  # mm: large enough for a brain of 145 x 181 x 155 mm, shifted, rotated and scaled
+SPACINGS = (1.0, 8.0)  # mm: from that of the tissue maps to a gyrus of one or two voxels
 TEST_CONTRASTS: tuple[Contrast, Contrast] = ("t2", "t1")  # moving and fixed
 OTHER_CONTRASTS = tuple(contrasts for contrasts in CONTRAST_LISTS if contrasts != TEST_CONTRASTS)
 
@@ -49,9 +49,9 @@ def volume_difficulty(spacing: float) -> Difficulty:
     """How far apart and how noisy pairs of volumes are: `SMOOTH`, the same in millimetres, in voxels of the volumes.
 
     Up to 9 mm of shift, 10% of scaling and 10 degrees of rotation along and about each axis, and an elastic part of
-    18 mm standard deviation that reaches 5.25 to 10.5 mm. So volumes differ from slices in the third axis only, and
-    what is learnt of one can be held against the other. What that leaves out: the cortices of two people differ from
-    one gyrus to the next, about a centimetre, and no smooth deformation of one brain shows that.
+    18 mm standard deviation whose largest displacement is 5.25 to 10.5 mm. So volumes differ from slices in the third
+    axis only, and their results can be compared. A limit of this model: the cortices of two people differ from one
+    gyrus to the next, about a centimetre, and a smooth deformation of one brain does not show that.
 
     Args:
         spacing: Millimetres of a voxel.
@@ -73,11 +73,11 @@ def prepare_volumes(
 
     The folder holds `validation` and `test`, T2w (moving) to T1w (fixed), and `contrasts`, the anatomies of the test
     pairs once more, whose contrasts cycle through `OTHER_CONTRASTS`; each with a `pairs.csv` as the 2-D phantom's, and
-    a `dataset.json` that says how they were made. The same arguments give the same bytes; an image depends on the seed,
+    a `dataset.json` with all settings. The same arguments give the same bytes; an image depends on the seed,
     the spacing, its split and its number only.
 
     Args:
-        output: The folder to write; it must not exist, or be empty. It appears whole.
+        output: The folder to write; it must not exist, or be empty. It appears complete.
         seed: Seed of everything random, at least 0.
         validation: Validation pairs.
         test: Test pairs.

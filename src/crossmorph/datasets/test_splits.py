@@ -1,4 +1,4 @@
-"""Test splits beyond the phantom's first two: other contrasts, whole heads, and starts that are far apart.
+"""Further test splits of the phantom: other contrasts, whole heads, and large initial misalignment.
 
 Each is written by a function of the anatomies, the axial slices at hand, and `stream`, which gives an independent
 random generator for each key. Every pair is one slice under two deformations, with the true field between them.
@@ -67,7 +67,6 @@ class Far:
 
 FAR = Far()
 HEAD_SHAPE = (192, 192)  # 288 mm: room for a head, 210 mm long, under any deformation of SMOOTH
-HEAD_BOTTOM = -15.0  # mm; below lie orbits and the base of the skull, which bands around the brain do not describe
 CLEAR = 2  # voxels without tissue that every anatomy keeps from the edge of its image
 
 # Moving and fixed contrast of the lists. Unseen contrasts are once the moving, once the fixed, and once both images.
@@ -92,10 +91,10 @@ CONDITIONS = {
 
 
 def default_pairs(names: Sequence[str]) -> dict[ExtraSplit, int]:
-    """The usual number of pairs of each extra split in a list of names.
+    """The default number of pairs of each extra split in a list of names.
 
     Raises:
-        InputError: If there is no split of a name.
+        InputError: If a name is not that of a split.
     """
     unknown = [name for name in names if name not in _DEFAULT_PAIRS]
     if unknown:
@@ -123,7 +122,7 @@ def write_extra(split: ExtraSplit, folder: Path, slices: list[Slice], stream: St
 
 
 def describe_extra(split: ExtraSplit) -> dict[str, object]:
-    """What `dataset.json` says of a split beyond its count and levels."""
+    """The entries of `dataset.json` for a split, besides its count and levels."""
     if split == "contrasts":
         conditions = {name: asdict(difficulty) for name, difficulty in CONDITIONS.items()}
         return {**asdict(SMOOTH), "modalities": CONTRASTS, "conditions": conditions}
@@ -208,8 +207,8 @@ def _deform(source: Slice, rng: np.random.Generator) -> Deformed:
 def far_apart(source: Slice, fixed_shape: Sequence[int], rng: np.random.Generator) -> tuple[Deformed, Deformed]:
     """Draw the two deformations of a pair of the split `far`, both on the grid of the moving image.
 
-    From the fixed image's centre, p goes to q = s R p + t, rotated, scaled and shifted as `FAR` says, up to the elastic
-    parts. Drawn again until both anatomies lie inside their images.
+    Relative to the fixed image's centre, p is mapped to q = s R p + t, with rotation, scale and shift in the ranges of
+    `FAR`, apart from the elastic parts. Drawn again until both anatomies lie inside their images.
 
     Args:
         source: The slice on the moving image's grid.

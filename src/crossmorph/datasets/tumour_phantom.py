@@ -1,10 +1,10 @@
-"""The embedded stand-in for BraTS: simulated, skull-stripped brain slices with tumours, subject to subject.
+"""The simulated substitute for BraTS: skull-stripped brain slices with tumours, subject to subject.
 
 Every image is a subject of its own: one axial slice of the template (`crossmorph.simulation.anatomy`) under a random
 smooth deformation, with its own bias field and noise, and without anything outside the brain. A subject may have a
 tumour: a solid rim around necrosis, oedema that spreads through the white matter around it, and a mass effect that
-pushes the tissue outwards. What a tumour has pushed aside has a known place in the other subject; the tumour itself
-has none.
+pushes the tissue outwards. Tissue that a tumour has pushed aside has a known corresponding point in the other subject;
+the tumour itself has none.
 
 Frames: points and displacements are in voxels, component k along array axis k. A subject pulls back: the tissue at p is
 the template's at `push(p + u(p))`, with u the subject's deformation and `push` the mass effect (`pushed`).
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from crossmorph.datasets.pairs import write_pairs
-from crossmorph.datasets.phantom import PARTNER_DISTANCE, PARTNERS, generator, split_levels
+from crossmorph.datasets.sampling import generator, training_pairs
 from crossmorph.datasets.writing import (
     check_numbers,
     new_dataset,
@@ -29,7 +29,7 @@ from crossmorph.datasets.writing import (
     write_intensities,
     write_labels,
 )
-from crossmorph.simulation.anatomy import slice_affine, tissue_slice
+from crossmorph.simulation.anatomy import slice_affine, split_levels, tissue_slice
 from crossmorph.simulation.deformation import Difficulty, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.lesions import (
     LESIONS,
@@ -53,14 +53,14 @@ SPACING = 1.1  # mm; the template's 181 mm then leave a margin of 5 voxels, as b
 BOTTOM = -15.0  # mm; the tumours are those of the cerebrum, and below lie the cerebellum and the temporal poles
 MARGIN = 2  # voxels without tissue that every subject keeps from the edge of its image
 
-# BraTS brains are in one atlas space, so little is left of position; what is left is anatomy.
+# BraTS brains are in one atlas space, so they differ little in position, and mostly in anatomy.
 SUBJECT = Difficulty(shift=3.0, rotation=5.0, scale=0.06, elastic_sigma=14.0, elastic_amplitude=(4.0, 8.0))
 
 # Which of the two subjects of a validation or test pair has a tumour, and how often. In training, where an image has
 # several partners, every second subject has one.
 PLACES = {("moving",): 0.4, ("fixed",): 0.4, ("moving", "fixed"): 0.1, (): 0.1}
 
-_STREAM = 176  # first key of every random stream: none of another data set's begins with it
+_STREAM = 176  # first key of every random stream, different from all other data sets' keys
 _TUMOUR, _PLACES = range(2)
 
 
@@ -88,17 +88,17 @@ def prepare_tumours(
 ) -> dict[str, Path]:
     """Write a data set of simulated T2w (moving) and T1w (fixed) brain slices of different subjects, with tumours.
 
-    The folder holds `train`, `validation` and `test`, each with its images and a `pairs.csv`, and a `dataset.json` that
-    says how they were made. No subject and no level is in two splits. The subjects of a training pair are up to 3 mm
+    The folder holds `train`, `validation` and `test`, each with its images and a `pairs.csv`, and a `dataset.json` with
+    all settings. No subject and no level is in two splits. The subjects of a training pair are up to 3 mm
     apart in level, with a few partners for each moving image; those of any other pair are at one level, with the true
     field between them. Beside every image of a subject with a tumour lies `NNNN_moving_tumour.nii.gz` or
     `NNNN_fixed_tumour.nii.gz`: 1 necrosis, 2 oedema, 3 solid tumour, as BraTS has it since 2023. The labels (1 CSF, 2
     grey, 3 white matter) are of the tissue as it would be without the tumour in its place, so that a tumour, which has
-    no counterpart, has no part in an overlap either. The same arguments give the same bytes; an image depends on the
+    no counterpart, does not enter an overlap. The same arguments give the same bytes; an image depends on the
     seed, its split and its number only.
 
     Args:
-        output: The folder to write; it must not exist, or be empty. It appears whole.
+        output: The folder to write; it must not exist, or be empty. It appears complete.
         seed: Seed of everything random, at least 0.
         train: Training images of each modality.
         test: Test pairs.
@@ -136,7 +136,9 @@ def _write_split(folder: Path, split: Split, count: int, seed: int) -> None:
         if split != "train":
             field = correspondence(moving, fixed)
             write_field(folder / f"{index:04d}_field.nii.gz", field, slice_affine(z_mm, SHAPE, SPACING))
-    numbers = _training_pairs(levels, seed) if split == "train" else [(index, index) for index in range(count)]
+    numbers = [(index, index) for index in range(count)]
+    if split == "train":
+        numbers = training_pairs(levels, lambda moving: generator(seed, _STREAM, "train", moving, "partners"))
     write_pairs(folder / "pairs.csv", [slice_pair(folder, split, *pair) for pair in numbers])
 
 
@@ -145,7 +147,7 @@ def _write_subject(
 ) -> None:
     affine = slice_affine(z_mm, SHAPE, SPACING)
     stem = folder / f"{index:04d}_{role}"
-    # The moving subject as T1w is for measuring only, so training has none.
+    # The moving subject as T1w is for evaluation only, so training has none.
     modalities: tuple[Modality, ...] = ("t1",) if role == "fixed" else ("t2",) if split == "train" else ("t2", "t1")
     for modality in modalities:
         image = acquire(subject, modality, generator(seed, _STREAM, split, index, role, modality))
@@ -153,16 +155,6 @@ def _write_subject(
     write_labels(Path(f"{stem}_labels.nii.gz"), tissue_labels(subject.tissue), affine)
     if subject.tumour:
         write_labels(Path(f"{stem}_tumour.nii.gz"), tumour_mask(subject.fractions), affine)
-
-
-def _training_pairs(levels: list[float], seed: int) -> list[tuple[int, int]]:
-    """Every moving image with a few random fixed images of its level or one nearby, by number."""
-    pairs = []
-    for moving, z_mm in enumerate(levels):
-        near = np.flatnonzero(np.abs(np.array(levels) - z_mm) <= PARTNER_DISTANCE)
-        rng = generator(seed, _STREAM, "train", moving, "partners")
-        pairs += [(moving, int(fixed)) for fixed in np.sort(rng.choice(near, min(PARTNERS, len(near)), replace=False))]
-    return pairs
 
 
 def _describe(seed: int, counts: dict[Split, int]) -> dict[str, object]:

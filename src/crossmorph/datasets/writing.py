@@ -1,4 +1,4 @@
-"""Simulated data sets: a folder that appears whole; images, labels and true fields as NIfTI files.
+"""Writing of simulated data sets: a folder that appears complete; images, labels and true fields as NIfTI files.
 
 The same values give the same bytes.
 """
@@ -28,7 +28,7 @@ def check_numbers(seed: int, counts: Iterable[tuple[str, int]]) -> None:
 
 @contextmanager
 def new_dataset(output: Path) -> Iterator[Path]:
-    """Give a folder to write a data set to, and make it ``output`` when the block ends well.
+    """Yield a temporary folder for a data set, and rename it to ``output`` when the block ends without an error.
 
     Raises:
         InputError: If ``output`` is neither new nor an empty folder, or cannot be written.
@@ -39,16 +39,16 @@ def new_dataset(output: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-            whole = Path(temporary) / "dataset"  # a new folder of its own: only its owner can read a temporary one
-            whole.mkdir()
-            yield whole
-            whole.replace(target)
+            folder = Path(temporary) / "dataset"  # within it, since only the owner can read a temporary folder
+            folder.mkdir()
+            yield folder
+            folder.replace(target)
     except OSError as error:
         raise InputError(f"{output}: {error.strerror or error}; expected a folder that can be written") from error
 
 
 def slice_pair(folder: Path, split: str, moving: int, fixed: int, modality: str = "t2") -> Pair:
-    """Two images of a split by their numbers, and what is known of them; of training pairs only the labels are."""
+    """Two images of a split by their numbers, with their files; training pairs have no field and no T1w moving."""
     known = split != "train"
     return Pair(
         name=f"{split}-{moving:04d}" if known else f"{split}-{moving:04d}-{fixed:04d}",
@@ -84,7 +84,7 @@ def write_field(path: Path, u: Float[np.ndarray, "dim *space"], affine: Float[np
 
 
 def _write_nifti(path: Path, data: np.ndarray, affine: np.ndarray, slope: float = 1.0, intent: str = "none") -> None:
-    """Write stored values as they are, and no time of day into the gzip header."""
+    """Write stored values unchanged, without a time in the gzip header."""
     header = nib.Nifti1Header()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)

@@ -1,1 +1,1 @@
-"""Registration methods scored side by side on a list of pairs."""
+"""Evaluation of registration methods on a list of pairs."""

@@ -2,10 +2,10 @@
 
 The rows are the result; :mod:`crossmorph.evaluation.results` computes means and intervals from them.
 
-How time is taken: wall seconds of one registration of images that are already in memory, after one call on the first
-pair that is not timed (it pays for imports, allocation and caches). Reading files, loading weights and scoring do not
-count. For the peers only the tool's own registration counts, without our conversions; :mod:`crossmorph.baselines` has
-a module for each that says what that holds. ``none`` and ``oracle`` register nothing and have no seconds.
+Times are wall seconds of one registration of images that are already in memory. A first call on the first pair is not
+timed, since it includes imports, allocation and caches. Reading files, loading weights and scoring are not included.
+For other packages only their own registration is timed, without conversions; each module of
+:mod:`crossmorph.evaluation.baselines` lists what that includes. ``none`` and ``oracle`` have no seconds.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from crossmorph.functional import metrics
 from crossmorph.images.image import Image, scale_intensity
 from crossmorph.images.io import read_image
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, load_model
-from crossmorph.registration.register_images import Settings, register_coarse, register_images, register_start
+from crossmorph.registration.register_images import Settings, register_coarse, register_images, register_initial
 from crossmorph.system.environment import progress_bar
 from crossmorph.system.files import atomic_output
 from crossmorph.transforms.warp import Warp, resample, resample_warp, voxel_displacement
@@ -40,12 +40,12 @@ logger = logging.getLogger(__name__)
 
 PEERS = ("affine", "syn", "syn-tuned", "elastix", "greedy", "simpleitk", "dipy", "voxelmorph")
 OURS = ("start", "coarse", "crossmorph", "crossmorph-refined")
-REFINE_SECONDS = {2: 0.5, 3: None}  # by dimension; None: until it stops gaining
+REFINE_SECONDS = {2: 0.5, 3: None}  # by dimension; None: until it converges
 METHODS = ("none", *PEERS, *OURS, "oracle")
 
 
 class Case(NamedTuple):
-    """A pair in memory; None is "not known". ``truth`` lies on the fixed image's grid."""
+    """A pair in memory; None is "unknown". ``truth`` is on the fixed image's grid."""
 
     moving: Image
     fixed: Image
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
 
 
 Method = Callable[[Case], Outcome]
-Watch = Callable[[Row, Case, Outcome], None]  # sees every pair that a method was scored on
+Watch = Callable[[Row, Case, Outcome], None]  # is called for every pair that a method was scored on
 
 
 def evaluate(
@@ -79,45 +79,46 @@ def evaluate(
     """Run methods on every pair of a list and score what they find.
 
     The CSV has the columns ``pair, method, dice, dice_<label>.., hd95_mm, mse_percent, ncc, epe_mm, folds_percent,
-    min_jacobian, psnr, ssim, seconds, error``; a cell is empty where the pair or the method does not tell:
+    min_jacobian, psnr, ssim, seconds, error``; a cell is empty where the pair or the method does not provide the score:
 
     - ``dice`` (0 to 1), ``hd95_mm``: of the moving labels, moved by nearest voxel, and the fixed labels; means over the
       labels of the fixed map;
     - ``mse_percent``, ``ncc``: of ``moving_same``, moved, and the fixed image, each scaled to [0, 1] on its own
       beforehand; the correlation inside the moving image's field of view;
-    - ``epe_mm``: against the true field, over the fixed labels, or everywhere where these are not known;
+    - ``epe_mm``: against the true field, over the fixed labels, or over the whole grid where these are unknown;
     - ``folds_percent``, ``min_jacobian``: strict, of the field on the fixed grid;
     - ``psnr``, ``ssim``: of the translation and the scaled ``moving_same``, on the moving grid; only ``crossmorph``
       translates;
     - ``seconds``: see the module.
 
-    A pair that a method fails on becomes a row with ``error`` and no scores, and the rest goes on: whoever calls this
-    must look for such rows. What is wrong before the first registration (an unknown method, a missing package) raises.
+    A pair that a method fails on becomes a row with ``error`` and no scores, and the evaluation continues: the caller
+    must check for such rows. Errors before the first registration (an unknown method, a missing package) are raised.
 
     Args:
         pairs_csv: the list, see :mod:`crossmorph.datasets.pairs`; 2-D or 3-D, every pair on its own grids.
         methods: names out of ``METHODS``.
-        output: the CSV to write; it appears whole when all is done.
+        output: the CSV to write; it appears complete at the end.
         model: weights of ``coarse`` and ``crossmorph``, see :func:`chosen_model`.
         threads: of the CPU, for every method (``dipy`` always works on one).
-        count: take only the first so many pairs of the list, or as many as there are.
-        watch: is shown every row that has scores, with what it came from; outside the time that is measured.
+        count: evaluate at most this number of pairs, the first of the list; None: all.
+        watch: called with every row that has scores, its pair and its outcome; not included in the seconds.
 
     Returns:
         The rows, by pair and then by method.
 
     Raises:
-        InputError: the list, a method, the model or the output cannot be used, or ANTs has other threads already.
+        InputError: the list, a method, the model or the output cannot be used, or ANTs was started with another number
+            of threads.
     """
     if threads < 1:
         raise InputError(f"received {threads} threads; expected at least 1")
     if Path(output).resolve() == Path(pairs_csv).resolve():
         raise InputError(f"{output}: is the list of pairs; expected another file for the results")
     if count is not None and count < 1:
-        raise InputError(f"received {count} pairs to take; expected at least 1")
+        raise InputError(f"received a count of {count} pairs; expected at least 1")
     pairs = read_pairs(pairs_csv)[:count]
     _check_methods(methods, pairs, pairs_csv)
-    # The output is claimed first: one that cannot be written must show before hours of work, not after.
+    # The output is opened first: an error in writing must show before hours of work, not after.
     with _limited(threads), atomic_output(Path(output)) as temporary:
         loaded = cache(partial(load_model, chosen_model(pairs_csv, model)))
         runners = {name: runner(name, loaded, threads) for name in methods}
@@ -127,7 +128,7 @@ def evaluate(
 
 
 def chosen_model(pairs_csv: str | Path, model: str | None) -> str:
-    """The model wanted, or else the shipped one for the dimension of the list's first fixed image."""
+    """``model``, or else the shipped one for the dimension of the list's first fixed image."""
     return model or DEFAULT_MODELS[read_image(read_pairs(pairs_csv)[0].fixed).dim]
 
 
@@ -146,7 +147,7 @@ def _check_methods(methods: Sequence[str], pairs: list[Pair], pairs_csv: str | P
 
 @contextlib.contextmanager
 def _limited(threads: int) -> Iterator[None]:
-    """Torch and SimpleITK on so many threads."""
+    """Run torch and SimpleITK on this number of threads."""
     before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     torch.set_num_threads(threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
@@ -161,28 +162,30 @@ def _limited(threads: int) -> Iterator[None]:
 
 
 def runner(name: str, model: Callable[[], Model], threads: int) -> Method:
-    """The method of a name, with everything loaded that it needs; ``model`` is called for our own only."""
+    """The method of a name, loaded and ready; ``model`` is called only for crossmorph's own methods."""
     match name:
         case "start":
-            return partial(timed, register_start, model())
+            return partial(timed, register_initial, model())
         case "coarse":
             return partial(timed, register_coarse, model())
         case "crossmorph":
-            return partial(_crossmorph, Settings(refine=False), model())
+            return partial(_crossmorph, Settings(refine="off"), model())
         case "crossmorph-refined":
             loaded = model()
             seconds = REFINE_SECONDS[loaded.card.hierarchy.dim]
-            return partial(_crossmorph, Settings(refine=True, refine_seconds=seconds), loaded)
+            return partial(_crossmorph, Settings(refine="on" if seconds is None else seconds), loaded)
         case "oracle":
             return _oracle
         case "none":
             return unregistered
+        case "voxelmorph":
+            return partial(timed, register_coarse, voxelmorph.load_trained())
         case _:
             return partial(_peer, _peer_register(name, threads))
 
 
 def _peer_register(name: str, threads: int) -> Callable[[Image, Image], Timed]:
-    """The registration of one of ``PEERS``; raises InputError where its package, or its training, is missing."""
+    """The registration of another package; raises InputError where that is not installed."""
     match name:
         case "elastix":
             elastix.load()
@@ -195,9 +198,6 @@ def _peer_register(name: str, threads: int) -> Callable[[Image, Image], Timed]:
         case "dipy":
             dipy.load()
             return dipy.register
-        case "voxelmorph":
-            voxelmorph.load()
-            return voxelmorph.register
         case "affine" | "syn" | "syn-tuned":
             ants.start(threads)
             return partial(ants.register, kind=name)
@@ -206,7 +206,7 @@ def _peer_register(name: str, threads: int) -> Callable[[Image, Image], Timed]:
 
 
 def unregistered(case: Case) -> Outcome:
-    """No displacement."""
+    """A displacement of zero."""
     return Outcome(Warp(np.zeros((case.fixed.dim, *case.fixed.shape), np.float32), case.fixed.affine))
 
 
@@ -215,7 +215,7 @@ def _peer(register: Callable[[Image, Image], Timed], case: Case) -> Outcome:
 
 
 def timed(register: Callable[[Image, Image, Model], Warp], model: Model, case: Case) -> Outcome:
-    """A registration that gives no more than its field."""
+    """Time a registration that returns its field only."""
     began = time.perf_counter()
     warp = register(case.moving, case.fixed, model)
     return Outcome(warp, time.perf_counter() - began)
@@ -238,7 +238,7 @@ def _oracle(case: Case) -> Outcome:
 def run_methods(
     pairs: Sequence[Pair], methods: Mapping[str, Method], bar: bool = True, watch: Watch | None = None
 ) -> list[Row]:
-    """Every method on every pair, scored and watched as :func:`evaluate` says; a bar shows on a terminal if wanted."""
+    """Every method on every pair, as :func:`evaluate` describes; ``bar`` shows the progress on a terminal."""
     rows: list[Row] = []
     load = lru_cache(maxsize=1)(load_case)
     with progress_bar(bar) as progress:
@@ -264,7 +264,7 @@ def run_methods(
 
 
 def load_case(pair: Pair) -> Case:
-    """Read all files of a pair. Raises InputError where they do not belong together."""
+    """Read all files of a pair. Raises InputError where their grids differ."""
     moving, fixed = read_image(pair.moving), read_image(pair.fixed)
     if moving.dim != fixed.dim:
         raise InputError(f"{pair.moving} is {moving.dim}-D and {pair.fixed} {fixed.dim}-D; expected the same")
@@ -286,7 +286,7 @@ def load_case(pair: Pair) -> Case:
 
 
 def _beside(path: Path | None, image: Image, labels: bool) -> Image | None:
-    """An image or label map that must lie on the grid of another."""
+    """An image or label map that must have the grid of another."""
     if path is None:
         return None
     found = read_image(path, labels=labels)
@@ -306,7 +306,7 @@ def _same_grid(one: Image | Warp, other: Image) -> bool:
 
 
 def _scores(case: Case, outcome: Outcome) -> dict[str, float]:
-    """All scores that the pair allows, by column."""
+    """All scores that can be computed for the pair, by column."""
     warp = outcome.warp
     if not np.isfinite(warp.displacement).all():
         raise ValueError("the transform holds NaN or infinite displacements")

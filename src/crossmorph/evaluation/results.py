@@ -1,6 +1,6 @@
-"""Results of an evaluation: one tidy table, a row per pair and method, and what is computed from it.
+"""Results of an evaluation: a table with a row per pair and method, and the statistics computed from it.
 
-Means, intervals and printed tables are always computed from the rows and never stored instead of them.
+Means, intervals and printed tables are always computed from the rows; only the rows are stored.
 """
 
 import csv
@@ -15,20 +15,20 @@ from scipy import stats
 from crossmorph.errors import InputError
 from crossmorph.system.environment import processor
 
-# The scores of a row beside the Dice of each label, in the order of the file.
+# The scores of a row besides the Dice of each label, in the order of the file.
 SCORES = ("dice", "hd95_mm", "mse_percent", "ncc", "epe_mm", "folds_percent", "min_jacobian", "psnr", "ssim", "seconds")
 LABEL = "dice_"  # prefix of the column of one label
 CONFIDENCE = 0.95
 
 
 class Row(NamedTuple):
-    """What one method did on one pair.
+    """The result of one method on one pair.
 
     Attributes:
         pair: the pair's name.
         method: the method's name.
-        scores: numbers by the name of their column; what is not known is not there.
-        error: why there are no scores, in one line, where the method failed on this pair.
+        scores: values by the name of their column, without unknown ones.
+        error: the error, in one line, where the method failed on this pair.
     """
 
     pair: str
@@ -38,14 +38,14 @@ class Row(NamedTuple):
 
 
 class Statistic(NamedTuple):
-    """One score of one method over the pairs where it is known.
+    """One score of one method over the pairs that have it.
 
     Attributes:
         pairs: number of these pairs, n.
         mean: their mean.
         sd: their standard deviation (over n - 1); NaN for one pair, as is the interval.
         low: lower end of the 95% confidence interval of the mean, ``mean - t sd / sqrt(n)`` with Student's t of n - 1
-            degrees of freedom, which takes the pairs as independent.
+            degrees of freedom, for independent pairs.
         high: its upper end.
         median: the median.
     """
@@ -59,7 +59,7 @@ class Statistic(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """One method over all pairs: how many it was given, how many it failed on, and its scores over the others."""
+    """One method over all pairs: the number of pairs, that of its failures, and its scores over the others."""
 
     method: str
     pairs: int
@@ -79,7 +79,7 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Read what :func:`write_rows` wrote.
+    """Read rows that :func:`write_rows` wrote.
 
     Raises:
         InputError: the file cannot be read, or is not such a table.
@@ -92,7 +92,7 @@ def read_rows(path: str | Path) -> list[Row]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; expected a CSV of results") from None
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV of results ({error}); expected one that evaluate wrote") from None
+        raise InputError(f"{path}: not a CSV of results ({error}); expected one written by evaluate") from None
 
 
 def _read_row(cells: dict[str, str]) -> Row:
@@ -113,7 +113,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
 
 
 def statistic(values: np.ndarray) -> Statistic:
-    """Of one score over pairs; see :class:`Statistic`."""
+    """The statistic of one score over pairs."""
     count, mean, median = len(values), float(values.mean()), float(np.median(values))
     if count < 2 or not np.isfinite(values).all():
         return Statistic(count, mean, math.nan, math.nan, math.nan, median)
@@ -123,14 +123,14 @@ def statistic(values: np.ndarray) -> Statistic:
 
 
 def _score_columns(results: Sequence[Row] | Sequence[Summary]) -> list[str]:
-    """All columns of scores in the order of the file: the Dice of each label of any result stands behind the mean."""
+    """All columns of scores in the order of the file: after the mean Dice, the Dice of each label of any result."""
     labels = {name for result in results for name in result.scores if name.startswith(LABEL)}
     first, *others = SCORES
     return [first, *sorted(labels, key=lambda name: int(name.removeprefix(LABEL))), *others]
 
 
 def caption(pairs_csv: str | Path, rows: Sequence[Row], model: str, threads: int) -> str:
-    """The line below a table: data, pairs, threads, model, hardware, and what its numbers are."""
+    """The line below a table: data, pairs, threads, model, hardware, and the definition of the values."""
     pairs = len({row.pair for row in rows})
     return (
         f"Data: {pairs_csv}, {pairs} pair{'s'[: pairs != 1]}. Model: {model}. Hardware: {processor()}, {threads} "
@@ -140,11 +140,11 @@ def caption(pairs_csv: str | Path, rows: Sequence[Row], model: str, threads: int
 
 
 def markdown_table(summaries: Sequence[Summary], caption: str = "") -> str:
-    """A method a row, a score a column; scores that no method has are left out.
+    """A table with a row for each method and a column for each score; scores that no method has are omitted.
 
     Args:
         summaries: from :func:`summarise`.
-        caption: a line to put below, from :func:`caption`.
+        caption: the line below, from :func:`caption`.
     """
     names = [name for name in _score_columns(summaries) if any(name in summary.scores for summary in summaries)]
     failures = any(summary.failed for summary in summaries)

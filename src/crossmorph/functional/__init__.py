@@ -1,1 +1,1 @@
-"""Mathematics without state: displacement fields, similarity, regularization, interpolation, metrics, ADAM."""
+"""Pure functions: displacement fields, similarity, regularization, interpolation, metrics, ADAM."""

@@ -1,4 +1,4 @@
-"""ADAM for instance optimisation. By hand: `torch.optim` imports the compiler at its first use, a second."""
+"""ADAM for instance optimisation, without `torch.optim`, whose first use imports the compiler and takes a second."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ class Adam:
 
     Args:
         like: a tensor of the parameters' shape.
-        memories: beta_1 and beta_2, how much of the mean and of the mean square each step keeps.
+        betas: beta_1 and beta_2, the decay rates of the mean and of the mean square.
     """
 
-    def __init__(self, like: Tensor, memories: tuple[float, float]) -> None:
+    def __init__(self, like: Tensor, betas: tuple[float, float]) -> None:
         self._mean, self._square = torch.zeros_like(like), torch.zeros_like(like)
-        self._memories, self._steps = memories, 0
+        self._betas, self._steps = betas, 0
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """``m / (sqrt(v) + 1e-8)`` of the bias-corrected moments, uphill; to be multiplied by the step's size."""
-        first, second = self._memories
+        """``m / (sqrt(v) + 1e-8)`` of the bias-corrected moments, the ascent direction, before the step size."""
+        first, second = self._betas
         self._steps += 1
         self._mean = torch.lerp(gradient, self._mean, first)
         self._square = torch.lerp(gradient * gradient, self._square, second)

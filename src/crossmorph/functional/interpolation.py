@@ -1,4 +1,4 @@
-"""Arrays at voxel coordinates in float64, a slab of the output at a time: no intermediate is as large as a volume.
+"""Sampling of arrays at voxel coordinates in float64, a slab of the output at a time, to bound the memory needed.
 
 Coordinates are in float64 because float32 would move points that lie on a voxel's face to its wrong side. Voxel centres
 sit at integer coordinates, and an array reaches half a voxel beyond its outermost centres.
@@ -17,7 +17,7 @@ from crossmorph.functional.spatial import sample
 
 # Of a slab, in float64: 6 MB for three coordinates, of which a handful exist at a time. Larger slabs are not faster.
 SLAB_VOXELS = 2**18
-# Voxels: a grid whose axes are parallel to another's within this over its whole length is taken to be so.
+# Voxels: axes of two grids that deviate by less than this over their length are taken as parallel.
 PARALLEL = 1e-9
 
 
@@ -32,7 +32,7 @@ def affine_slab(matrix: Float[ndarray, "n n"], shape: tuple[int, ...], slab: sli
     """``A i + t`` at every voxel index ``i`` of a slab of a grid.
 
     Args:
-        matrix: ``A`` and ``t``, homogeneous; the last row is not looked at.
+        matrix: ``A`` and ``t``, homogeneous; the last row is not used.
         shape: of the whole grid.
         slab: range of its first axis.
     """
@@ -66,7 +66,7 @@ def inside(coordinates: Float64[ndarray, "dim *out"], shape: tuple[int, ...]) ->
 def linear(
     channels: Num[ndarray, "channel *space"], coordinates: Float64[ndarray, "dim *out"]
 ) -> Float64[ndarray, "channel *out"]:
-    """(Bi-, tri-)linear interpolation, the edge value held outside; only what the coordinates reach is copied."""
+    """(Bi-, tri-)linear interpolation, the edge value held outside; only the voxels that are needed are copied."""
     window, low = [], []
     for coordinate, size in zip(coordinates, channels.shape[1:], strict=True):
         first = int(np.clip(np.floor(coordinate.min()), 0, size - 1))
@@ -93,7 +93,7 @@ def nearest(data: Shaped[ndarray, "*space"], coordinates: Float64[ndarray, "dim 
 def majority(data: Shaped[ndarray, "*space"], coordinates: Float64[ndarray, "dim *out"]) -> Shaped[ndarray, "*out"]:
     """The label that has most weight in linear interpolation, the smaller of equals; the edge value held outside.
 
-    The same as interpolating the picture of each label alone and taking the largest (ITK's
+    The same as interpolating the indicator image of each label alone and taking the largest (ITK's
     ``LabelImageGenericInterpolateImageFunction``), but at the cost of the ``2^dim`` voxels about a point, however many
     labels there are.
     """
@@ -139,7 +139,7 @@ def lattice(
     """Linear interpolation at ``A i + t`` for every voxel ``i`` of a grid, the edge value held outside.
 
     Args:
-        channels: what to sample; its type is the result's.
+        channels: the array to sample; the result has its type.
         matrix: ``A`` and ``t``, homogeneous: voxel index of the new grid to that of ``channels``.
         shape: of the new grid.
     """

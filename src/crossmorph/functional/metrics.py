@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from numpy import ndarray
 from scipy import ndimage
 
-from crossmorph.functional.spatial import endpoint_error, strict_jacobian
+from crossmorph.functional import spatial
 
 # The window's sigma and radius in voxels, and the two constants, of Wang et al. (see :func:`ssim`).
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
@@ -36,7 +36,7 @@ def hd95_mm(
 ) -> dict[int, float]:
     """The 95th percentile of the distance between two surfaces, the larger of the two directions, per label.
 
-    ``max(P95 {d(a, dB): a in dA}, P95 {d(b, dA): b in dB})``, where the surface ``dA`` are the voxels of a label with a
+    ``max(P95 {d(a, dB): a in dA}, P95 {d(b, dA): b in dB})``, where the surface ``dA`` is the voxels of a label with a
     neighbour across a face, or the border of the image, outside it. As MONAI's ``compute_hausdorff_distance``.
 
     Args:
@@ -46,7 +46,7 @@ def hd95_mm(
 
     Returns:
         Millimetres. A label that the moved map lacks gets the diagonal of the field of view, farther than any two
-        voxels are, so that losing a structure never pays (the rule of the BraTS challenges, there 373.13 mm).
+        voxels are, so that losing a structure never improves the score (the BraTS challenges' rule, there 373.13 mm).
     """
     diagonal = float(np.linalg.norm(np.multiply(fixed.shape, spacing)))
     scores = {}
@@ -100,9 +100,7 @@ def ncc(image: Float[ndarray, "*space"], reference: Float[ndarray, "*space"], in
 
 
 def folds_percent(displacement: Float[ndarray, "dim *space"]) -> float:
-    """Percentage of the grid's cells that fold: some corner's determinant is not positive.
-
-    See :func:`crossmorph.functional.spatial.strict_jacobian`.
+    """Percentage of the grid cells that fold, see :func:`crossmorph.functional.spatial.folds`.
 
     Args:
         displacement: voxels, component ``k`` along array axis ``k``.
@@ -110,13 +108,12 @@ def folds_percent(displacement: Float[ndarray, "dim *space"]) -> float:
     Returns:
         0 to 100; NaN for a grid without cells (an axis of one voxel), here and in :func:`min_jacobian`.
     """
-    corners = strict_jacobian(_tensor(displacement))
-    return 100 * float((corners.amin(1) <= 0).double().mean())
+    return float(spatial.folds_percent(_tensor(displacement)))
 
 
 def min_jacobian(displacement: Float[ndarray, "dim *space"]) -> float:
     """The smallest determinant at any corner of any cell, 1 for no change; arguments as :func:`folds_percent`."""
-    corners = strict_jacobian(_tensor(displacement))
+    corners = spatial.strict_jacobian(_tensor(displacement))
     return float(corners.min()) if corners.numel() else float("nan")
 
 
@@ -126,7 +123,7 @@ def endpoint_error_mm(
     """Mean distance ``|d(x) - d_true(x)|`` over the foreground, in the fields' millimetres; NaN where that is empty."""
     if not foreground.any():
         return float("nan")
-    error = endpoint_error(_tensor(displacement.astype(np.float64)), _tensor(truth.astype(np.float64)))[0]
+    error = spatial.endpoint_error(_tensor(displacement.astype(np.float64)), _tensor(truth.astype(np.float64)))[0]
     return float(error.numpy()[foreground].mean())
 
 

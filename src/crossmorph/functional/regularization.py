@@ -22,7 +22,7 @@ def bending_energy(displacement: Float[Tensor, "batch dim *space"]) -> Float[Ten
 def smoothness(displacement: Float[Tensor, "batch dim *space"]) -> Float[Tensor, " batch"]:
     """Mean over voxels of ``sum_{k,j} (u_k(p + e_j) - u_k(p))^2``, forward differences, in voxels squared.
 
-    A mean, not a sum, so that a weight means the same at any size of image.
+    A mean, not a sum, so that the effect of a weight does not depend on the size of the image.
     """
     axes = range(2, displacement.ndim)
     differences = [displacement.diff(dim=axis).square().sum(1).flatten(1).mean(1) for axis in axes]

@@ -1,8 +1,8 @@
 """Similarity of two images, one number a pair: mutual information, NCC, gradient orientation, squared error.
 
 Every function takes ``(varying, constant)``, two tensors ``(batch, 1, *space)`` in [0, 1], and returns ``(batch,)``;
-larger means more alike except for :func:`mse`. Gradients flow into ``varying``; ``constant`` is the image of the term
-that no network changes. Nothing here imports anything of ours.
+larger means more similar except for :func:`mse`. Gradients flow into ``varying``; ``constant`` is the image of the term
+that no network changes. This module imports no other module of crossmorph.
 """
 
 from collections.abc import Callable
@@ -87,14 +87,14 @@ def box_sum(image: Float[Tensor, "batch channel *space"], window: int) -> Float[
     return image
 
 
-def ncc(
+def local_correlation_map(
     varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"], window: int = 9
-) -> Float[Tensor, " batch"]:
-    """Mean squared local correlation, ``cross^2 / (var_I var_J + 1e-5)`` over cubes of ``window`` voxels.
+) -> Float[Tensor, "batch 1 *space"]:
+    """Squared local correlation of every voxel, ``cross^2 / (var_I var_J + 1e-5)`` over a cube of ``window`` voxels.
 
-    As in VoxelMorph (Balakrishnan et al., IEEE TMI 2019, doi:10.1109/TMI.2019.2897538). ``cross`` keeps its sign until
-    it is squared: T1w and T2w correlate negatively, and that counts as alike. At the border a cube ends with the image
-    (VoxelMorph counts zeros outside, which makes the borders of two flat images look alike).
+    ``cross`` keeps its sign until it is squared: T1w and T2w correlate negatively, and that counts as similar. At the
+    border a cube ends with the image (VoxelMorph counts zeros outside, which makes the borders of two constant images
+    similar).
     """
     size = box_sum(torch.ones_like(varying[:1]), window)
     moments = [varying, constant, varying * varying, constant * constant, varying * constant]
@@ -102,7 +102,17 @@ def ncc(
     cross = ij - i * j / size
     # Rounding can leave a variance a hair below zero where the window is constant.
     variances = (ii - i * i / size).clamp_min(0) * (jj - j * j / size).clamp_min(0)
-    return (cross * cross / (variances + 1e-5)).flatten(1).mean(1)
+    return cross * cross / (variances + 1e-5)
+
+
+def ncc(
+    varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"], window: int = 9
+) -> Float[Tensor, " batch"]:
+    """Mean squared local correlation, the mean of :func:`local_correlation_map` over the voxels.
+
+    As in VoxelMorph (Balakrishnan et al., IEEE TMI 2019, doi:10.1109/TMI.2019.2897538).
+    """
+    return local_correlation_map(varying, constant, window).flatten(1).mean(1)
 
 
 def windows_correlation(
@@ -110,8 +120,8 @@ def windows_correlation(
 ) -> Float[Tensor, " batch"]:
     """Mean squared correlation over cubes of ``window`` voxels within the image, every ``step`` voxels along each axis.
 
-    A glance at what :func:`ncc` looks at closely. Only cubes count in which ``constant`` is brighter than half its
-    mean; 0 where there are none, or where the image is smaller than one.
+    A fast approximation of :func:`ncc`. Only cubes count in which ``constant`` is brighter than half its mean; 0 where
+    there are none, or where the image is smaller than one.
     """
     if min(constant.shape[2:]) < window:
         return constant.new_zeros(len(constant))
@@ -142,7 +152,7 @@ def lg(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 
 
 
 def mse(varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, " batch"]:
-    """Mean squared difference: 0 for equal images, larger for less alike ones."""
+    """Mean squared difference: 0 for equal images, larger for less similar ones."""
     return (varying - constant).square().flatten(1).mean(1)
 
 

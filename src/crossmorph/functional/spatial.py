@@ -1,9 +1,9 @@
-"""Displacement fields on voxel grids: the mathematics every other module stands on.
+"""Displacement fields on voxel grids: sampling, composition, integration, Jacobian determinants.
 
 One frame throughout. A field is a tensor ``(batch, dim, *space)`` in voxels of its own grid, component ``k`` along
 array axis ``k``; voxel centres sit at integer coordinates. A transform is a pull-back on the fixed grid,
 ``phi(p) = p + u(p)``, so that ``warped(p) = moving(p + u(p))``. Two dimensions or three follow from the shape.
-This is the only module that calls ``grid_sample``. Nothing here imports anything of ours.
+This is the only module that calls ``grid_sample``. It imports no other module of crossmorph.
 """
 
 import math
@@ -21,18 +21,6 @@ from torch import Tensor
 Interpolation = Literal["linear", "nearest"]
 Outside = Literal["edge", "zero"]
 KEPT_VOXELS = 2**16  # of a grid at most, for its coordinates to be kept: half a megabyte
-
-
-class Inverse(NamedTuple):
-    """A numerical inverse and how far from one it is.
-
-    Attributes:
-        displacement: ``v`` with ``(id + u) o (id + v) = id``, ``(batch, dim, *space)``, voxels.
-        residual: the largest ``|v(p) + u(p + v(p))|`` of each batch element, ``(batch,)``, voxels.
-    """
-
-    displacement: Float[Tensor, "batch dim *space"]
-    residual: Float[Tensor, " batch"]
 
 
 def identity_grid(
@@ -55,7 +43,7 @@ def sample(
         image: what to sample, 2-D or 3-D.
         coordinates: where, in voxels of ``image``, component ``k`` along its array axis ``k``.
         mode: (bi-, tri-)linear, or the nearest voxel (half-way cases round to even).
-        outside: ``edge`` holds the border value for ever; ``zero`` holds it to half a voxel beyond the outermost
+        outside: ``edge`` holds the border value everywhere; ``zero`` holds it to half a voxel beyond the outermost
             centre, where the image ends, and is 0 from there (the rule of ITK's resampling).
 
     Returns:
@@ -97,13 +85,13 @@ class _Frame(NamedTuple):
 
 
 def _frame(grid: tuple[int, ...], image: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> _Frame:
-    """The frame; that of a slice is kept, since making it takes longer than most of what it is made for."""
+    """The frame; that of a small grid is cached, since computing it takes longer than most of its uses."""
     make = _kept_frame if math.prod(grid) <= KEPT_VOXELS else _made_frame
     return make(grid, image, dtype, device)
 
 
 def _made_frame(grid: tuple[int, ...], image: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> _Frame:
-    with torch.inference_mode(False):  # a tensor made while inferring cannot learn
+    with torch.inference_mode(False):  # a tensor made in inference mode cannot be differentiated
         ranges = [torch.arange(size, dtype=dtype, device=device) for size in grid]
         axes = [(2 * range_ + 1) / size - 1 for range_, size in zip(ranges, image, strict=True)]
         scale = 2 / torch.tensor(image[::-1], dtype=dtype, device=device)
@@ -130,7 +118,7 @@ def warp(
 ) -> Float[Tensor, "batch channel *out"]:
     """``warped(p) = image(p + u(p))``; see :func:`sample` for the arguments and errors."""
     shape = tuple(displacement.shape[2:])
-    # Not the sum of grid and displacement, but in grid_sample's own coordinates from the outset: half the time.
+    # In grid_sample's own coordinates, instead of the sum of grid and displacement: half the time.
     _check_components(displacement, image)
     frame = _frame(shape, tuple(image.shape[2:]), displacement.dtype, displacement.device)
     warped = _grid_sample(image, torch.addcmul(frame.centres, displacement.flip(1), frame.scale), mode)
@@ -156,38 +144,14 @@ def integrate(velocity: Float[Tensor, "batch dim *space"], steps: int = 7) -> Fl
         velocity: voxels per unit of time.
         steps: number of squarings.
     """
-    # compose(displacement, displacement) at every step, but in grid_sample's own coordinates from the first step to the
-    # last: most of the time would go into converting to and fro.
+    # compose(displacement, displacement) at every step, but in grid_sample's own coordinates throughout: converting at
+    # each step would take most of the time.
     shape = tuple(velocity.shape[2:])
     frame = _frame(shape, shape, velocity.dtype, velocity.device)
     field = velocity.flip(1) / 2**steps * frame.scale
     for _ in range(steps):
         field = field + _grid_sample(field, frame.centres + field)
     return (field / frame.scale).flip(1)
-
-
-def invert(displacement: Float[Tensor, "batch dim *space"], iterations: int = 50, tolerance: float = 1e-3) -> Inverse:
-    """The inverse of any field by the fixed point ``v <- -u(p + v)``.
-
-    Chen et al., Med. Phys. 2008, doi:10.1118/1.2816107. Converges where ``u`` is a contraction; the residual says how
-    well it did, so that a caller need not trust it. Differentiable by unrolling.
-
-    Args:
-        displacement: the field to invert, voxels.
-        iterations: the most steps taken.
-        tolerance: a largest residual in voxels below which it stops early.
-    """
-    inverse = -displacement
-    active = torch.ones(len(displacement), dtype=torch.bool, device=displacement.device)
-    for _ in range(iterations):
-        update = -warp(displacement, inverse)
-        change = (update - inverse).detach().abs().flatten(1).amax(1)
-        inverse = torch.where(active.view(-1, *[1] * (displacement.ndim - 1)), update, inverse)
-        active = active & (change >= tolerance / 4)
-        if not active.any():
-            break
-    error = torch.linalg.vector_norm(compose(displacement, inverse), dim=1)
-    return Inverse(inverse, error.flatten(1).amax(1))
 
 
 def resize_image(image: Float[Tensor, "batch channel *space"], shape: tuple[int, ...]) -> Float[Tensor, "..."]:
@@ -227,7 +191,7 @@ def bspline_basis(size: int, spacing: float) -> Float64[ndarray, "size controls"
 
 @cache
 def _bspline_smoother(size: int, spacing: float) -> Float64[ndarray, "size size"]:
-    """Matrix of :func:`bspline_smooth` along one axis. In NumPy: a tensor made while inferring cannot learn."""
+    """Matrix of :func:`bspline_smooth` along one axis. In NumPy: a tensor of inference mode has no gradient."""
     basis = bspline_basis(size, spacing)
     return np.ascontiguousarray(basis @ (basis / basis.sum(0)).T)
 
@@ -240,7 +204,7 @@ def bspline_smooth(
     ``c = (B' f) / (B' 1)``, ``f_smooth = B c`` along each axis: a quasi-interpolant that keeps constants and has
     ``spacing`` voxels between control points, so that nothing finer than them is left.
     """
-    # In float64: how matrix products of float32 add up depends on the number of threads, and rounding hides that.
+    # In float64: the sums of float32 matrix products depend on the number of threads; rounding removes the difference.
     smooth = field.double()
     for axis in range(2, field.ndim):
         smoother = torch.as_tensor(_bspline_smoother(field.shape[axis], spacing)).to(smooth)
@@ -266,7 +230,7 @@ def jacobian_determinant(displacement: Float[Tensor, "batch dim *space"]) -> Flo
 
 
 def _determinant(columns: list[Float[Tensor, "batch dim *space"]]) -> Float[Tensor, "batch *space"]:
-    """Of the matrices with these two or three columns; for millions of them far faster than a general routine."""
+    """Determinants of matrices with these two or three columns; for millions of them much faster than torch.det."""
     if len(columns) == 2:
         (a, c), (b, d) = (column.unbind(1) for column in columns)
         return a * d - b * c
@@ -303,6 +267,16 @@ def strict_jacobian(displacement: Float[Tensor, "batch dim *space"]) -> Float[Te
             columns.append(edge)
         determinants.append(_determinant(columns))
     return torch.stack(determinants, dim=1)
+
+
+def folds(displacement: Float[Tensor, "batch dim *space"]) -> Bool[Tensor, "batch *cells"]:
+    """Which grid cells fold: the determinant at some corner is not positive; see :func:`strict_jacobian`."""
+    return strict_jacobian(displacement).amin(1) <= 0
+
+
+def folds_percent(displacement: Float[Tensor, "batch dim *space"]) -> Float64[Tensor, " batch"]:
+    """Percentage of the grid cells that fold, 0 to 100; NaN for a grid without cells (an axis of one voxel)."""
+    return 100 * folds(displacement).flatten(1).double().mean(1)
 
 
 def endpoint_error(

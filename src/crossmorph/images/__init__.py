@@ -1,1 +1,1 @@
-"""Image files of every format to arrays with their geometry, and back."""
+"""Reading and writing of image files in all formats, as arrays with their geometry."""

@@ -1,6 +1,6 @@
-"""A folder that holds one DICOM series to a volume: every slice there, in order, evenly spaced, or a reason why not.
+"""A folder that holds one DICOM series to a volume: complete, in order and evenly spaced, or an error says why not.
 
-GDCM, through ITK, reads the slices; which files those are is found out here, where damaged ones are told of.
+GDCM, through ITK, reads the slices; this module chooses the files and reports damaged ones.
 """
 
 import math
@@ -31,7 +31,7 @@ def read_dicom(folder: Path) -> Content:
     """Read the DICOM series that a folder holds, in order of position.
 
     Returns:
-        Voxels rescaled as the slices say; ``stored`` is the type after that, where all slices share it.
+        Voxels rescaled by the slices' factors; ``stored`` is the type after that, where all slices share it.
 
     Raises:
         InputError: no series or several, slices that are missing, truncated, doubled, shifted against each other or
@@ -62,10 +62,10 @@ def read_dicom(folder: Path) -> Content:
 
 
 def _series(folder: Path) -> tuple[list[Path], list[sitk.ImageFileReader]]:
-    """The files of the one series in a folder, and readers that know their headers."""
+    """The files of the one series in a folder, and readers that have read their headers."""
     try:
         candidates = [file for file in sorted(folder.iterdir()) if _is_dicom(file)]
-        # GDCM itself would look into every file of the folder, and never returns from some that are damaged.
+        # GDCM itself would read every file of the folder, and never returns from some that are damaged.
         damaged = [file for file in candidates if not _whole_meta(file)]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
@@ -87,7 +87,7 @@ def _series(folder: Path) -> tuple[list[Path], list[sitk.ImageFileReader]]:
         found = ", ".join(f"{brief(name)} ({len(files)} files)" for name, files in named[:SERIES_NAMED])
         more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
         raise InputError(
-            f"{folder}: holds {len(series)} DICOM series, {found}{more}; expected one, move it to a folder"
+            f"{folder}: holds {len(series)} DICOM series, {found}{more}; expected one; move it to a folder of its own"
         )
     if damaged:
         raise _lost(folder, candidates, damaged)
@@ -113,7 +113,7 @@ def _read_alone(file: Path) -> bool:
 
 
 def _whole_meta(file: Path) -> bool:
-    """Whether the elements of group 2, which say how all others are written, are themselves well written.
+    """Whether the elements of group 2, which define the encoding of all others, are themselves valid.
 
     Each is a group, an element, two letters for its type, its length in two bytes or, after two empty ones, in four
     (https://dicom.nema.org/medical/dicom/current/output/chtml/part10/chapter_7.html).
@@ -143,12 +143,12 @@ def _is_dicom(file: Path) -> bool:
 
 
 def _in_order(folder: Path, files: list[Path], slices: list[sitk.ImageFileReader]) -> list[Path]:
-    """The files by position along the slices' normal; refused where they do not make a volume."""
+    """The files by position along the slices' normal. Raises InputError where they do not form a volume."""
     if len(files) == 1:
         return files
     for file, reader in zip(files, slices, strict=True):
         if not reader.HasMetaDataKey("0020|0032"):
-            raise InputError(f"{file}: has no ImagePositionPatient, so its place in the series is unknown")
+            raise InputError(f"{file}: has no ImagePositionPatient; expected its position in the series")
         if not _alike(reader, slices[0]):
             raise InputError(
                 f"{file}: its size {reader.GetSize()[:2]}, spacing or orientation is not that of {files[0].name}, size "
@@ -163,7 +163,7 @@ def _in_order(folder: Path, files: list[Path], slices: list[sitk.ImageFileReader
     usual = float(np.median(gaps))
     tolerance = POSITION_TOLERANCE_MM + POSITION_TOLERANCE * usual
     if gaps.min() < tolerance / 2:
-        raise InputError(f"{folder}: several slices of the series lie in one place, expected one a position")
+        raise InputError(f"{folder}: several slices of the series have one position, expected one slice a position")
     uneven = int(np.abs(gaps - usual).argmax())
     if abs(gaps[uneven] - usual) > tolerance:
         raise InputError(

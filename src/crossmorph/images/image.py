@@ -1,6 +1,7 @@
-"""An image with its place in the world, and the scaling of its intensities."""
+"""An image: voxels, their types and intensity scaling, and the affine from voxel indices to RAS millimetres."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import nibabel
@@ -18,7 +19,7 @@ MOST_SCALED = 2**20  # voxels that the percentiles are taken of, twice that at m
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image or label map and its place in the world.
+    """An image or label map with its geometry.
 
     Attributes:
         data: voxels, ``(*space)`` with two or three axes in nibabel's order (PNG: x, y); float32, or integers for
@@ -57,6 +58,15 @@ class Image:
         return self.data.shape
 
     @property
+    def unit(self) -> str:
+        """Unit of lengths: ``mm``, or ``pixels`` where the image has no millimetres."""
+        return "mm" if self.physical else "pixels"
+
+    def scaled(self) -> "Image":
+        """The image with its intensities scaled to [0, 1], see :func:`scale_intensity`."""
+        return Image(scale_intensity(self.data).data, self.affine, self.physical)
+
+    @property
     def spacing(self) -> tuple[float, ...]:
         """Distance between neighbouring voxels along each axis, in millimetres: the norms of the affine's columns."""
         return tuple(float(norm) for norm in np.linalg.norm(self.affine[:-1, :-1], axis=0))
@@ -75,7 +85,7 @@ def in_stored_type(image: Image, source: Image) -> Image:
 
     Args:
         image: intensities or labels, say a moved image.
-        source: where they come from: the moving image. Its ``stored`` may be None, and the image stays as it is.
+        source: the image they come from; where its ``stored`` is None, the image is returned unchanged.
 
     Returns:
         Voxels rounded to the nearest integer and clipped to what the type holds.
@@ -84,9 +94,25 @@ def in_stored_type(image: Image, source: Image) -> Image:
         return image
     limits = np.iinfo(source.stored)
     values = np.rint(np.asarray(image.data, np.float64))
-    # The largest of 64 bits is no float64; the next one below is.
+    # The largest 64-bit integer is not a float64; the next float64 below it is used.
     top = float(limits.max) if int(float(limits.max)) <= limits.max else np.nextafter(float(limits.max), 0)
     return replace(image, data=values.clip(limits.min, top).astype(source.stored), stored=source.stored)
+
+
+def storable(path: Path, data: ndarray) -> ndarray:
+    """Voxels in a type that every reader knows: integers keep theirs (int64 becomes int32), the rest is float32.
+
+    Raises:
+        InputError: integers beyond 32 bits.
+    """
+    if data.dtype == bool:
+        return data.astype(np.uint8)
+    if data.dtype in (np.int64, np.uint64):
+        limits = np.iinfo(np.int32)
+        if data.min() < limits.min or data.max() > limits.max:
+            raise InputError(f"{path}: labels from {data.min()} to {data.max()} do not fit 32 bits")
+        return data.astype(np.int32)
+    return data if data.dtype.kind in "iu" else data.astype(np.float32)
 
 
 def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
@@ -102,22 +128,23 @@ def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
         Float32 intensities in [0, 1], and the ``low`` and ``high`` used.
 
     Raises:
-        InputError: A single intensity, or NaN or infinite voxels.
+        InputError: a single intensity, or NaN or infinite voxels.
     """
     if not np.isfinite(data).all():
-        raise InputError("intensities to scale must be finite, got NaN or infinity")
+        raise InputError("intensities to scale must be finite, received NaN or infinity")
     step = max(1, data.size // MOST_SCALED) | 1  # odd, so that it walks through all columns of a volume
     some = np.asarray(data.reshape(-1)[::step], np.float64)
     low, high = (float(value) for value in np.percentile(some, SCALE_PERCENTILES))
     if high <= low:
         low, high = float(data.min()), float(data.max())
     if high <= low:
-        raise InputError(f"intensities to scale are all {low:g}: a constant image cannot be scaled")
+        raise InputError(f"intensities to scale are all {low:g}: a constant image; expected at least two intensities")
     scaled = (np.asarray(data, np.float64) - low) / (high - low)
     return Scaled(np.clip(scaled, 0, 1, out=scaled).astype(np.float32), low, high)
 
 
-# A picture without millimetres: one a pixel, first pixel at the origin, x to the left and y to the back as in ITK.
+# Affine of a PNG or TIFF file, which has no millimetres: one a pixel, first pixel at the origin, x to the left and y to
+# the back as in ITK.
 PAGE = np.diag([-1.0, -1.0, 1.0])
 
 

@@ -16,14 +16,14 @@ from crossmorph.images.dicom import read_dicom
 from crossmorph.images.image import Content, Image
 from crossmorph.images.metaimage_nrrd import read_itk, write_itk
 from crossmorph.images.minc import read_minc
-from crossmorph.images.nifti import NIFTI_SUFFIXES, plain_type, read_affine, read_nifti, write_nifti
+from crossmorph.images.nifti import NIFTI_SUFFIXES, nifti_content, plain_type, read_affine, read_nifti, write_nifti
 from crossmorph.images.orientation import spatial_shape
 from crossmorph.images.png_tiff import GREY_SUFFIXES, read_png, read_tiff, write_png_tiff
 from crossmorph.system.files import readable, suffix_of
 
-# That can be written: an image is one file, so that it appears whole.
+# Formats that can be written: an image is one file, so that it appears complete.
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *GREY_SUFFIXES, ".mha", ".nrrd")
-# That can be read, besides a folder of one DICOM series.
+# Formats that can be read, besides a folder of one DICOM series.
 READABLE_SUFFIXES = (*IMAGE_SUFFIXES, ".mhd", ".nhdr", ".mnc", ".mnc.gz")
 
 
@@ -36,7 +36,7 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
 
     Args:
         path: the file or folder.
-        labels: read whole numbers, as int32, instead of intensities, as float32.
+        labels: read integers, as int32, instead of intensities, as float32.
 
     Returns:
         The image, with finite voxels and an invertible affine.
@@ -51,7 +51,7 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
 
 
 def checked_image(name: Path, content: Content, labels: bool = False) -> Image:
-    """Voxels and their place as an image, refused as :func:`read_image` refuses them; ``name`` is for the errors."""
+    """Voxels with their geometry as an image. Raises InputError as :func:`read_image` does, with ``name`` in it."""
     data = _labels(name, content.voxels) if labels else _varied(name, _intensities(name, content.voxels))
     return Image(data, content.affine, content.physical, content.header, content.stored)
 
@@ -63,7 +63,7 @@ def read_series(path: str | Path) -> list[Image]:
         path: the file or folder.
 
     Returns:
-        Images of one grid, with the file's header, which knows the time step. Unlike :func:`read_image` this takes
+        Images of one grid, with the file's header, which holds the time step. Unlike :func:`read_image` this takes
         volumes of one intensity.
 
     Raises:
@@ -84,7 +84,7 @@ def read_series(path: str | Path) -> list[Image]:
 
 
 def write_image(path: str | Path, image: Image) -> None:
-    """Write an image as NIfTI, MetaImage, NRRD, PNG or TIFF; the file appears whole or not at all.
+    """Write an image as NIfTI, MetaImage, NRRD, PNG or TIFF; the file appears complete or not at all.
 
     NIfTI (``.nii``, ``.nii.gz``): integers keep their type (int64 becomes int32), anything else is float32.
     ``image.header`` lends the through-plane position, the number of axes and the position code; qform and sform are
@@ -105,7 +105,9 @@ def write_image(path: str | Path, image: Image) -> None:
     """
     path = Path(path)
     if path.name.lower().endswith((".mhd", ".nhdr")):
-        raise InputError(f"{path}: is a header beside a file of voxels, which cannot appear together; expected .mha")
+        raise InputError(
+            f"{path}: is a header beside a file of voxels, and two files cannot appear together; expected .mha"
+        )
     suffix = suffix_of(path, IMAGE_SUFFIXES, "image")
     if suffix in GREY_SUFFIXES:
         write_png_tiff(path, image)
@@ -134,7 +136,7 @@ def write_series(path: str | Path, images: list[Image], timing: nibabel.Nifti1He
     suffix_of(path, NIFTI_SUFFIXES, "series")
     for number, image in enumerate(images):
         if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=1e-6):
-            raise InputError(f"{path}: image {number} of the series lies on another grid than the first")
+            raise InputError(f"{path}: image {number} of the series lies on another grid; expected that of the first")
     data = np.stack([image.data for image in images], axis=-1)
     write_nifti(path, data, first.affine, first.header, first.header if timing is None else timing)
 
@@ -146,12 +148,6 @@ def _read(path: Path) -> Content:
     suffix = suffix_of(path, READABLE_SUFFIXES, "image")
     with readable(path):
         return READERS[suffix](path)
-
-
-def _read_nifti(path: Path) -> Content:
-    raw, header = read_nifti(path)
-    raw = raw.reshape(spatial_shape(path, raw.shape))
-    return Content(raw, read_affine(path, raw.ndim), plain_type(header), header)
 
 
 def _intensities(path: Path, raw: ndarray) -> ndarray:
@@ -183,8 +179,8 @@ def _labels(path: Path, raw: ndarray) -> ndarray:
 
 
 READERS: dict[str, Callable[[Path], Content]] = {
-    ".nii.gz": _read_nifti,
-    ".nii": _read_nifti,
+    ".nii.gz": nifti_content,
+    ".nii": nifti_content,
     ".png": read_png,
     ".tif": read_tiff,
     ".tiff": read_tiff,

@@ -1,4 +1,4 @@
-"""ITK's readers without a word on the terminal: checked headers, voxels with their geometry, the reason of an error."""
+"""ITK's readers without output on the terminal: checked headers, voxels with their geometry, reasons of errors."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from crossmorph.images.image import Content
 from crossmorph.images.orientation import itk_affine, spatial_affine, spatial_shape
 from crossmorph.system.files import brief
 
-# What SimpleITK raises; the second where what ITK has to say quotes bytes of a damaged file.
+# What SimpleITK raises; the second where ITK's message quotes bytes of a damaged file.
 ITK_ERRORS = (RuntimeError, UnicodeDecodeError)
 
 _SILENCE = threading.RLock()
@@ -23,10 +23,10 @@ _SILENCE = threading.RLock()
 
 @contextlib.contextmanager
 def silent_itk() -> Iterator[None]:
-    """Let ITK work without a word on the terminal.
+    """Run ITK without output on the terminal.
 
     MetaIO, HDF5 and libtiff write to the process's standard error themselves, past ITK's own switch, so the stream is
-    turned away; one thread at a time, or two would restore each other's.
+    redirected to the null device; by one thread at a time, since two would restore each other's stream.
     """
     with _SILENCE:
         shown = sitk.ProcessObject.GetGlobalWarningDisplay()
@@ -43,7 +43,7 @@ def silent_itk() -> Iterator[None]:
 
 
 def itk_reason(error: Exception) -> str:
-    """The line of a SimpleITK exception that says what went wrong."""
+    """The line of a SimpleITK exception with the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return brief(next((line for line in reversed(lines) if "ERROR" in line), lines[-1]))
 
@@ -57,7 +57,7 @@ VECTOR = re.compile(r"none|\([-+0-9.eEnaif, \t]*\)", re.IGNORECASE)
 
 
 def read_header(path: Path, kind: str) -> sitk.ImageFileReader:
-    """A reader that knows the header of a file, whatever that says; InputError where ITK would die of it."""
+    """A reader that has read the header of a file. Raises InputError where the header would crash ITK."""
     if kind in _CHECKS:
         _CHECKS[kind](path)
     reader = sitk.ImageFileReader()
@@ -69,13 +69,13 @@ def read_header(path: Path, kind: str) -> sitk.ImageFileReader:
 
 
 def read_information(path: Path, kind: str) -> sitk.ImageFileReader:
-    """A reader that knows the header; one real number a voxel, in a shape that can be used."""
+    """A reader that has read the header: one real number a voxel, in a shape that can be used."""
     reader = read_header(path, kind)
     check_header(path, reader, kind)
     return reader
 
 
-def check_header(path: Path, reader: sitk.ImageFileReader, kind: str) -> None:
+def check_header(path: Path, reader: sitk.ImageFileReader | sitk.Image, kind: str) -> None:
     """Refuse voxels that are not one real number each, and shapes that cannot be used."""
     if reader.GetPixelID() not in TYPES:
         found = sitk.GetPixelIDValueAsString(reader.GetPixelID())
@@ -84,6 +84,12 @@ def check_header(path: Path, reader: sitk.ImageFileReader, kind: str) -> None:
         raise InputError(f"{path}: has shape {reader.GetSize()}, expected axes of at least one voxel")
     if kind != "TIFFImageIO":
         spatial_shape(path, reader.GetSize())
+
+
+def sitk_content(name: Path, image: sitk.Image) -> Content:
+    """Voxels and geometry of an image in memory. Raises InputError where it cannot be used; ``name`` is for errors."""
+    check_header(name, image, "")
+    return itk_content(name, image)
 
 
 def itk_content(path: Path, image: sitk.Image) -> Content:
@@ -95,7 +101,7 @@ def itk_content(path: Path, image: sitk.Image) -> Content:
 
 
 def _check_axes(path: Path) -> None:
-    """Refuse a MetaImage of more axes than MetaIO has room for: it does not look, and the process dies of it."""
+    """Refuse a MetaImage of more axes than MetaIO has memory for: it does not check, and the process crashes."""
     with path.open("rb") as stream:
         head = stream.read(HEADER_BYTES)
     for found in re.findall(rb"ndims[\s=:]*([^\s=:]*)", head, re.IGNORECASE):
@@ -104,7 +110,7 @@ def _check_axes(path: Path) -> None:
 
 
 def _check_vectors(path: Path) -> None:
-    """Refuse an NRRD file with vectors that are none or too many, or with long lines: ITK may die of them."""
+    """Refuse an NRRD file with missing or too many vectors, or with long lines, which may crash ITK."""
     with path.open("rb") as stream:
         head = stream.read(HEADER_BYTES).split(b"\n\n")[0].split(b"\r\n\r\n")[0]
     for line in head.decode("latin-1").split("\n"):
@@ -122,7 +128,7 @@ _CHECKS = {"MetaImageIO": _check_axes, "NrrdImageIO": _check_vectors}
 
 @contextlib.contextmanager
 def quiet_itk(path: Path, done: str = "read") -> Iterator[None]:
-    """Let ITK work without a word on the terminal; its exception becomes an ``InputError``."""
+    """Run ITK without output on the terminal; its exception becomes an ``InputError``."""
     try:
         with silent_itk():
             yield

@@ -1,11 +1,10 @@
 """MetaImage and NRRD files to voxels with their geometry, and back.
 
-ITK reads them, and its geometry counts (:mod:`crossmorph.images.nifti`). It is not trusted with the size: a header may
-announce more than the file holds, and a damaged compressed MetaImage is read as whatever was in memory. So the bytes
-are counted, and compressed ones unpacked to the end, before ITK sees the voxels.
+ITK reads them, and its geometry is used (:mod:`crossmorph.images.nifti`). ITK does not check the size: a header may
+announce more than the file holds, and of a damaged compressed MetaImage it returns uninitialised memory. So the bytes
+are counted, and compressed ones unpacked to the end, before ITK reads the voxels.
 """
 
-import logging
 import math
 import zlib
 from pathlib import Path
@@ -17,17 +16,13 @@ from jaxtyping import Float, Shaped
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.image import Content
+from crossmorph.images.image import Content, storable
 from crossmorph.images.itk import TYPES, itk_content, quiet_itk, read_information
-from crossmorph.images.nifti import storable
 from crossmorph.images.orientation import lps_to_ras
 from crossmorph.system.files import DEFLATE_LIMIT, atomic_output
 from crossmorph.system.memory import check_room
 
 ITK_READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
-
-# Pillow would say on the terminal what it thinks of a damaged file.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Header fields of MetaImage and NRRD that hold geometry; their parsers read NaN as 0.
 GEOMETRY = {"offset", "position", "origin", "elementspacing", "elementsize", "transformmatrix", "rotation"}
@@ -61,7 +56,7 @@ def read_itk(path: Path) -> Content:
 
 
 def write_itk(path: Path, data: Shaped[ndarray, "*space"], affine: Float[ndarray, "n n"]) -> None:
-    """Write an image as compressed MetaImage (``.mha``) or NRRD (``.nrrd``); it appears whole or not at all.
+    """Write an image as compressed MetaImage (``.mha``) or NRRD (``.nrrd``); it appears complete or not at all.
 
     Args:
         path: where to; the suffix chooses the format, an existing file is replaced.
@@ -99,7 +94,7 @@ def _payload(path: Path) -> Payload:
     if name.upper() == "LOCAL":
         return Payload(path, start, encoding != "raw")
     if name.upper().startswith("LIST") or "%" in name:
-        raise InputError(f"{path}: its voxels lie in several files ({name}), expected one")
+        raise InputError(f"{path}: its voxels lie in several files ({name}), expected one file")
     if not (path.parent / name).is_file():
         raise InputError(f"{path}: its voxels should lie in {path.parent / name}, which is missing")
     return Payload(path.parent / name, 0, encoding != "raw")
@@ -112,7 +107,7 @@ def _fields(path: Path, separator: str, last: str) -> tuple[dict[str, str], int]
         for line in iter(stream.readline, b""):
             key, _, value = line.decode("latin-1").partition(separator)
             key = key.strip().lower()
-            if not value.startswith("="):  # in NRRD := begins what the user noted
+            if not value.startswith("="):  # in NRRD, := marks a user's own key and value
                 fields[key] = value.strip()
             if key == last:
                 break
@@ -130,12 +125,12 @@ def _check_payload(path: Path, payload: Payload, needed: int) -> None:
     there = payload.file.stat().st_size - payload.start
     if needed > there * (DEFLATE_LIMIT if payload.compressed else 1):
         raise InputError(
-            f"{path}: is truncated: its header announces {needed} bytes of voxels, too many for the {there} that are "
-            "there"
+            f"{path}: is truncated: its header announces {needed} bytes of voxels, too many for the {there} bytes "
+            "that follow it"
         )
     if not payload.compressed:
         return
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib (MetaImage) or gzip (NRRD), whichever begins here
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib (MetaImage) or gzip (NRRD), by its header
     held = 0
     with payload.file.open("rb") as stream:
         stream.seek(payload.start)

@@ -1,8 +1,8 @@
 """MINC files to voxels with their geometry.
 
-MINC keeps world coordinates right, anterior and superior, and ITK 5 takes them for left, posterior and superior: half a
-turn about the vertical axis (https://github.com/InsightSoftwareConsortium/ITK/pull/4864). nibabel reads them as they
-are meant, and so do we: here alone ``affine`` is not what ITK reads.
+MINC keeps world coordinates right, anterior and superior, and ITK 5 reads them as left, posterior and superior: a
+rotation by 180 degrees about the vertical axis (https://github.com/InsightSoftwareConsortium/ITK/pull/4864). nibabel
+reads them correctly, and so does crossmorph: for this format alone ``affine`` is not what ITK reads.
 """
 
 import gzip
@@ -48,7 +48,7 @@ def read_minc(path: Path) -> Content:
             voxels = np.asarray(image.dataobj).T.reshape(shape)
     except InputError:
         raise
-    except Exception as error:  # nibabel passes on whatever it stumbles over in a damaged file
+    except Exception as error:  # nibabel raises errors of many types on a damaged file
         reason = brief(error) or type(error).__name__
         raise InputError(f"{path}: is not a MINC file that nibabel can read, or is damaged ({reason})") from error
     affine = spatial_affine(path, image.affine[:, [2, 1, 0, 3]], len(shape))
@@ -56,7 +56,7 @@ def read_minc(path: Path) -> Content:
 
 
 def _open_minc(path: Path) -> Any:
-    """A MINC file as nibabel sees it; version 1 from memory, where no more can be asked for than there is."""
+    """A MINC file as nibabel sees it; version 1 from memory, so that no more bytes can be read than the file has."""
     with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
         if stream.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
             return nibabel.Minc2Image.from_filename(path)
@@ -66,7 +66,7 @@ def _open_minc(path: Path) -> Any:
 
 
 def _exact_type(voxels: ndarray, dtype: np.dtype) -> np.dtype | None:
-    """The type, if it holds every voxel as it is."""
+    """The type, if it holds every voxel exactly; otherwise None."""
     if dtype.kind not in "iu":
         return dtype
     limits = np.iinfo(dtype)

@@ -13,7 +13,7 @@ from crossmorph.errors import InputError
 # slice).
 SINGULAR_DIRECTION = 1e-3
 
-# Millimetres: from the finest of microscopes to what no body is large enough for.
+# Millimetres: from a microscope's voxels to larger than any body.
 SPACINGS = (1e-5, 1e6)
 
 
@@ -32,7 +32,7 @@ def spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def spatial_affine(path: Path, affine: Float[ndarray, "m m"], dim: int) -> Float[ndarray, "n n"]:
-    """What the first ``dim`` axes of an image know of its world; of a slice of a volume as the module says.
+    """The affine of the first ``dim`` axes of an image; of a slice of a volume see :mod:`crossmorph.images.nifti`.
 
     Args:
         path: the file, for errors.
@@ -40,7 +40,7 @@ def spatial_affine(path: Path, affine: Float[ndarray, "m m"], dim: int) -> Float
         dim: axes to keep, no more than there are.
 
     Raises:
-        InputError: what is left is singular, not finite, or of voxels that no scanner has.
+        InputError: the result is singular, not finite, or has an implausible voxel size.
     """
     axes = len(affine) - 1
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,5 +1,6 @@
-"""Greyscale PNG and TIFF pictures: pixels without millimetres."""
+"""Greyscale PNG and TIFF files: pixels without millimetres."""
 
+import logging
 import math
 import struct
 import warnings
@@ -14,7 +15,9 @@ from crossmorph.images.image import PAGE, Content, Image
 from crossmorph.images.itk import itk_content, quiet_itk, read_information
 from crossmorph.system.files import DEFLATE_LIMIT, atomic_output
 
-# Of 2-D pictures without millimetres.
+# Pillow would log damaged files on the terminal.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 GREY_SUFFIXES = (".png", ".tif", ".tiff")
 PNG_KINDS = {"P": "a colour palette", "RGB": "colour", "RGBA": "colour and transparency"}
 
@@ -51,14 +54,16 @@ def write_png_tiff(path: Path, image: Image) -> None:
     """Write a 2-D image as :func:`crossmorph.images.io.write_image` describes. Raises InputError as that does."""
     kind = "PNG" if path.suffix.lower() == ".png" else "TIFF"
     if image.dim != 2:
-        raise InputError(f"{path}: {kind} holds 2-D images, got shape {image.shape}; write NIfTI")
+        raise InputError(f"{path}: {kind} holds 2-D images, received shape {image.shape}; expected a NIfTI file name")
     levels = np.round(image.data)
     unit_range = image.data.min() >= 0 and image.data.max() <= 1 and not np.array_equal(levels, image.data)
     if unit_range:
         levels = np.round(image.data.astype(np.float64) * 65535)
     if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > 65535:
         low, high = float(image.data.min()), float(image.data.max())
-        raise InputError(f"{path}: {kind} holds whole numbers from 0 to 65535, got {low:g} to {high:g}; write NIfTI")
+        raise InputError(
+            f"{path}: {kind} holds whole numbers from 0 to 65535, received {low:g} to {high:g}; expected a NIfTI name"
+        )
     depth = np.uint16 if unit_range or levels.max() > 255 else np.uint8
     with atomic_output(path) as temporary:
         PIL.Image.fromarray(np.ascontiguousarray(levels.T.astype(depth))).save(temporary, format=kind)
@@ -68,18 +73,18 @@ TIFF_MODES = ("L", "I", "I;16", "I;16B", "F")
 
 
 def read_tiff(path: Path) -> Content:
-    """Read a greyscale TIFF file of one page; its resolution is none of the body's and is dropped.
+    """Read a greyscale TIFF file of one page; its resolution does not describe the body and is dropped.
 
     Raises:
         InputError: not TIFF, truncated, of colour or several pages, or announcing more than the file can hold.
     """
-    # Pillow first: libtiff makes room for as many strips as a header announces.
+    # Pillow first: libtiff allocates memory for as many strips as a header announces.
     mode, size = _tiff_header(path)
     if math.prod(size) > DEFLATE_LIMIT * 8 * path.stat().st_size:
         raise InputError(f"{path}: announces {size} pixels, more than {path.stat().st_size} bytes can hold")
     reader = read_information(path, "TIFFImageIO")
     if len(reader.GetSize()) != 2:
-        raise InputError(f"{path}: holds {reader.GetSize()[-1]} pages, expected one greyscale picture")
+        raise InputError(f"{path}: holds {reader.GetSize()[-1]} pages, expected one greyscale page")
     if mode not in TIFF_MODES:
         raise InputError(f"{path}: holds a palette, colour or transparency (mode {mode}); save it as greyscale")
     with quiet_itk(path):
@@ -88,11 +93,11 @@ def read_tiff(path: Path) -> Content:
 
 
 def _tiff_header(path: Path) -> tuple[str, tuple[int, int]]:
-    """Pillow's word for the pixels, and how many; ITK makes meaningless grey levels of palettes and transparency."""
+    """Pillow's mode of the pixels, and the size; ITK turns palettes and transparency into meaningless grey levels."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with PIL.Image.open(path, formats=["TIFF"]) as tiff:
                 return tiff.mode, tiff.size
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: is not a TIFF picture of a known kind, or is too large ({error})") from error
+        raise InputError(f"{path}: is not a TIFF file of a known kind, or is too large ({error})") from error

@@ -21,8 +21,8 @@ class Registerd:
 
     Images are ``MetaTensor`` of shape (1, *space) with affines in RAS millimetres, as MONAI's ``LoadImaged`` and
     ``EnsureChannelFirstd`` give them. The moving image and its labels come back on the fixed image's grid; the field
-    is ``dictionary[transform]``, a :class:`crossmorph.transforms.warp.Warp`, and what the checks say
-    ``dictionary[flags]``.
+    is ``dictionary[transform]``, a :class:`crossmorph.transforms.warp.Warp`, and the checks
+    ``dictionary[checks]``.
 
     Args:
         moving: key of the image that moves.
@@ -30,7 +30,7 @@ class Registerd:
         labels: keys of label maps of the moving image, moved by the nearest voxel.
         model: weights, see :func:`crossmorph.register`.
         transform: key that the field is given.
-        flags: key that the checks are given.
+        checks: key that the checks are given.
         settings: further arguments of :func:`crossmorph.register`, such as ``refine``.
     """
 
@@ -41,11 +41,11 @@ class Registerd:
         labels: Sequence[Hashable] = (),
         model: str | Model | None = None,
         transform: Hashable = "transform",
-        flags: Hashable = "flags",
+        checks: Hashable = "checks",
         **settings: Any,
     ) -> None:
         self.moving, self.fixed, self.labels = moving, fixed, tuple(labels)
-        self.model, self.transform, self.flags, self.settings = model, transform, flags, settings
+        self.model, self.transform, self.checks, self.settings = model, transform, checks, settings
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The dictionary with the moved images; the one received stays as it is.
@@ -61,7 +61,7 @@ class Registerd:
             voxels, affine = self._image(data, key)
             labels = resample(Image(voxels, affine), result.transform, "nearest")
             moved[key] = _tensor(labels.data[None].astype(voxels.dtype), like)
-        return {**data, **moved, self.transform: result.transform, self.flags: result.flags}
+        return {**data, **moved, self.transform: result.transform, self.checks: result.checks}
 
     def _image(self, data: Mapping[Hashable, Any], key: Hashable) -> tuple[ndarray, Float[ndarray, "n n"]]:
         image: Any = data.get(key)

@@ -37,7 +37,7 @@ class RegisterInputs(CommandLineInputSpec):
     model = traits.Str(argstr="--model %s", desc="shipped name, or folder that train wrote")
     init = traits.Str(argstr="--init %s", desc="affine, centers, none, or an affine file")
     smoothness = traits.Range(low=0.0, high=1.0, argstr="--smoothness %g", desc="from detailed to stiff")
-    refine = traits.Str(argstr="--refine %s", desc="seconds, auto or off")
+    refine = traits.Str(argstr="--refine %s", desc="auto, on, off or seconds")
     threads = traits.Range(low=1, value=1, usedefault=True, nohash=True, argstr="--threads %d", desc="of the CPU")
 
 
@@ -49,14 +49,14 @@ class RegisterOutputs(TraitedSpec):
     inverse_transform = File(exists=True)
     moved_labels = File(exists=True, desc="where labels were given")
     report = File(exists=True, desc="where one was asked for")
-    record = File(exists=True, desc="JSON beside the transform: what the checks say, settings, SHA-256 of all files")
+    record = File(exists=True, desc="JSON beside the transform: measures, checks, settings, SHA-256 of all files")
 
 
 class Register(CommandLine):
     """Register one image to another: the node runs ``crossmorph register`` in a process of its own.
 
-    The node fails where the command does: on input that cannot be used, and on a registration whose checks say that
-    it failed, of which nothing is written.
+    The node fails where the command does: on input that cannot be used, and where a check fails; nothing is written
+    then.
     """
 
     input_spec = RegisterInputs

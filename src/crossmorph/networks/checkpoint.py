@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,10 +54,22 @@ class Card(BaseModel):
 
 
 class Model(NamedTuple):
-    """A hierarchy ready to use, in evaluation mode, and its card."""
+    """A model ready to use.
+
+    Attributes:
+        hierarchy: the networks, in evaluation mode.
+        card: what they are.
+        path: of the card, beside which weights and calibration lie; None where the model was not read from files.
+    """
 
     hierarchy: Hierarchy
     card: Card
+    path: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.hierarchy.parameters()).device
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -126,26 +139,46 @@ def read_card(path: Path) -> Card:
         raise InputError(f"{path}: not a model card ({where}{first['msg']})") from error
 
 
-def load_model(name: str = DEFAULT_MODELS[2], device: str | torch.device = "cpu") -> Model:
-    """The weights of a name or a folder.
+def load_model(name: str = DEFAULT_MODELS[2], device: str = "auto") -> Model:
+    """The weights of a name or a folder; the same file is read once per process.
 
     Args:
         name: a shipped model's name, a folder that ``train`` wrote, or the path of a card.
-        device: where the hierarchy is to live.
+        device: a torch device, or ``auto``: CUDA where there is one, else the CPU.
 
     Raises:
-        InputError: no such model, a damaged card, or weights that are not the card's.
+        InputError: no such model, a damaged card, weights that are not the card's, or no such device.
     """
-    path = find_card(name)
-    card = read_card(path)
+    path = find_card(name).absolute()
     weights = path.with_suffix(".safetensors")
+    stamps = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in (path, weights))
+    return _loaded(path, weights, stamps, find_device(device))
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of a name, or of ``auto``. Raises InputError where there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name}: not available here ({reason}); expected auto, cpu, cuda or mps") from error
+    return device
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: Path, weights: Path, stamps: tuple[int, ...], device: torch.device) -> Model:  # noqa: ARG001
+    """The model of a card and its weights; the time stamps of both tell a changed file from one that was read."""
+    card = read_card(path)
     tensors, _ = load_tensors(weights)
     if hashlib.sha256(weights.read_bytes()).hexdigest() != card.sha256:
         raise InputError(f"{weights}: SHA-256 is not the one on its card; the file is damaged or not this model's")
     hierarchy = _built(weights, card.hierarchy, tensors).to(device)
     # The layout that CPU convolutions work in: about a tenth off the time of a pair.
     hierarchy = hierarchy.to(memory_format=CHANNELS_LAST[card.hierarchy.dim])  # type: ignore[call-overload]
-    return Model(hierarchy.eval().requires_grad_(False), card)
+    return Model(hierarchy.eval().requires_grad_(False), card, path)
 
 
 class _Unfilled(TorchFunctionMode):

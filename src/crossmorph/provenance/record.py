@@ -7,6 +7,7 @@ another file counts with the voxels. An image that was in memory counts by its v
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from crossmorph.system.environment import versions
 from crossmorph.system.files import readable
 from crossmorph.transforms.affine_files import ants_names
 
-FORMAT: Literal["crossmorph provenance 1"] = "crossmorph provenance 1"
+FORMAT: Literal["crossmorph provenance 2"] = "crossmorph provenance 2"
 HEADERS = (".mhd", ".nhdr")  # their voxels are in another file
 MOST_THREADS = 1024  # that a record can ask for
 FORTH = "maps points of the fixed image to the moving image"
@@ -78,9 +79,8 @@ class Made(NamedTuple):
 class Outcome(NamedTuple):
     """The measures and checks of a registration, and how ANTs does the same."""
 
-    quality: dict[str, float]
-    unit: str
-    flags: list[dict[str, str]]
+    measures: dict[str, Any]
+    checks: list[dict[str, Any]]
     seconds: float
     ants: str | None
     ants_caution: str | None
@@ -119,15 +119,14 @@ class Record(BaseModel):
         outputs: what was written.
         ants: the `antsApplyTransforms` call that makes the same moved image, None without one.
         ants_caution: what is to be known before using it.
-        quality: numbers by name, in ``unit`` where they are lengths; None is NaN.
-        unit: of lengths.
-        flags: what the numbers mean.
+        measures: of the registration, by name, lengths in ``unit``; None is NaN.
+        checks: the measures against their limits.
         seconds: of the registration alone.
         versions: of the programs and the machine.
     """
 
     model_config = ConfigDict(frozen=True)
-    format: Literal["crossmorph provenance 1"] = FORMAT
+    format: Literal["crossmorph provenance 2"] = FORMAT
     created: str
     command: str
     folder: str
@@ -141,9 +140,8 @@ class Record(BaseModel):
     outputs: tuple[Written, ...]
     ants: str | None
     ants_caution: str | None
-    quality: dict[str, FiniteFloat | None]
-    unit: str
-    flags: tuple[dict[str, str], ...]
+    measures: dict[str, FiniteFloat | str | None]
+    checks: tuple[dict[str, FiniteFloat | str | None], ...]
     seconds: float
     versions: dict[str, str]
 
@@ -192,8 +190,8 @@ def weights_of(card: Card, path: Path | None) -> Weights:
 
 def plain_settings(settings: Settings) -> dict[str, Any]:
     """Settings as JSON holds them."""
-    start = settings.start
-    return {**settings._asdict(), "start": start.tolist() if isinstance(start, ndarray) else start}
+    init = settings.init
+    return {**settings._asdict(), "init": init.tolist() if isinstance(init, ndarray) else init}
 
 
 def plain_run(run: Run) -> dict[str, Any]:
@@ -221,15 +219,28 @@ def make_record(run: Run, outcome: Outcome, outputs: Iterable[Made]) -> Record:
         )
         for made in outputs
     ]
-    finite = {name: value if np.isfinite(value) else None for name, value in outcome.quality.items()}
     return Record(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         folder=str(Path.cwd()),
-        coordinates="RAS millimetres; the files hold the same in ITK's LPS" if outcome.unit == "mm" else "pixels",
+        coordinates="RAS millimetres; the files hold the same in ITK's LPS"
+        if outcome.measures["unit"] == "mm"
+        else "pixels",
         outputs=tuple(written),
         versions=versions(),
-        **{**run._asdict(), **outcome._asdict(), "quality": finite},
+        measures=_finite(outcome.measures),
+        checks=tuple(map(_finite, outcome.checks)),
+        seconds=outcome.seconds,
+        ants=outcome.ants,
+        ants_caution=outcome.ants_caution,
+        **run._asdict(),
     )
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as JSON holds them: None for what is no finite number."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
 
 
 def _direction(kind: str, path: Path) -> str | None:

@@ -7,161 +7,247 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from crossmorph.registration.register_images import Fallback
+from jaxtyping import Float
+from torch import Tensor
 
-Level = Literal["ok", "warning", "failed"]
-LEAST_AGREEMENT = 0.8  # of the mutual information of the images as they were given
-MOST_FOLDS = 0.0  # percent of cells
-LARGEST_STRETCH = 2.0  # |log-Jacobian|, 99th percentile: sizes changed by a factor of 7
-LARGEST_INCONSISTENCY = 1.0  # voxels of the working grid
-HALF_TURN = 1.0, 1.1  # times the mutual information, from where it is a warning and a failure
-SMALL_OVERLAP = 0.6  # of the fixed field of view
-UNCALIBRATED = "not calibrated"  # the flag in place of "expected error" where a model has no calibration
+from crossmorph.images.image import Image
+from crossmorph.quality.consistency import Consistency, consistency, encoder_features, network_maps
+from crossmorph.quality.error_model import Calibration, calibration_of
+from crossmorph.quality.error_network import expected_error
+from crossmorph.quality.measures import Measures, error_predictors, mean_error, measure, with_expected_error
+from crossmorph.registration.register_images import Registered, RejectedStage
+
+Level = Literal["passed", "warning", "failed"]
+MIN_KEPT = 0.8  # of the mutual information of the images as they were given
+MAX_STRETCH = 2.0  # |log-Jacobian|, 99th percentile: volumes changed by a factor of 7
+MAX_INCONSISTENCY = 1.0  # voxels of the working grid, of forward and inverse transform
+ROTATION_WARNING, ROTATION_FAILED = 1.0, 1.1  # times the mutual information
+MIN_OVERLAP = 0.6  # of the fixed field of view, by the headers
+NOT_CALIBRATED = "not calibrated"  # the check in place of "expected error" where a model has no calibration
+UNSTABLE = "the result is unstable: give a better initial affine (--init FILE), or use a smoother field."
 
 
-class Flag(NamedTuple):
-    """A judgement on one number, with one sentence of what it means and what to try."""
+class Check(NamedTuple):
+    """One check.
+
+    Attributes:
+        name: what was checked.
+        level: ``passed``, ``warning`` or ``failed``.
+        value: the measure, or None where it is not known.
+        limit: from where it is not passed, or None where no limit is known.
+        message: a sentence that says what was found, and what to try.
+    """
 
     name: str
     level: Level
-    sentence: str
+    value: float | None
+    limit: float | None
+    message: str
 
 
-def judge(quality: dict[str, float], unit: str = "mm", fallbacks: Sequence[Fallback] = ()) -> list[Flag]:
-    """Flags of the numbers of :func:`measure`; what is not calibrated has the constants of this module for limits.
+class Limits(NamedTuple):
+    """Limits that a calibration sets, in the unit of the measures."""
+
+    expected_error: float
+    expected_error_failed: float
+    swap_consistency: float
+    shift_consistency: float
+
+
+class Assessment(NamedTuple):
+    """What is known of the quality of a registered pair.
+
+    Attributes:
+        measures: its measures.
+        checks: the same names in the same order for the same model.
+        maps: the consistency maps on the working grid.
+        error: expected error of every voxel of the working grid, in its voxels; None where the model is not calibrated.
+    """
+
+    measures: Measures
+    checks: tuple[Check, ...]
+    maps: Consistency
+    error: Float[Tensor, "*space"] | None
+
+
+def assess(registered: Registered, moving: Image, fixed: Image) -> Assessment:
+    """Measure and check a registered pair; takes about as long as registering it.
 
     Args:
-        quality: the numbers.
-        unit: of lengths, for the sentences.
-        fallbacks: the stages that were not taken, to name them.
-
-    Returns:
-        One flag for each thing that was looked at, the same names in the same order for the same model.
+        registered: the registered pair.
+        moving: the moving image as it was given.
+        fixed: the fixed image as it was given.
     """
-    return [
-        _error(quality, unit),
-        _agreement(quality),
-        _orientation(quality),
-        *_consistent(quality, unit),
-        _familiar(quality),
-        *_field(quality, unit),
-        _overlap(quality),
-        _stages(quality, fallbacks),
-    ]
+    maps = consistency(registered)
+    measures, limits, error = measure(registered, moving, fixed, maps), None, None
+    calibration = calibration_of(registered.model)
+    if calibration is not None:
+        shown = network_maps(registered.fixed, maps)
+        error = expected_error(calibration.network, shown, error_predictors(measures))
+        mean = mean_error(error, maps.foreground)
+        measures = with_expected_error(measures, encoder_features(registered), mean, calibration)
+        limits = calibrated_limits(calibration, measures.working_spacing)
+    return Assessment(measures, check(measures, limits, registered.rejected), maps, error)
 
 
-def _error(quality: dict[str, float], unit: str) -> Flag:
-    if "expected_error" not in quality:
-        return Flag(
-            UNCALIBRATED,
-            "warning",
-            "This model was never calibrated, so nobody knows how far its results can be believed: look at them, or "
-            "run benchmarks/calibration.py.",
-        )
-    error, limit = quality["expected_error"], quality["expected_error_limit"]
-    said = f"On simulated pairs with such numbers the median error was about {error:.2g} {unit}"
-    # Of images unlike those of training the number is a guess beyond what it was fitted to, and condemns nothing.
-    familiar = not quality["unfamiliarity"] >= 1
-    if not error < quality["expected_error_failed"] and familiar:
-        advice = "; this is not aligned: check that both show the same anatomy, or begin by hand (--init FILE)."
-        return Flag("expected error", "failed", said + advice)
-    if not error < limit:
-        remedy = "begin nearer (--init)" if "refine_steps" in quality else "try --refine auto, or begin nearer (--init)"
-        advice = f" (limit {limit:.2g}): look before you use it; {remedy}."
-        return Flag("expected error", "warning", said + advice)
-    return Flag("expected error", "ok", f"{said} (limit {limit:.2g}).")
+def calibrated_limits(calibration: Calibration, spacing: float) -> Limits:
+    """The limits of a calibration for a working grid.
+
+    Args:
+        calibration: of the model; its limits are in voxels.
+        spacing: length of a voxel of the working grid, in the unit of the measures.
+    """
+    return Limits(**{name: spacing * calibration.limits[name] for name in Limits._fields})
 
 
-def _agreement(quality: dict[str, float]) -> Flag:
-    # Here and below written so that NaN fails.
-    worse = not quality["mi_final"] >= LEAST_AGREEMENT * quality["mi_before"]
-    told = f"Mutual information went from {quality['mi_before']:.3f} to {quality['mi_final']:.3f} nats"
-    advice = "; the images agree less than before: check that they show the same anatomy."
-    return Flag("agreement", "failed" if worse else "ok", told + (advice if worse else "."))
+def check(measures: Measures, limits: Limits | None, rejected: Sequence[RejectedStage] = ()) -> tuple[Check, ...]:
+    """The checks of a pair's measures.
 
-
-def _orientation(quality: dict[str, float]) -> Flag:
-    ratio, (doubtful, wrong) = quality["half_turn"], HALF_TURN
-    told = f"Turned half around, the images would agree {ratio:.2f} times as much"
-    if ratio < doubtful:
-        return Flag("orientation", "ok", f"{told}.")
-    level: Level = "warning" if ratio < wrong else "failed"
-    return Flag("orientation", level, f"{told}: one of them may lie upside down; begin with it turned (--init FILE).")
-
-
-def _consistent(quality: dict[str, float], unit: str) -> list[Flag]:
-    flags = []
-    said = {
-        "order": "Registered in the other order, the answer differs by",
-        "shift": "With the moving image a few voxels elsewhere, the answer differs by",
-    }
-    for name, sentence in said.items():
-        limit = quality.get(f"{name}_limit", math.inf)
-        told = f"{sentence} {quality[name]:.2f} {unit}"
-        if not quality[name] < limit and limit < math.inf:
-            told += f" (limit {limit:.2f}): it rests on little; begin nearer (--init), or use a smoother field."
-            flags.append(Flag(name, "warning", told))
-        else:
-            flags.append(Flag(name, "ok", told + (f" (limit {limit:.2f})." if limit < math.inf else ".")))
-    return flags
-
-
-def _familiar(quality: dict[str, float]) -> Flag:
-    distance = quality.get("unfamiliarity")
-    if distance is None:
-        return Flag("familiar", "ok", "How far the images are from those of training is not known for this model.")
-    told = f"The images are {distance:.2f} times the limit away from those that the model learned from"
-    if not distance < 1:
-        return Flag("familiar", "warning", f"{told}: noisier or of another kind; train on your own scans.")
-    return Flag("familiar", "ok", f"{told}.")
-
-
-def _field(quality: dict[str, float], unit: str) -> list[Flag]:
-    folds, stretch, loop = (quality[name] for name in ("folds_percent", "log_jacobian", "inverse_consistency"))
-    limit = LARGEST_INCONSISTENCY * quality["working_spacing"]
-    folded, stretched, apart = not folds <= MOST_FOLDS, not stretch <= LARGEST_STRETCH, not loop <= limit
-    return [
-        Flag(
-            "folding",
-            "warning" if folded else "ok",
-            f"{folds:.3f}% of the cells fold"
-            + ("; do not trust the field there, or raise --smoothness." if folded else "."),
-        ),
-        Flag(
-            "stretch",
-            "warning" if stretched else "ok",
-            f"Sizes change by a factor of up to {math.exp(min(stretch, 20)):.1f}"
-            + (
-                f" (limit {math.exp(LARGEST_STRETCH):.1f}): more than anatomy does; try --smoothness 1."
-                if stretched
-                else "."
-            ),
-        ),
-        Flag(
-            "inverse",
-            "warning" if apart else "ok",
-            f"Forward and inverse disagree by {loop:.2f} {unit}"
-            + (f" (expected below {limit:.2f}): carry no points back and forth; try --smoothness 1." if apart else "."),
-        ),
-    ]
-
-
-def _overlap(quality: dict[str, float]) -> Flag:
-    before, after = quality["overlap_before"], quality["overlap"]
-    small = not before >= SMALL_OVERLAP
-    told = f"As they were given, the moving image covers {before:.0%} of the fixed one, after the start {after:.0%}"
-    return Flag(
-        "overlap",
-        "warning" if small else "ok",
-        told + (": check that both show the same anatomy." if small else "."),
+    Args:
+        measures: of the pair.
+        limits: those of the model's calibration, or None where it has none.
+        rejected: the stages that were rejected, to name them.
+    """
+    return (
+        _expected_error(measures, limits),
+        _mutual_information(measures),
+        _orientation(measures),
+        *_consistent(measures, limits),
+        _training_images(measures),
+        _folding(measures),
+        _stretch(measures),
+        _inverse(measures),
+        _overlap(measures),
+        _stages(measures, rejected),
     )
 
 
-def _stages(quality: dict[str, float], fallbacks: Sequence[Fallback]) -> Flag:
-    count = int(quality["refused_stages"])
+def failures(checks: Sequence[Check]) -> list[str]:
+    """Names of the checks that failed."""
+    return [each.name for each in checks if each.level == "failed"]
+
+
+def _expected_error(measures: Measures, limits: Limits | None) -> Check:
+    error = measures.expected_error
+    if error is None or limits is None:
+        message = (
+            "This model has no calibration, so that the error of its results is not known: inspect them, or run "
+            "crossmorph calibrate."
+        )
+        return Check(NOT_CALIBRATED, "warning", None, None, message)
+    found = f"The expected error is {error:.2g} {measures.unit} (median over the foreground)"
+    # Of images unlike the training images it is an extrapolation, and fails nothing.
+    like_training = measures.training_distance is not None and not measures.training_distance >= 1
+    if not error < limits.expected_error_failed and like_training:
+        advice = "; the images are not aligned: check that both show the same anatomy, or give --init FILE."
+        return Check("expected error", "failed", error, limits.expected_error_failed, found + advice)
+    found += f", limit {limits.expected_error:.2g}"
+    if not error < limits.expected_error:
+        remedy = "give a better initial affine (--init FILE)"
+        remedy = remedy if measures.refine_steps is not None else f"try --refine on, or {remedy}"
+        return Check(
+            "expected error", "warning", error, limits.expected_error, f"{found}: inspect the result; {remedy}."
+        )
+    return Check("expected error", "passed", error, limits.expected_error, f"{found}.")
+
+
+def _mutual_information(measures: Measures) -> Check:
+    before, after = measures.mutual_information_before, measures.mutual_information_final
+    # Here and below written so that NaN fails.
+    fell = not after >= MIN_KEPT * before
+    found = f"Mutual information was {before:.3f} nats before and is {after:.3f} after registration"
+    advice = ": it fell; check that both images show the same anatomy." if fell else "."
+    return Check("mutual information", "failed" if fell else "passed", after, MIN_KEPT * before, found + advice)
+
+
+def _orientation(measures: Measures) -> Check:
+    ratio = measures.rotation_ratio
+    found = f"Rotating the moving image by 180 degrees gives {ratio:.2f} times the mutual information"
+    if ratio < ROTATION_WARNING:
+        return Check("orientation", "passed", ratio, ROTATION_WARNING, f"{found}.")
+    failed = not ratio < ROTATION_FAILED
+    advice = f"{found}: one image may be upside down; give an initial affine that rotates it (--init FILE)."
+    limit = ROTATION_FAILED if failed else ROTATION_WARNING
+    return Check("orientation", "failed" if failed else "warning", ratio, limit, advice)
+
+
+def _consistent(measures: Measures, limits: Limits | None) -> list[Check]:
+    found = {
+        "swap consistency": (measures.swap_consistency, "Swapping the images changes the result by"),
+        "shift consistency": (
+            measures.shift_consistency,
+            "Shifting the moving image by a few voxels changes the result by",
+        ),
+    }
+    checks = []
+    for name, (value, sentence) in found.items():
+        told = f"{sentence} {value:.2f} {measures.unit} (median)"
+        if limits is None:
+            checks.append(Check(name, "passed", value, None, f"{told}; no limit is known for this model."))
+            continue
+        limit = float(getattr(limits, name.replace(" ", "_")))
+        told += f", limit {limit:.2f}"
+        over = not value < limit
+        checks.append(
+            Check(name, "warning" if over else "passed", value, limit, f"{told}: {UNSTABLE}" if over else f"{told}.")
+        )
+    return checks
+
+
+def _training_images(measures: Measures) -> Check:
+    distance = measures.training_distance
+    if distance is None:
+        return Check("training images", "passed", None, None, "The distance from the training images is not known.")
+    found = f"The distance from the training images is {distance:.2f} of its limit"
+    if distance < 1:
+        return Check("training images", "passed", distance, 1.0, f"{found}.")
+    advice = f"{found}: the images are noisier or of another kind; train on your own scans."
+    return Check("training images", "warning", distance, 1.0, advice)
+
+
+def _folding(measures: Measures) -> Check:
+    folds = measures.folds_percent
+    if folds <= 0:
+        return Check("folding", "passed", folds, 0.0, "The field does not fold.")
+    advice = f"The field folds in {folds:.3f}% of the grid's cells: do not use it there, or raise --smoothness."
+    return Check("folding", "warning", folds, 0.0, advice)
+
+
+def _stretch(measures: Measures) -> Check:
+    stretch, limit = math.exp(min(measures.log_jacobian, 20)), math.exp(MAX_STRETCH)
+    found = f"Volumes change by a factor of up to {stretch:.1f} (99th percentile)"
+    if measures.log_jacobian <= MAX_STRETCH:
+        return Check("stretch", "passed", stretch, limit, f"{found}.")
+    return Check(
+        "stretch", "warning", stretch, limit, f"{found}, limit {limit:.1f}: more than anatomy does; try --smoothness 1."
+    )
+
+
+def _inverse(measures: Measures) -> Check:
+    loop, limit = measures.inverse_consistency, MAX_INCONSISTENCY * measures.working_spacing
+    found = f"Forward and inverse transform disagree by {loop:.2f} {measures.unit} (99th percentile)"
+    if loop <= limit:
+        return Check("inverse consistency", "passed", loop, limit, f"{found}.")
+    advice = f"{found}, limit {limit:.2f}: do not move points back and forth; try --smoothness 1."
+    return Check("inverse consistency", "warning", loop, limit, advice)
+
+
+def _overlap(measures: Measures) -> Check:
+    before, after = measures.overlap_before, measures.overlap
+    small = not before >= MIN_OVERLAP
+    found = (
+        f"The moving image covers {before:.0%} of the fixed image's field of view by its header, {after:.0%} after the "
+        "initial affine"
+    )
+    advice = ": check that both images show the same anatomy." if small else "."
+    return Check("overlap", "warning" if small else "passed", before, MIN_OVERLAP, found + advice)
+
+
+def _stages(measures: Measures, rejected: Sequence[RejectedStage]) -> Check:
+    count = measures.rejected_stages
     if not count:
-        return Flag("stages", "ok", "Every stage was taken.")
-    why = {"agreement": "the images agreed less", "folds": "it folded"}
-    named = [f"{each.stage} ({why[each.reason]}; the field is that of {each.kept})" for each in fallbacks]
-    told = ", ".join(named) or str(count)
-    return Flag("stages", "warning", f"Stages that made it worse were not taken: {told}; look before you use it.")
+        return Check("stages", "passed", 0.0, 0.0, "No stage was rejected.")
+    why = {"mutual information": "mutual information fell", "folds": "it added folds"}
+    named = [f"{each.stage} ({why[each.reason]}; the {each.kept} field is used)" for each in rejected]
+    found = f"Rejected stages: {', '.join(named) or count}; inspect the result."
+    return Check("stages", "warning", float(count), 0.0, found)

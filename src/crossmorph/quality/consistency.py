@@ -1,9 +1,9 @@
-"""What speaks for and against a registration, voxel by voxel: the networks asked twice more, and what is left unlike.
+"""Self-consistency of a registration under shift, swap and 180-degree rotation, and similarity, voxel by voxel.
 
-A right answer hardly depends on what it should not depend on. So both networks and the translation register the pair
-again, as a batch of two: with the moving image a few voxels elsewhere, which the field must follow, and in the other
-order, which must give the inverse. A third question is for brains, which look much the same upside down: whether the
-coarse network gets further with the moving image turned half around.
+A right result hardly depends on what it should not depend on. So the networks register the pair again, as a batch of
+two: with the moving image shifted by a few voxels, which the field must follow, and with the two images swapped, which
+must give the inverse. Brains look much the same upside down, so that the coarse network also registers the moving image
+rotated by 180 degrees.
 """
 
 from itertools import combinations
@@ -24,21 +24,20 @@ NEAR = 5  # voxels a side, over which foreground and residual are averaged
 DARK = 0.5  # of the image's mean: below it lies the background
 
 
-class Evidence(NamedTuple):
+class Consistency(NamedTuple):
     """Maps of a registered pair on the working grid.
 
     Attributes:
-        shifted: by what the networks' field changes when the moving image is moved by ``SHIFT``, the shift itself taken
+        shifted: change of the networks' field when the moving image is shifted by ``SHIFT``, the shift itself taken
             out; voxels.
-        swapped: where a point ends, from itself, after the networks' field and that of the two images in the other
-            order; voxels.
+        swapped: where a point ends, from itself, after the networks' field and that of the swapped images; voxels.
         moved: the moving image, moved by the final field.
         translated: the translation T, moved by the final field.
         correlation: squared local correlation of the moved and the fixed image, 0 to 1.
         residual: local mean of ``|T o phi - F|``, T the translation.
         foreground: where the fixed image shows something.
-        turned: the most mutual information (nats) that the coarse network reaches with the moving image turned half
-            around, about an axis through its centre of intensity.
+        rotated: the most mutual information (nats) that the coarse network reaches with the moving image rotated by
+            180 degrees, about an axis through its centre of intensity.
     """
 
     shifted: Float[Tensor, "dim *space"]
@@ -48,15 +47,15 @@ class Evidence(NamedTuple):
     correlation: Float[Tensor, "*space"]
     residual: Float[Tensor, "*space"]
     foreground: Bool[Tensor, "*space"]
-    turned: float
+    rotated: float
 
 
 @torch.inference_mode()
-def gather(registered: Registered) -> Evidence:
-    """The evidence of a registered pair; costs about as much as registering did.
+def consistency(registered: Registered) -> Consistency:
+    """The maps of a registered pair; costs about as much as registering did.
 
-    ``shifted`` and ``swapped`` are of the last field that a network made, refined or not: refining each of the answers
-    too would cost many times as much.
+    ``shifted`` and ``swapped`` are of the last field that a network made, refined or not: refining each of the other
+    results too would cost many times as much.
     """
     moving, fixed, result = registered.moving, registered.fixed, registered.result
     network = next(flow for stage, flow in reversed(registered.stages.items()) if stage != "refined")
@@ -65,7 +64,7 @@ def gather(registered: Registered) -> Evidence:
     shifted = again.displacement[:1] + shift - network.displacement
     swapped = spatial.compose(again.displacement[1:], network.displacement)
     moved, translated = spatial.warp(torch.cat([moving, result.translated], 1), result.final.displacement).split(1, 1)
-    return Evidence(
+    return Consistency(
         shifted=shifted[0],
         swapped=swapped[0],
         moved=moved[0, 0],
@@ -73,7 +72,7 @@ def gather(registered: Registered) -> Evidence:
         correlation=_local_correlation(moved, fixed)[0, 0],
         residual=_local_mean((translated - fixed).abs())[0, 0],
         foreground=foreground(fixed)[0, 0],
-        turned=_turned(registered),
+        rotated=_rotated(registered),
     )
 
 
@@ -83,8 +82,19 @@ def foreground(image: Float[Tensor, "batch 1 *space"]) -> Bool[Tensor, "batch 1 
     return bright if bright.any() else torch.ones_like(bright)
 
 
+def network_maps(fixed: Float[Tensor, "1 1 *space"], maps: Consistency) -> Float[Tensor, "1 maps *space"]:
+    """The maps that the error network is shown: five images and two vectors, ``5 + 2 dim`` channels.
+
+    Args:
+        fixed: the fixed image in [0, 1].
+        maps: of the pair, on the same grid.
+    """
+    scalars = (maps.moved, maps.translated, maps.correlation, maps.residual)
+    return torch.cat([fixed[0], torch.stack(scalars), maps.shifted, maps.swapped])[None]
+
+
 @torch.inference_mode()
-def appearance(registered: Registered) -> Float[Tensor, "images features"]:
+def encoder_features(registered: Registered) -> Float[Tensor, "images features"]:
     """What the coarse network's encoder sees, on average, in the fixed and in the moving image.
 
     Mean and standard deviation over space of every channel of its last level but one: contrast, texture and noise more
@@ -100,35 +110,35 @@ def _again(registered: Registered) -> Flow:
     hierarchy: Hierarchy = registered.model.hierarchy
     moving, fixed, result = registered.moving, registered.fixed, registered.result
     smoothness = None if registered.smoothness is None else registered.smoothness.repeat(2)
-    there, here = torch.cat([_moved_away(moving), fixed]), torch.cat([fixed, moving])
-    coarse = hierarchy.register_coarse(there, here, smoothness)
+    sources, targets = torch.cat([_moved_away(moving), fixed]), torch.cat([fixed, moving])
+    coarse = hierarchy.register_coarse(sources, targets, smoothness)
     back = Flow(coarse.displacement[1:], coarse.inverse[1:])
     other = fixed + hierarchy.translate(fixed, moving, back)
     translated = torch.cat([_moved_away(result.translated), other])
-    return chain(coarse, hierarchy.register_fine(there, here, translated, coarse, smoothness))
+    return chain(coarse, hierarchy.register_fine(sources, targets, translated, coarse, smoothness))
 
 
-def _turned(registered: Registered) -> float:
-    """In the plane there is one half turn, in space one about each axis; one after the other, for the memory."""
+def _rotated(registered: Registered) -> float:
+    """In the plane there is one such rotation, in space one about each axis; one after the other, for the memory."""
     fixed, dim = registered.fixed, registered.fixed.ndim - 2
     reached = []
     for axes in combinations(range(2, dim + 2), 2):
-        moving = _half_turn(registered.moving, axes)
+        moving = _by_180_degrees(registered.moving, axes)
         coarse = registered.model.hierarchy.register_coarse(moving, fixed, registered.smoothness)
         reached.append(float(mi(spatial.warp(moving, coarse.displacement), fixed)))
     return max(reached)
 
 
-def _half_turn(image: Float[Tensor, "1 1 *space"], axes: tuple[int, ...]) -> Float[Tensor, "1 1 *space"]:
-    """The image turned half around in the plane of two axes, its centre of intensity where it was; 0 outside."""
-    turned = image.flip(axes)
+def _by_180_degrees(image: Float[Tensor, "1 1 *space"], axes: tuple[int, ...]) -> Float[Tensor, "1 1 *space"]:
+    """The image rotated by 180 degrees in the plane of two axes, its centre of intensity where it was; 0 outside."""
+    rotated = image.flip(axes)
     for axis in axes:
         size = image.shape[axis]
         profile = image.movedim(axis, -1).flatten(0, -2).sum(0)
         place = torch.arange(size).to(profile)
         centre = (profile * place).sum() / profile.sum().clamp_min(1e-6)
-        turned = _shifted(turned, axis, size - 1 - round(2 * float(centre)))
-    return turned
+        rotated = _shifted(rotated, axis, size - 1 - round(2 * float(centre)))
+    return rotated
 
 
 def _moved_away(image: Float[Tensor, "1 1 *space"]) -> Float[Tensor, "1 1 *space"]:

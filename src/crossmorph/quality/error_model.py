@@ -1,7 +1,8 @@
-"""What was measured of a model on simulated pairs whose truth is known: the file beside its weights, and what it says.
+"""The error model: the expected error of a pair from its measures, and the limits of the checks.
 
-``NAME.quality.safetensors``, written by ``benchmarks/calibration.py``, belongs to one set of weights, whose SHA-256 it
-holds. Lengths are in voxels of the working grid, so that it serves images without millimetres too.
+``NAME.quality.safetensors``, written by ``crossmorph calibrate`` from simulated pairs whose true error is known, lies
+beside the weights whose SHA-256 it holds and is used for no others. Lengths are in voxels of the working grid, so that
+it serves images without millimetres too.
 """
 
 import json
@@ -16,36 +17,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossmorph.errors import InputError
-from crossmorph.networks.checkpoint import Model, load_tensors, save_tensors
-from crossmorph.quality.error_network import DoubtNetwork
+from crossmorph.networks.checkpoint import Model, load_tensors, save_tensors, shipped_models
+from crossmorph.quality.error_network import ErrorNetwork
 from crossmorph.system.files import brief
 
 SUFFIX = ".quality.safetensors"
 SHAPES = {"error": 1, "feature_mean": 1, "feature_scale": 1, "feature_precision": 2}  # axes of the other tensors
-LIMITS = ("order", "shift", "expected_error", "expected_error_failed", "unfamiliarity")
+LIMITS = ("swap_consistency", "shift_consistency", "expected_error", "expected_error_failed", "training_distance")
 NETWORK = "network."  # begins the names of the network's tensors in the file
-# What foretells the error of a pair: logarithms of these numbers.
-LENGTHS = ("order_quartile", "order", "shift_quartile", "shift")
-FORETELLING = (*LENGTHS, "correlation", "residual", "mi_final")
-LEAST_NUMBER = 0.02  # so that the logarithm of a perfect number is finite
+PREDICTORS = 7  # measures of a pair that the expected error is predicted from, see crossmorph.quality.measures
 SHRINKAGE = 0.2  # of the correlations of features towards none: there are hardly more pairs than features
 
 
 class Calibration(NamedTuple):
-    """How numbers of a registration become an expected error and a distance, and what of them is too much.
+    """What predicts the error of a registration, and the limits of its checks.
 
     Attributes:
-        network: what foretells the error of every voxel, see :mod:`crossmorph.quality.error_network`.
-        error: weights of what foretells a pair's median error: the logarithms of ``FORETELLING``, that of the mean
-            doubt, and a constant; the sum is the logarithm of the error, in voxels of the working grid.
-        feature_mean: of :func:`crossmorph.quality.consistency.appearance` over training pairs.
+        network: predicts the error of every voxel, see :mod:`crossmorph.quality.error_network`.
+        error: weights of the linear model of the logarithm of a pair's median error, in voxels of the working grid:
+            of the measures' logarithms, of the logarithm of the network's mean, and a constant.
+        feature_mean: of :func:`crossmorph.quality.consistency.encoder_features` over training pairs.
         feature_scale: their standard deviations.
         feature_precision: the inverse of their correlations, shrunk.
-        limits: the thresholds, by the names of ``LIMITS``; lengths in voxels.
-        origin: how it came about: model, SHA-256 of its weights, seed, numbers of pairs, date.
+        limits: of the measures, by the names of ``LIMITS``; lengths in voxels.
+        origin: model, SHA-256 of its weights, seed, numbers of pairs, date.
     """
 
-    network: DoubtNetwork
+    network: ErrorNetwork
     error: Float[Tensor, " numbers"]
     feature_mean: Float[Tensor, " features"]
     feature_scale: Float[Tensor, " features"]
@@ -69,7 +67,7 @@ def read_calibration(path: Path) -> Calibration:
     try:
         limits = {name: float(value) for name, value in json.loads(text["limits"]).items()}
         origin = {str(name): str(value) for name, value in json.loads(text["origin"]).items()}
-        network = DoubtNetwork(weights["stem.0.weight"].ndim - 2, len(FORETELLING))
+        network = ErrorNetwork(weights["stem.0.weight"].ndim - 2, PREDICTORS)
         network.load_state_dict(weights)
     except (KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         raise InputError(f"{path}: not a calibration ({type(error).__name__}: {brief(error)})") from error
@@ -83,11 +81,32 @@ def read_calibration(path: Path) -> Calibration:
 def calibration_of(model: Model) -> Calibration | None:
     """The calibration of these very weights, or None where there is none.
 
+    It lies beside the model's card; that of shipped weights also counts for a copy of them.
+
     Raises:
         InputError: the file is there, but damaged.
     """
-    found = _shipped(model.card.name)
-    return found if found and found.origin.get("sha256") == model.card.sha256 else None
+    for card in (model.path, shipped_models().get(model.card.name)):
+        found = card and _calibration_beside(card)
+        if found and found.origin.get("sha256") == model.card.sha256:
+            return found
+    return None
+
+
+def calibration_path(card: Path) -> Path:
+    """Where the calibration of a model lies, given the path of its card, whether there is one or not."""
+    return card.with_name(f"{card.stem}{SUFFIX}")
+
+
+def _calibration_beside(card: Path) -> Calibration | None:
+    path = calibration_path(card)
+    return _read(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, stamp: int) -> Calibration:  # noqa: ARG001
+    """The calibration of a file; the time stamp tells a changed file from one that was read."""
+    return read_calibration(path)
 
 
 def calibration_file(name: str) -> Path:
@@ -95,31 +114,20 @@ def calibration_file(name: str) -> Path:
     return Path(str(resources.files("crossmorph.networks") / "weights")) / f"{name}{SUFFIX}"
 
 
-@lru_cache(maxsize=8)
-def _shipped(name: str) -> Calibration | None:
-    path = calibration_file(name)
-    return read_calibration(path) if path.is_file() else None
-
-
-def logarithms(numbers: dict[str, float]) -> Float[Tensor, " numbers"]:
-    """Of the numbers that foretell the error, lengths in voxels of the working grid.
+def predicted_error(calibration: Calibration, predictors: Float[Tensor, " numbers"], mean_error: float) -> float:
+    """``exp(w . x + c)``: the median error of a pair, voxels of the working grid.
 
     Args:
-        numbers: those of :func:`crossmorph.quality.measures.measure_plain`.
+        calibration: of the model.
+        predictors: :func:`crossmorph.quality.measures.error_predictors`.
+        mean_error: geometric mean of the network's map over the foreground, voxels.
     """
-    spacing = numbers["working_spacing"]
-    values = [numbers[name] / (spacing if name in LENGTHS else 1) for name in FORETELLING]
-    return torch.tensor([math.log(max(value, 0) + LEAST_NUMBER) for value in values])
-
-
-def foretold(calibration: Calibration, numbers: Float[Tensor, " numbers"], doubt: float) -> float:
-    """``exp(w . x + c)``: the median error of a pair in voxels, of :func:`logarithms` and the mean doubt (voxels)."""
-    inputs = torch.cat([numbers, torch.tensor([math.log(doubt)])])
+    inputs = torch.cat([predictors, torch.tensor([math.log(mean_error)])])
     return float((inputs @ calibration.error[:-1] + calibration.error[-1]).exp())
 
 
-def unfamiliarity(calibration: Calibration, features: Float[Tensor, "images features"]) -> float:
-    """Mahalanobis distance of the stranger of two images from those of training, a feature; 1 is usual.
+def training_distance(calibration: Calibration, features: Float[Tensor, "images features"]) -> float:
+    """Mahalanobis distance from the training images, of the one of two images that is further away, per feature.
 
     ``sqrt(z' C^-1 z / n)``, ``z`` the n standardised features and ``C`` their shrunk correlations over training pairs.
     """
@@ -128,7 +136,7 @@ def unfamiliarity(calibration: Calibration, features: Float[Tensor, "images feat
     return float(square.clamp_min(0).sqrt().max())
 
 
-def usual_features(features: Float[Tensor, "images features"]) -> tuple[Tensor, Tensor, Tensor]:
+def feature_statistics(features: Float[Tensor, "images features"]) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, standard deviation and inverse shrunk correlation of the features of many images."""
     mean, scale = features.mean(0), features.std(0).clamp_min(1e-6)
     z = (features - mean) / scale

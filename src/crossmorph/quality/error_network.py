@@ -1,9 +1,9 @@
-"""The network that foretells how far a field is wrong, voxel by voxel, from the images and the evidence.
+"""The error network: the expected error of a field, voxel by voxel, from the images and the consistency maps.
 
 It is shown the fixed image, the moved image and its moved translation, the maps of
-:mod:`crossmorph.quality.consistency`, and the numbers of the pair as a whole. What it learned from are simulated
-pairs, some of them hopeless, with their true errors (``benchmarks/calibration.py``); after Eppenhof and Pluim (J. Med.
-Imaging 2018, doi:10.1117/1.JMI.5.2.024003), who let a network look at image patches of CT.
+:mod:`crossmorph.quality.consistency`, and the measures of the pair as a whole. It is trained on simulated pairs with
+their true errors, pairs that cannot be registered among them (``crossmorph calibrate``); after Eppenhof and Pluim
+(J. Med. Imaging 2018, doi:10.1117/1.JMI.5.2.024003), whose network sees patches of CT.
 """
 
 import math
@@ -15,21 +15,20 @@ from torch import Tensor, nn
 
 from crossmorph.networks.layers import activated
 from crossmorph.networks.unet import UNet, UNetSpec
-from crossmorph.quality.consistency import Evidence
 
-MOST = 6.0  # voxels: the largest error told; what is wrong by more is wrong altogether
+MOST = 6.0  # voxels: the largest expected error; the difference beyond it does not matter
 STEM = 24
 SPEC = UNetSpec(encoder=(32, 48, 48), decoder=(48, 32, 32), final=(24,))
 DIVISOR = 16  # of every side that the network is shown
 NEAR_NOTHING = 0.1  # voxels, added to the lengths of vectors before their logarithm
 REACH, UNIT = 8.0, 4.0  # voxels: where the components of vectors are cut off, and what counts as 1
-BEGIN = 0.3  # what is foretold before anything is learned, log voxels
+BEGIN = 0.3  # the output before anything is learned, log voxels
 
 
-class DoubtNetwork(nn.Module):
+class ErrorNetwork(nn.Module):
     """``(maps, numbers) -> log(error / voxels)`` at half resolution; sides of the maps are multiples of ``DIVISOR``.
 
-    A strided convolution and a small U-Net. The numbers of the pair, standardised by ``mean`` and ``scale``, are
+    A strided convolution and a small U-Net. The measures of the pair, standardised by ``mean`` and ``scale``, are
     constant channels of what the U-Net sees.
     """
 
@@ -50,34 +49,23 @@ class DoubtNetwork(nn.Module):
         """Logarithms of the expected error in voxels of the full resolution.
 
         Args:
-            maps: those of :func:`gathered_maps`.
-            numbers: those of :func:`crossmorph.quality.error_model.logarithms`.
+            maps: those of :func:`crossmorph.quality.consistency.network_maps`.
+            numbers: those of :func:`crossmorph.quality.measures.error_predictors`.
         """
         seen = self.stem(_channels(maps))
         dim = maps.ndim - 2
         told = ((numbers - self.mean) / self.scale).view(*numbers.shape, *[1] * dim).expand(-1, -1, *seen.shape[2:])
-        foretold: Tensor = self.unet(torch.cat([seen, told], dim=1))
-        return foretold[:, 0]
-
-
-def gathered_maps(fixed: Float[Tensor, "1 1 *space"], evidence: Evidence) -> Float[Tensor, "1 maps *space"]:
-    """What the network is shown: fixed, moved, translated, correlation, residual, and two vectors, ``5 + 2 dim`` maps.
-
-    Args:
-        fixed: the fixed image in [0, 1].
-        evidence: of the pair, on the same grid.
-    """
-    scalars = (evidence.moved, evidence.translated, evidence.correlation, evidence.residual)
-    return torch.cat([fixed[0], torch.stack(scalars), evidence.shifted, evidence.swapped])[None]
+        expected: Tensor = self.unet(torch.cat([seen, told], dim=1))
+        return expected[:, 0]
 
 
 @torch.inference_mode()
-def foretell(
-    network: DoubtNetwork,
+def expected_error(
+    network: ErrorNetwork,
     maps: Float[Tensor, "1 maps *space"],
     numbers: Float[Tensor, " numbers"],
 ) -> Float[Tensor, "*space"]:
-    """Expected error of every voxel, in voxels, at most ``MOST``; arguments as of :class:`DoubtNetwork`."""
+    """Expected error of every voxel, in voxels, at most ``MOST``; arguments as of :class:`ErrorNetwork`."""
     maps = maps.to(network.mean)
     sizes = maps.shape[2:]
     more = [(0, -size % DIVISOR) for size in reversed(sizes)]

@@ -4,6 +4,7 @@
 """
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,117 +12,158 @@ from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.functional.similarity import mi
-from crossmorph.images.image import Image, scale_intensity
-from crossmorph.quality.consistency import Evidence, appearance, foreground, gather
-from crossmorph.quality.error_model import Calibration, calibration_of, foretold, logarithms, unfamiliarity
-from crossmorph.quality.error_network import foretell, gathered_maps
+from crossmorph.images.image import Image
+from crossmorph.quality.consistency import Consistency, foreground
+from crossmorph.quality.error_model import Calibration, predicted_error, training_distance
 from crossmorph.registration.register_images import Registered
 from crossmorph.transforms.grid import onto_grid
 from crossmorph.transforms.warp import fields_overlap
 
+# The measures that the error is predicted from, see `error_predictors`; the lengths among them first.
+LENGTHS = ("swap_consistency_quartile", "swap_consistency", "shift_consistency_quartile", "shift_consistency")
+PREDICTORS = (*LENGTHS, "local_correlation", "residual", "mutual_information_final")
+SMALLEST = 0.02  # added before the logarithm, so that of a measure of 0 it is finite
 
-def measure(registered: Registered, moving: Image, evidence: Evidence | None = None) -> dict[str, float]:
-    """Numbers of a registration, on the working grid; lengths in the fixed image's unit: millimetres, or pixels (PNG).
+
+class Measures(NamedTuple):
+    """Measures of a registered pair, on the working grid. None: not known.
+
+    Attributes:
+        unit: of all lengths, ``mm``, or ``pixels`` where the fixed image has no millimetres.
+        overlap_before: fraction of the fixed field of view that the moving image covers by its header.
+        overlap: the same after the initial affine.
+        mutual_information_before: of the images as they were given; nats, as all mutual information.
+        mutual_information_initial: after the initial affine.
+        mutual_information_coarse: after the coarse stage.
+        mutual_information_fine: after the fine stage.
+        mutual_information_refined: after instance optimisation, if there was any.
+        mutual_information_final: of the result.
+        folds_percent: percent of the grid's cells that fold, strictly.
+        min_jacobian: smallest Jacobian determinant, strictly.
+        log_jacobian: 99th percentile of ``|log det|``.
+        inverse_consistency_median: median of ``|phi(phi^-1(p)) - p|`` over the moving image's foreground.
+        inverse_consistency: its 99th percentile.
+        swap_consistency_quartile: lower quartile over the foreground of the change of the field when the images are
+            swapped, see :class:`crossmorph.quality.consistency.Consistency`.
+        swap_consistency: its median.
+        shift_consistency_quartile: lower quartile of the change when the moving image is shifted.
+        shift_consistency: its median.
+        local_correlation: mean squared local correlation over the foreground.
+        residual: median over the foreground of the local mean of ``|T o phi - F|``, images in [0, 1].
+        rotation_ratio: mutual information that the coarse network reaches with the moving image rotated by 180
+            degrees, as a multiple of what it reached.
+        rejected_stages: number of stages that were rejected.
+        working_spacing: length of a voxel of the working grid.
+        refine_steps: steps of instance optimisation, if there was any.
+        expected_error: expected median error over the foreground, if the model is calibrated.
+        training_distance: distance of the images from the training images, as a multiple of its limit, likewise.
+    """
+
+    unit: str
+    overlap_before: float
+    overlap: float
+    mutual_information_before: float
+    mutual_information_initial: float
+    mutual_information_coarse: float
+    mutual_information_fine: float
+    mutual_information_refined: float | None
+    mutual_information_final: float
+    folds_percent: float
+    min_jacobian: float
+    log_jacobian: float
+    inverse_consistency_median: float
+    inverse_consistency: float
+    swap_consistency_quartile: float
+    swap_consistency: float
+    shift_consistency_quartile: float
+    shift_consistency: float
+    local_correlation: float
+    residual: float
+    rotation_ratio: float
+    rejected_stages: int
+    working_spacing: float
+    refine_steps: int | None = None
+    expected_error: float | None = None
+    training_distance: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is known, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def measure(registered: Registered, moving: Image, fixed: Image, maps: Consistency) -> Measures:
+    """The measures that need no calibration.
 
     Args:
-        registered: what came out.
+        registered: the registered pair.
         moving: the moving image as it was given.
-        evidence: what :func:`crossmorph.quality.consistency.gather` found, where it is known already; else it is
-            gathered.
-
-    Returns:
-        Those of :func:`measure_plain`, and, where the model is calibrated:
-        ``expected_error`` (of the median over the foreground), ``expected_error_limit`` and ``expected_error_failed``
-        (from where it is a warning and a failure), ``unfamiliarity`` (distance of the images from those of training, 1
-        is the limit), ``order_limit`` and ``shift_limit``.
+        fixed: the fixed image as it was given.
+        maps: its consistency maps.
     """
-    evidence = evidence or gather(registered)
-    numbers = measure_plain(registered, moving, evidence)
-    calibration = calibration_of(registered.model)
-    if calibration is None:
-        return numbers
-    doubt = foretell(calibration.network, gathered_maps(registered.fixed, evidence), logarithms(numbers))
-    return numbers | calibrate(numbers, appearance(registered), mean_doubt(doubt, evidence.foreground), calibration)
-
-
-def mean_doubt(doubt: Float[Tensor, "*space"], foreground: Bool[Tensor, "*space"]) -> float:
-    """The geometric mean of a map of doubt over the foreground."""
-    return math.exp(float(doubt[foreground.to(doubt.device)].double().log().mean()))
-
-
-def measure_plain(registered: Registered, moving: Image, evidence: Evidence) -> dict[str, float]:
-    """The numbers that need no calibration; arguments as of :func:`measure`.
-
-    Returns:
-        ``overlap_before`` and ``overlap`` (fraction of the fixed field of view that the moving image covers as it was
-        given, and after the start); ``mi_before``, ``mi_start``, ``mi_coarse``, ``mi_fine``, ``mi_refined`` (where it
-        was) and ``mi_final`` (mutual information as the images were given, after each stage, and of the result; nats);
-        ``folds_percent`` and ``min_jacobian`` (strict); ``log_jacobian`` (99th percentile of ``|log det|``);
-        ``inverse_consistency_median`` and ``inverse_consistency`` (median and 99th percentile of
-        ``|phi(phi^-1(p)) - p|`` over the moving image's foreground); ``order`` and ``shift`` (median over the
-        foreground of how far the field changes when the images change places, and when the moving image lies elsewhere,
-        see :class:`crossmorph.quality.consistency.Evidence`) with their ``order_quartile`` and ``shift_quartile``;
-        ``correlation`` (mean squared local correlation over the foreground); ``residual`` (median over the foreground
-        of the local mean of ``|T o phi - F|``, images in [0, 1]); ``half_turn`` (mutual information that the coarse
-        network reaches with the moving image turned half around, as a multiple of what it reached);
-        ``refused_stages``; ``refine_steps`` where the field was refined; ``working_spacing``.
-    """
-    fixed, final = registered.fixed, registered.result.final
+    still, final, reached = registered.fixed, registered.result.final, registered.mutual_information
     corners = spatial.strict_jacobian(final.displacement)
-    spacing = float(torch.linalg.vector_norm(torch.from_numpy(registered.grid.affine[:-1, 0])))
+    spacing = registered.grid.spacing
     # Where the moving image shows nothing, a field may do what it likes.
     loop = torch.linalg.vector_norm(spatial.compose(final.displacement, final.inverse), dim=1, keepdim=True)
     loop = loop[foreground(registered.moving)]
     stretch = spatial.jacobian_determinant(final.displacement).clamp_min(1e-6).log().abs()
-    given = onto_grid(Image(scale_intensity(moving.data).data, moving.affine), registered.grid).data
-    inside = evidence.foreground
-    order, shift = (torch.linalg.vector_norm(map_[:, inside], dim=0) for map_ in (evidence.swapped, evidence.shifted))
-    numbers = {
-        "overlap_before": fields_overlap(moving, Image(fixed[0, 0].cpu().numpy(), registered.grid.affine)),
-        "overlap": registered.overlap,
-        "mi_before": float(mi(torch.from_numpy(given)[None, None].to(fixed), fixed)),
-        **{f"mi_{stage}": value for stage, value in registered.agreement.items()},
-        "mi_final": registered.agreement[next(reversed(registered.stages))],
-        "folds_percent": 100 * float((corners.amin(1) <= 0).float().mean()),
-        "min_jacobian": float(corners.min()),
-        "log_jacobian": _percentile(stretch, 99),
-        "inverse_consistency_median": spacing * _percentile(loop, 50),
-        "inverse_consistency": spacing * _percentile(loop, 99),
-        "order_quartile": spacing * _percentile(order, 25),
-        "order": spacing * _percentile(order, 50),
-        "shift_quartile": spacing * _percentile(shift, 25),
-        "shift": spacing * _percentile(shift, 50),
-        "correlation": float(evidence.correlation[inside].mean()),
-        "residual": _percentile(evidence.residual[inside], 50),
-        "half_turn": evidence.turned / max(registered.agreement["coarse"], 1e-6),
-        "refused_stages": float(len(registered.fallbacks)),
-        "working_spacing": spacing,
-    }
-    if registered.refinement is not None:
-        numbers["refine_steps"] = float(registered.refinement.steps)
-    return numbers
+    given = torch.from_numpy(onto_grid(moving.scaled(), registered.grid).data)[None, None].to(still)
+    inside = maps.foreground
+    swap, shift = (torch.linalg.vector_norm(map_[:, inside], dim=0) for map_ in (maps.swapped, maps.shifted))
+    return Measures(
+        unit=fixed.unit,
+        overlap_before=fields_overlap(moving, Image(still[0, 0].cpu().numpy(), registered.grid.affine)),
+        overlap=registered.overlap,
+        mutual_information_before=float(mi(given, still)),
+        mutual_information_initial=reached["initial"],
+        mutual_information_coarse=reached["coarse"],
+        mutual_information_fine=reached["fine"],
+        mutual_information_refined=reached.get("refined"),
+        mutual_information_final=reached[next(reversed(registered.stages))],
+        folds_percent=100 * float((corners.amin(1) <= 0).float().mean()),
+        min_jacobian=float(corners.min()),
+        log_jacobian=_percentile(stretch, 99),
+        inverse_consistency_median=spacing * _percentile(loop, 50),
+        inverse_consistency=spacing * _percentile(loop, 99),
+        swap_consistency_quartile=spacing * _percentile(swap, 25),
+        swap_consistency=spacing * _percentile(swap, 50),
+        shift_consistency_quartile=spacing * _percentile(shift, 25),
+        shift_consistency=spacing * _percentile(shift, 50),
+        local_correlation=float(maps.correlation[inside].mean()),
+        residual=_percentile(maps.residual[inside], 50),
+        rotation_ratio=maps.rotated / max(reached["coarse"], 1e-6),
+        rejected_stages=len(registered.rejected),
+        working_spacing=spacing,
+        refine_steps=registered.refinement.steps if registered.refinement else None,
+    )
 
 
-def calibrate(
-    numbers: dict[str, float], features: Float[Tensor, "images features"], doubt: float, calibration: Calibration
-) -> dict[str, float]:
-    """What a calibration adds to the numbers of a pair; see :func:`measure`.
+def error_predictors(measures: Measures) -> Float[Tensor, " numbers"]:
+    """Logarithms of the measures that the error is predicted from, lengths in voxels of the working grid."""
+    spacing = measures.working_spacing
+    values = [getattr(measures, name) / (spacing if name in LENGTHS else 1) for name in PREDICTORS]
+    return torch.tensor([math.log(max(value, 0) + SMALLEST) for value in values])
+
+
+def mean_error(error: Float[Tensor, "*space"], inside: Bool[Tensor, "*space"]) -> float:
+    """The geometric mean of a map of the expected error over the foreground."""
+    return math.exp(float(error[inside.to(error.device)].double().log().mean()))
+
+
+def with_expected_error(
+    measures: Measures, features: Float[Tensor, "images features"], mean_error: float, calibration: Calibration
+) -> Measures:
+    """The measures with those that need a calibration.
 
     Args:
-        numbers: those of :func:`measure_plain`.
-        features: :func:`crossmorph.quality.consistency.appearance`.
-        doubt: :func:`mean_doubt`.
+        measures: of the pair.
+        features: :func:`crossmorph.quality.consistency.encoder_features`.
+        mean_error: :func:`mean_error` of the network's map, voxels.
         calibration: of the model.
     """
-    spacing, limits = numbers["working_spacing"], calibration.limits
-    return {
-        "expected_error": spacing * foretold(calibration, logarithms(numbers), doubt),
-        "expected_error_limit": spacing * limits["expected_error"],
-        "expected_error_failed": spacing * limits["expected_error_failed"],
-        "order_limit": spacing * limits["order"],
-        "shift_limit": spacing * limits["shift"],
-        "unfamiliarity": unfamiliarity(calibration, features) / limits["unfamiliarity"],
-    }
+    predicted = predicted_error(calibration, error_predictors(measures), mean_error)
+    distance = training_distance(calibration, features) / calibration.limits["training_distance"]
+    return measures._replace(expected_error=measures.working_spacing * predicted, training_distance=distance)
 
 
 def _percentile(values: Tensor, percent: int) -> float:

@@ -1,4 +1,4 @@
-"""A self-test on the user's own pair: known deformations, and how far from them the registration ends.
+"""A self-test on the user's own pair: known deformations, and the distance of the registration from them.
 
 Nobody knows the true field between two scans, so two questions are asked whose answers are known, for fields ``k`` of
 graded size:
@@ -21,11 +21,10 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from crossmorph.functional.interpolation import affine_slab, slabs
-from crossmorph.images.image import Image, scale_intensity
+from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
-from crossmorph.quality.checks import UNCALIBRATED, Flag, judge
+from crossmorph.quality.checks import NOT_CALIBRATED, Check, assess
 from crossmorph.quality.consistency import foreground
-from crossmorph.quality.measures import measure
 from crossmorph.registration.register_images import DEFAULTS, Registered, Settings, register_images
 from crossmorph.simulation.anatomy import SPACING
 from crossmorph.simulation.deformation import SMOOTH, Difficulty, random_deformation
@@ -33,7 +32,7 @@ from crossmorph.transforms.grid import working_grid
 from crossmorph.transforms.warp import Warp, displacement_at, from_voxel_displacement, resample, resample_warp
 
 FIELDS = 5
-TOO_FAR = 2.0  # mm of median error, above which a flag should warn
+MAX_ERROR = 2.0  # mm of median error, above which a check should warn
 
 
 class Trial(NamedTuple):
@@ -42,16 +41,16 @@ class Trial(NamedTuple):
     Attributes:
         median: of the error over the foreground, millimetres (pixels where the image has none).
         most: its 95th percentile.
-        flags: names of the flags that were raised.
+        checks: names of the checks that did not pass.
     """
 
     median: float
     most: float
-    flags: tuple[str, ...]
+    checks: tuple[str, ...]
 
 
 class Tried(NamedTuple):
-    """What became of one field: its median size, and the two trials; see the module."""
+    """The trials of one field, and its median size; see the module."""
 
     size: float
     known: Trial
@@ -63,42 +62,42 @@ class Verification(NamedTuple):
 
     Attributes:
         rows: a field each, from the smallest to the largest.
-        flags: of the plain registration of the pair.
+        checks: of the registration of the pair as it is.
         unit: of the lengths, ``mm`` or ``pixels``.
-        limit: the median error above which a flag should have warned, in that unit.
+        limit: the median error above which a check should have warned, in that unit.
     """
 
     rows: tuple[Tried, ...]
-    flags: tuple[Flag, ...]
+    checks: tuple[Check, ...]
     unit: str
     limit: float
 
     @property
     def missed(self) -> int:
-        """Trials that ended farther off than the limit, and no flag said so."""
+        """Trials that ended further off than the limit although every check passed."""
         return sum(
-            trial.median > self.limit and not trial.flags for row in self.rows for trial in (row.known, row.pair)
+            trial.median > self.limit and not trial.checks for row in self.rows for trial in (row.known, row.pair)
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `--json`."""
         rows = [{"size": row.size, "known": row.known._asdict(), "pair": row.pair._asdict()} for row in self.rows]
-        flags = [flag._asdict() for flag in self.flags]
-        return {"rows": rows, "flags": flags, "unit": self.unit, "limit": self.limit, "missed": self.missed}
+        checks = [check._asdict() for check in self.checks]
+        return {"rows": rows, "checks": checks, "unit": self.unit, "limit": self.limit, "missed": self.missed}
 
     def as_text(self) -> str:
         """A table for people."""
         lines = [f"known field ({self.unit})   translated copy, true error        the pair, disagreement"]
-        lines.append("median                median    95%   flags               median    95%   flags")
+        lines.append("median                median    95%   checks              median    95%   checks")
         for row in self.rows:
             known, pair = (
-                f"{t.median:9.2f} {t.most:6.2f}   {', '.join(t.flags) or 'none':<18}" for t in (row.known, row.pair)
+                f"{t.median:9.2f} {t.most:6.2f}   {', '.join(t.checks) or 'passed':<18}" for t in (row.known, row.pair)
             )
             lines.append(f"{row.size:6.2f}             {known} {pair}".rstrip())
-        raised = ", ".join(flag.name for flag in self.flags if flag.level != "ok") or "none"
-        lines.append(f"flags of the pair itself: {raised}")
-        said = f"errors above {self.limit:.2g} {self.unit} that no flag told of: {self.missed} of {2 * len(self.rows)}"
-        return "\n".join([*lines, said])
+        raised = ", ".join(check.name for check in self.checks if check.level != "passed") or "none"
+        lines.append(f"checks of the pair itself that did not pass: {raised}")
+        missed = f"errors above {self.limit:.2g} {self.unit} that no check found: {self.missed} of {2 * len(self.rows)}"
+        return "\n".join([*lines, missed])
 
 
 def verify(
@@ -118,7 +117,6 @@ def verify(
     Raises:
         InputError: as of :func:`crossmorph.register_images`.
     """
-    unit = "mm" if fixed.physical else "pixels"
     plain = register_images(moving, fixed, model, settings)
     here, there = _foreground(moving), _foreground(fixed)
     rows = []
@@ -137,13 +135,12 @@ def verify(
         rows.append(
             Tried(
                 size,
-                _trial(error[where], of_copy, moving, unit),
-                _trial(apart[there], of_pair, moved_away, unit),
+                _trial(error[where], of_copy, moving, deformed),
+                _trial(apart[there], of_pair, moved_away, fixed),
             )
         )
-    flags = judge(measure(plain, moving), unit, plain.fallbacks)
-    spacing = float(np.linalg.norm(plain.grid.affine[:-1, 0]))
-    return Verification(tuple(rows), tuple(flags), unit, TOO_FAR * spacing / model.card.spacing)
+    limit = MAX_ERROR * plain.grid.spacing / model.card.spacing
+    return Verification(tuple(rows), assess(plain, moving, fixed).checks, fixed.unit, limit)
 
 
 def known_field(image: Image, model: Model, strength: float, rng: np.random.Generator) -> Warp:
@@ -169,11 +166,11 @@ def known_field(image: Image, model: Model, strength: float, rng: np.random.Gene
     return resample_warp(from_voxel_displacement(field, grid.affine), image.affine, image.shape)
 
 
-def _trial(error: Float[ndarray, " voxels"], registered: Registered, moving: Image, unit: str) -> Trial:
-    raised = judge(measure(registered, moving), unit, registered.fallbacks)
+def _trial(error: Float[ndarray, " voxels"], registered: Registered, moving: Image, fixed: Image) -> Trial:
+    checks = assess(registered, moving, fixed).checks
     median, most = np.quantile(error, (0.5, 0.95)) if error.size else (math.nan, math.nan)
-    # That a model was never calibrated says nothing of this pair.
-    names = tuple(flag.name for flag in raised if flag.level != "ok" and flag.name != UNCALIBRATED)
+    # That a model has no calibration says nothing of this pair.
+    names = tuple(check.name for check in checks if check.level != "passed" and check.name != NOT_CALIBRATED)
     return Trial(float(median), float(most), names)
 
 
@@ -189,7 +186,7 @@ def _disagreement(found: Warp, known: Warp, plain: Warp) -> Float[ndarray, "*spa
 
 def _noisy(translated: Image, fixed: Image, rng: np.random.Generator) -> Float[ndarray, "*space"]:
     """The translation with noise as strong as the fixed image's, both in the latter's scale."""
-    strength = _noise(scale_intensity(fixed.data).data)
+    strength = _noise(fixed.scaled().data)
     return (translated.data + strength * rng.standard_normal(translated.shape)).astype(np.float32)
 
 
@@ -206,5 +203,5 @@ def _noise(image: Float[ndarray, "*space"]) -> float:
 
 
 def _foreground(image: Image) -> Bool[ndarray, "*space"]:
-    scaled = torch.from_numpy(scale_intensity(image.data).data)[None, None]
+    scaled = torch.from_numpy(image.scaled().data)[None, None]
     return np.asarray(foreground(scaled)[0, 0])

@@ -1,7 +1,6 @@
-"""Where the moving image lies when the hierarchy first sees it: where its header says, centred, or affinely moved."""
+"""The initial affine: where the moving image lies when the hierarchy first sees it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,45 +13,30 @@ from crossmorph.images.image import Image
 from crossmorph.networks.affine import Affine
 from crossmorph.networks.hierarchy import Hierarchy
 from crossmorph.registration.affine_search import search_affine
-from crossmorph.transforms.affine_files import read_affine_transform
 from crossmorph.transforms.grid import Grid, centre, covering_grid, onto_grid
 from crossmorph.transforms.warp import fields_overlap
 
-Start = str | Float[ndarray, "n n"]
-NAMED_STARTS = ("affine", "centers", "none")
-LEAST_OVERLAP = 0.25  # of the fixed field of view; below it there is little to compare
+Init = str | Float[ndarray, "n n"]  # one of NAMED_INITS, or a matrix, fixed to moving space, RAS millimetres
+NAMED_INITS = ("affine", "centers", "none")
+MIN_OVERLAP = 0.25  # of the fixed field of view; below it there is little to compare
 
 
-def read_start(name: str, moving: Image, fixed: Image) -> Start:
-    """One of the three words as it is, and anything else as the file of an affine transform.
-
-    Raises:
-        InputError: no such file, or not an affine transform; see
-            :func:`crossmorph.transforms.affine_files.read_affine_transform`.
-    """
-    if name in NAMED_STARTS:
-        return name
-    if not Path(name).exists():
-        raise InputError(f"--init {name}: no such file; expected {', '.join(NAMED_STARTS)} or an affine transform")
-    return read_affine_transform(name, moving, fixed)
-
-
-def places(
-    moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hierarchy, start: Start
+def initial_affines(
+    moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hierarchy, init: Init
 ) -> list[Float[ndarray, "n n"]]:
     """The affine maps that the registration may begin with, ``fixed space -> moving space`` in RAS millimetres.
 
-    ``none`` is the identity: the images' positions in the world are believed. ``centers`` is the shift that lays centre
-    on centre. ``affine`` is either (the positions, unless the images hardly overlap) and, beside it, where the
-    affine network, or without one the search (:func:`search_affine`), moves on to from there, if it does.
+    ``none`` is the identity: the images' positions in the world. ``centers`` is the shift that lays centre on centre.
+    ``affine`` is either (the positions, unless the fields of view hardly overlap) and, beside it, what the affine
+    network, or without one the search (:func:`search_affine`), finds from there, if it finds another.
 
     Args:
         moving: scaled to [0, 1].
         fixed: likewise.
         target: the fixed image on the working grid, ``(1, 1, *working)``.
         grid: that grid.
-        hierarchy: whose affine start to use.
-        start: which of the three, or the map itself, which is believed.
+        hierarchy: whose affine network to use.
+        init: one of the three names, or the map itself.
 
     Raises:
         InputError: none of these.
@@ -60,39 +44,40 @@ def places(
     Returns:
         One or two maps, ``(dim + 1, dim + 1)``.
     """
-    if not isinstance(start, str):
-        return [start]
-    if start not in NAMED_STARTS:
-        raise InputError(f"start {start!r}: expected {', '.join(NAMED_STARTS)} or a matrix")
+    if not isinstance(init, str):
+        return [init]
+    if init not in NAMED_INITS:
+        raise InputError(f"init {init!r}: expected {', '.join(NAMED_INITS)} or a matrix")
     matrix = np.eye(fixed.dim + 1)
-    far = start == "affine" and fields_overlap(moving, fixed) < LEAST_OVERLAP
-    if start == "centers" or far:
+    apart = init == "affine" and fields_overlap(moving, fixed) < MIN_OVERLAP
+    if init == "centers" or apart:
         matrix[:-1, -1] = centre(moving) - centre(fixed)
-    if start != "affine":
+    if init != "affine":
         return [matrix]
     method = search_affine if hierarchy.affine is None else hierarchy.register_affine
-    found = _led_on(moving, target, grid, hierarchy, matrix, method)
+    found = _improved(moving, target, grid, hierarchy, matrix, method)
     return [matrix] if found is None else [matrix, found]
 
 
-def searched_place(
+def searched_affine(
     moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hierarchy
 ) -> Float[ndarray, "n n"]:
-    """Where a search leads that asks no network and turns slices all the way around: slow, and hardly ever lost.
+    """The affine map that a search finds which asks no network and rotates slices all the way around.
 
-    Arguments as of :func:`places`, where the fields of view are laid centre on centre to begin with.
+    It is slow and hardly ever fails. Arguments as of :func:`initial_affines`; the search begins with the fields of view
+    centre on centre.
     """
     matrix = np.eye(fixed.dim + 1)
     matrix[:-1, -1] = centre(moving) - centre(fixed)
 
-    def search(there: Tensor, here: Tensor, start: Affine) -> Affine:
-        return search_affine(there, here, start, around=True)
+    def search(source: Tensor, target: Tensor, start: Affine) -> Affine:
+        return search_affine(source, target, start, around=True)
 
-    found = _led_on(moving, target, grid, hierarchy, matrix, search)
+    found = _improved(moving, target, grid, hierarchy, matrix, search)
     return matrix if found is None else found
 
 
-def _led_on(
+def _improved(
     moving: Image,
     target: Tensor,
     grid: Grid,
@@ -100,10 +85,9 @@ def _led_on(
     matrix: Float[ndarray, "n n"],
     method: Callable[[Tensor, Tensor, Affine], Affine],
 ) -> Float[ndarray, "n n"] | None:
-    """Where an affine method ``(moving, fixed, start)`` leads from a place, or None where it stays."""
+    """What an affine method ``(moving, fixed, start)`` makes of a map, or None where it keeps it."""
     # Both images in voxels of one size, each on a grid that shows all of it.
-    spacing = float(np.linalg.norm(grid.affine[:-1, 0]))
-    there = covering_grid(moving, spacing, hierarchy.divisor)
+    there = covering_grid(moving, grid.spacing, hierarchy.divisor)
     source = torch.from_numpy(onto_grid(moving, there).data)[None, None].to(target)
     begin = _about_centres(np.linalg.inv(there.affine) @ matrix @ grid.affine, grid, there, target)
     with torch.inference_mode():

@@ -1,5 +1,6 @@
-"""The pipeline a user calls: two images, each on its own grid, to one transform between their worlds."""
+"""Registration of two images, each on its own grid, to one transform between their worlds."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,10 +14,10 @@ from torch import Tensor
 from crossmorph.errors import InputError
 from crossmorph.functional import spatial
 from crossmorph.functional.similarity import mi, windows_correlation
-from crossmorph.images.image import Image, scale_intensity
+from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
 from crossmorph.networks.hierarchy import Flow, Registration
-from crossmorph.registration.initialization import LEAST_OVERLAP, Start, places, searched_place
+from crossmorph.registration.initialization import MIN_OVERLAP, Init, initial_affines, searched_affine
 from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, refine
 from crossmorph.system.memory import check_memory
 from crossmorph.transforms.grid import Grid, onto_grid, working_grid
@@ -29,60 +30,75 @@ from crossmorph.transforms.warp import (
     resample_warp,
 )
 
-# Where windows of the coarsely registered images correlate as much as this, no other place is tried, and where they do
-# from none of the places, a search looks for another. Of 533 simulated pairs with two places the second was better by
-# more than 0.5 mm for five, four of which correlated less from the first. Of pairs of any contrast that were right
-# within 2 mm, 20% did, of the phantom's T2w and T1w none; of those that the affine network had led astray 89%, and of
-# those turned by more than 45 degrees 98%.
-ALIKE = 0.36
-# And that place counts where the coarse network reaches so many times the mutual information: of 40 simulated pairs
-# with more 39 ended nearer to the truth, of ten with less six ended further away.
-SURER = 1.05
-# A stage must leave this much of the mutual information before it, and may fold no cell more: else it is not taken.
-# Where registration went well on simulated pairs, the coarse stage kept .89 and more (where one image alone has a
-# skull) and the fine one .99 (docs/trust.md).
-LEAST_KEPT = {"coarse": 0.8, "fine": 0.95, "refined": 0.95}
-STAGES = ("start", "coarse", "fine", "refined")
+# Squared local correlation of the coarsely registered images from which no other initial affine is tried, and below
+# which, from each of them, a search looks for another. Of 533 simulated pairs with two initial affines the second was
+# better by more than 0.5 mm for five, four of which correlated less from the first. Of pairs of any contrast that were
+# right within 2 mm, 20% did, of the phantom's T2w and T1w none; of those with a wrong affine network's map 89%, and of
+# those rotated by more than 45 degrees 98%.
+MIN_CORRELATION = 0.36
+# The search's affine is used where the coarse network reaches so many times the mutual information from it: of 40
+# simulated pairs with more 39 ended nearer to the truth, of ten with less six ended further away.
+MIN_GAIN = 1.05
+# A stage must keep this part of the mutual information before it, and may add no fold: else it is rejected. Where
+# registration went well on simulated pairs, the coarse stage kept .89 and more (where one image alone has a skull) and
+# the fine one .99 (docs/trust.md).
+MIN_KEPT = {"coarse": 0.8, "fine": 0.95, "refined": 0.95}
+STAGES = ("initial", "coarse", "fine", "refined")
+
+Refine = str | float  # auto, on, off or seconds, see `refinement_seconds`
 
 
 class Settings(NamedTuple):
     """How a pair is registered.
 
     Attributes:
-        start: see :func:`crossmorph.registration.initialization.places`; of two, the one from which the coarse network
-            gets further counts.
+        init: see :func:`crossmorph.registration.initialization.initial_affines`; of two initial affines, the one from
+            which the coarse network reaches more mutual information is used.
         smoothness: of the field, 0 (detailed) to 1 (stiff), for models that were trained for it; None is their default.
-        refine: whether the field is optimised for this very pair after the networks; None: volumes yes, slices no. It
-            adds a few points of Dice to volumes in a third of the time that they take anyway.
-        refine_seconds: for how long at most; None goes on until it stops gaining.
-        refine_steps: how many steps at most; with the steps that a refinement limited by time took, and no seconds, it
+        refine: instance optimisation after the networks: ``on`` until it stops gaining, seconds to spend on it at most,
+            ``off``, or ``auto``: ``on`` for volumes, where it adds a few points of Dice in a third of the time that
+            they take anyway, ``off`` for slices.
+        refine_steps: how many steps it may take at most; with the steps that one limited by time took, and ``on``, it
             is repeated to the bit.
     """
 
-    start: Start = "affine"
+    init: Init = "affine"
     smoothness: float | None = None
-    refine: bool | None = None
-    refine_seconds: float | None = None
+    refine: Refine = "auto"
     refine_steps: int | None = None
 
 
 DEFAULTS = Settings()
 
 
-class Fallback(NamedTuple):
-    """A stage whose field was not taken.
+def refinement_seconds(wanted: Refine, dim: int) -> float:
+    """The wall time that instance optimisation may take: 0 for none, infinite until it stops gaining.
+
+    Raises:
+        InputError: neither one of the words nor seconds above 0.
+    """
+    words = {"auto": math.inf if dim == 3 else 0.0, "on": math.inf, "off": 0.0}
+    if isinstance(wanted, str) and wanted in words:
+        return words[wanted]
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not 0 < wanted < math.inf:
+        raise InputError(f"refine {wanted!r}: expected auto, on, off or seconds above 0")
+    return float(wanted)
+
+
+class RejectedStage(NamedTuple):
+    """A stage whose field was rejected.
 
     Attributes:
         stage: the stage, one of ``STAGES``.
-        kept: the stage whose field stayed.
-        reason: ``agreement`` (it lost mutual information) or ``folds`` (it folded cells that were not folded before).
-        before: the number in question of the field that stayed: nats, or percent of the cells.
-        after: that of the field that was not taken.
+        kept: the stage whose field is used instead.
+        reason: ``mutual information`` (it fell) or ``folds`` (the stage added some).
+        before: the measure in question of the field that is used: nats, or percent of the grid's cells.
+        after: that of the rejected field.
     """
 
     stage: str
     kept: str
-    reason: Literal["agreement", "folds"]
+    reason: Literal["mutual information", "folds"]
     before: float
     after: float
 
@@ -91,31 +107,31 @@ class Registered(NamedTuple):
     """A registered pair.
 
     Attributes:
-        warp: final field on the fixed image's grid: ``moved(x) = moving(x + d(x))``, the affine start included.
+        warp: final field on the fixed image's grid: ``moved(x) = moving(x + d(x))``, the initial affine included.
         inverse: its inverse on the moving image's grid.
         translated: the moving image in the fixed image's modality, on its own grid, in units of
             ``scale_intensity(fixed)``.
-        start: the affine map it began with, fixed to moving space, ``(dim + 1, dim + 1)``, RAS millimetres.
-        overlap: fraction of the fixed field of view that the moving image covered after it.
+        initial_affine: from fixed to moving space, ``(dim + 1, dim + 1)``, RAS millimetres.
+        overlap: fraction of the fixed field of view that the moving image covers after it.
         moving: the moving image as the networks saw it, ``(1, 1, *working)``, in [0, 1].
         fixed: the fixed image as the networks saw it.
-        result: all fields of the hierarchy on the working grid, from where the start put the moving image; ``final``
-            is the field that was taken, whatever stage it is of.
-        refinement: what refining did, or None.
+        result: all fields of the hierarchy on the working grid, after the initial affine; ``final`` is the field of the
+            last accepted stage, whichever that is.
+        refinement: what the instance optimisation did, or None.
         grid: the working grid.
         seconds: wall seconds of each stage.
-        stages: the field after each stage that was taken, in their order, on the working grid; the last one is
-            ``result.final``, and ``start`` is no displacement.
-        agreement: mutual information (nats) after each stage, taken or not.
-        fallbacks: the stages that were not taken.
-        model: the weights that did it.
-        smoothness: what the networks were told, ``(1,)``, or None for their default.
+        stages: the field after each accepted stage, in their order, on the working grid; the last one is
+            ``result.final``, and ``initial`` is no displacement.
+        mutual_information: in nats, after each stage, accepted or rejected.
+        rejected: the stages that were rejected.
+        model: the weights.
+        smoothness: the networks' smoothness input, ``(1,)``, or None for their default.
     """
 
     warp: Warp
     inverse: Warp
     translated: Image
-    start: Float[ndarray, "n n"]
+    initial_affine: Float[ndarray, "n n"]
     overlap: float
     moving: Float[Tensor, "1 1 *space"]
     fixed: Float[Tensor, "1 1 *space"]
@@ -124,30 +140,29 @@ class Registered(NamedTuple):
     grid: Grid
     seconds: dict[str, float]
     stages: dict[str, Flow]
-    agreement: dict[str, float]
-    fallbacks: tuple[Fallback, ...]
+    mutual_information: dict[str, float]
+    rejected: tuple[RejectedStage, ...]
     model: Model
     smoothness: Float[Tensor, " 1"] | None
 
 
 class Prepared(NamedTuple):
-    """Two images on the model's grid, what was done to get them there, and the coarse field.
+    """Two images on the working grid after an initial affine, and the coarse field.
 
-    ``placed`` is the moving image in [0, 1] where the start put it; ``start`` takes a point there to its own place;
-    ``began`` and ``agreement`` are the mutual information before and after the coarse field, ``alike`` how much windows
-    of the images correlate after it.
+    ``aligned`` is the moving image in [0, 1], its header moved by the initial affine; ``before`` and ``after`` are the
+    mutual information before and after the coarse field, ``correlation`` the squared local correlation after it.
     """
 
     moving: Float[Tensor, "1 1 *space"]
     fixed: Float[Tensor, "1 1 *space"]
     grid: Grid
-    placed: Image
-    start: Float[ndarray, "n n"]
+    aligned: Image
+    initial_affine: Float[ndarray, "n n"]
     overlap: float
     coarse: Flow
-    began: float
-    agreement: float
-    alike: float
+    before: float
+    after: float
+    correlation: float
 
 
 def register_images(moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS) -> Registered:
@@ -160,34 +175,35 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         settings: how.
 
     Raises:
-        InputError: wrong dimension, constant images, fields of view that hardly overlap, or a smoothness for a model
-            that knows one only.
+        InputError: wrong dimension, constant images, fields of view that hardly overlap, a smoothness for a model that
+            has one only, or an unknown ``init`` or ``refine``.
     """
     began = time.perf_counter()
     smoothness = _smoothness(model, settings.smoothness)
-    prepared = prepare(moving, fixed, model, settings.start, smoothness)
+    to_spend = refinement_seconds(settings.refine, fixed.dim)
+    prepared = prepare(moving, fixed, model, settings.init, smoothness)
     seconds = {"coarse": time.perf_counter() - began}
-    course = _begin(prepared)
+    progress = _after_coarse(prepared)
     with torch.inference_mode():
         result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse, smoothness)
-        course = _go_on(course, "fine", result.final, prepared)
+        progress = _after(progress, "fine", result.final, prepared)
     seconds["fine"] = time.perf_counter() - began - seconds["coarse"]
     refinement = None
-    if settings.refine or (settings.refine is None and fixed.dim == 3):
+    if to_spend:
         steps = MOST_STEPS if settings.refine_steps is None else settings.refine_steps
         images = prepared.moving, prepared.fixed, prepared.moving + result.mask
-        refinement = refine(*images, course.final, settings.refine_seconds, steps)
+        refinement = refine(*images, progress.final, to_spend, steps)
         seconds["refinement"] = refinement.seconds
         if refinement.improved:
             with torch.inference_mode():
-                course = _go_on(course, "refined", refinement.final, prepared)
-    final = course.final
-    inverse = resample_warp(_in_world(final.inverse, prepared.grid), prepared.placed.affine, moving.shape)
+                progress = _after(progress, "refined", refinement.final, prepared)
+    final = progress.final
+    inverse = resample_warp(_in_world(final.inverse, prepared.grid), prepared.aligned.affine, moving.shape)
     return Registered(
         warp=_on_fixed(final.displacement, prepared, fixed),
         inverse=after_moving(inverse, moving.affine),
         translated=translated_image(result.mask, prepared, moving),
-        start=prepared.start,
+        initial_affine=prepared.initial_affine,
         overlap=prepared.overlap,
         moving=prepared.moving,
         fixed=prepared.fixed,
@@ -195,20 +211,20 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         refinement=refinement,
         grid=prepared.grid,
         seconds=seconds,
-        stages=course.stages,
-        agreement=course.agreement,
-        fallbacks=course.fallbacks,
+        stages=progress.stages,
+        mutual_information=progress.mutual_information,
+        rejected=progress.rejected,
         model=model,
         smoothness=smoothness,
     )
 
 
-class _Course(NamedTuple):
-    """The way from stage to stage so far; see :class:`Registered` for the fields. ``folds``: of ``final``, percent."""
+class _Progress(NamedTuple):
+    """The stages so far; see :class:`Registered` for the fields. ``folds``: of ``final``, percent."""
 
     stages: dict[str, Flow]
-    agreement: dict[str, float]
-    fallbacks: tuple[Fallback, ...]
+    mutual_information: dict[str, float]
+    rejected: tuple[RejectedStage, ...]
     folds: float
 
     @property
@@ -216,81 +232,82 @@ class _Course(NamedTuple):
         return next(reversed(self.stages.values()))
 
 
-def _begin(prepared: Prepared) -> _Course:
-    """The start, and the coarse stage after it."""
-    nowhere = torch.zeros_like(prepared.coarse.displacement)
-    course = _Course({"start": Flow(nowhere, nowhere)}, {"start": prepared.began}, (), folds=0.0)
-    return _judged(course, "coarse", prepared.coarse, prepared.agreement)
+def _after_coarse(prepared: Prepared) -> _Progress:
+    """The initial affine, and the coarse stage after it."""
+    identity = torch.zeros_like(prepared.coarse.displacement)
+    initial = _Progress({"initial": Flow(identity, identity)}, {"initial": prepared.before}, (), folds=0.0)
+    return _checked(initial, "coarse", prepared.coarse, prepared.after)
 
 
-def _go_on(course: _Course, stage: str, flow: Flow, prepared: Prepared) -> _Course:
+def _after(progress: _Progress, stage: str, flow: Flow, prepared: Prepared) -> _Progress:
     moved = spatial.warp(prepared.moving, flow.displacement)
-    return _judged(course, stage, flow, float(mi(moved, prepared.fixed)))
+    return _checked(progress, stage, flow, float(mi(moved, prepared.fixed)))
 
 
-def _judged(course: _Course, stage: str, flow: Flow, agreement: float) -> _Course:
-    """The way with one stage more, or with a fallback where that stage made it worse. NaN is worse."""
-    kept = next(reversed(course.stages))
-    folds, fallback = _folds(flow), None
-    if not agreement >= LEAST_KEPT[stage] * course.agreement[kept]:
-        fallback = Fallback(stage, kept, "agreement", course.agreement[kept], agreement)
-    elif not folds <= course.folds:
-        fallback = Fallback(stage, kept, "folds", course.folds, folds)
-    course = course._replace(agreement={**course.agreement, stage: agreement})
-    if fallback:
-        return course._replace(fallbacks=(*course.fallbacks, fallback))
-    return course._replace(stages={**course.stages, stage: flow}, folds=folds)
+def _checked(progress: _Progress, stage: str, flow: Flow, reached: float) -> _Progress:
+    """One stage more, accepted, or rejected where it made the result worse. NaN is worse."""
+    kept = next(reversed(progress.stages))
+    before = progress.mutual_information[kept]
+    folds, rejected = _folds(flow), None
+    if not reached >= MIN_KEPT[stage] * before:
+        rejected = RejectedStage(stage, kept, "mutual information", before, reached)
+    elif not folds <= progress.folds:
+        rejected = RejectedStage(stage, kept, "folds", progress.folds, folds)
+    progress = progress._replace(mutual_information={**progress.mutual_information, stage: reached})
+    if rejected:
+        return progress._replace(rejected=(*progress.rejected, rejected))
+    return progress._replace(stages={**progress.stages, stage: flow}, folds=folds)
 
 
 def _folds(flow: Flow) -> float:
-    """Percent of the cells that fold, strictly."""
+    """Percent of the grid's cells that fold, strictly."""
     return 100 * float((spatial.strict_jacobian(flow.displacement).amin(1) <= 0).float().mean())
 
 
 def _smoothness(model: Model, wanted: float | None) -> Tensor | None:
-    """What the networks are told. Raises InputError where they cannot be told that."""
+    """The networks' smoothness input. Raises InputError where they take none, or not that."""
     if wanted is None:
         return None
     low, high = model.card.hierarchy.smoothness_range
     if low == high:
-        raise InputError(f"smoothness {wanted:g}: model {model.card.name} knows one only; expected none")
+        raise InputError(f"smoothness {wanted:g}: model {model.card.name} has one smoothness only; expected none")
     if not 0 <= wanted <= 1:
         raise InputError(f"smoothness {wanted:g}: expected 0 (detailed) to 1 (stiff)")
-    return torch.full((1,), wanted, device=next(model.hierarchy.parameters()).device)
+    return torch.full((1,), wanted, device=model.device)
 
 
-def register_start(moving: Image, fixed: Image, model: Model, start: Start = "affine") -> Warp:
-    """The start alone, on the fixed image's grid; arguments and errors as :func:`register_images`."""
-    prepared = prepare(moving, fixed, model, start)
+def register_initial(moving: Image, fixed: Image, model: Model, init: Init = "affine") -> Warp:
+    """The initial affine alone, on the fixed image's grid; arguments and errors as :func:`register_images`."""
+    prepared = prepare(moving, fixed, model, init)
     return _on_fixed(torch.zeros_like(prepared.coarse.displacement), prepared, fixed)
 
 
-def register_coarse(moving: Image, fixed: Image, model: Model, start: Start = "affine") -> Warp:
-    """The start and the first network, on the fixed image's grid; arguments and errors as :func:`register_images`."""
-    prepared = prepare(moving, fixed, model, start)
+def register_coarse(moving: Image, fixed: Image, model: Model, init: Init = "affine") -> Warp:
+    """The initial affine and the coarse stage, on the fixed image's grid; see :func:`register_images`."""
+    prepared = prepare(moving, fixed, model, init)
     return _on_fixed(prepared.coarse.displacement, prepared, fixed)
 
 
 def register_networks(
-    moving: Image, fixed: Image, model: Model, start: Start = "affine"
+    moving: Image, fixed: Image, model: Model, init: Init = "affine"
 ) -> tuple[Prepared, Registration, Warp]:
-    """The start and all networks, whatever they make of it: without checks, fallbacks or refinement.
+    """The initial affine and all networks; no stage is checked and rejected, nothing is optimised.
 
     Arguments and errors as of :func:`register_images`.
 
     Returns:
         The images on the working grid, all fields there, and the final one on the fixed image's grid.
     """
-    prepared = prepare(moving, fixed, model, start)
+    prepared = prepare(moving, fixed, model, init)
     with torch.inference_mode():
         result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse)
     return prepared, result, _on_fixed(result.final.displacement, prepared, fixed)
 
 
 def prepare(
-    moving: Image, fixed: Image, model: Model, start: Start = "affine", smoothness: Tensor | None = None
+    moving: Image, fixed: Image, model: Model, init: Init = "affine", smoothness: Tensor | None = None
 ) -> Prepared:
-    """Both images in [0, 1] on the model's grid, coarsely registered from the better of the places they may begin at.
+    """Both images in [0, 1] on the working grid, coarsely registered from the best of the initial affines.
 
     Arguments and errors as of :func:`register_images`.
     """
@@ -301,53 +318,51 @@ def prepare(
             raise InputError(
                 f"the {role} image is {image.dim}-D, shape {image.shape}; model {card.name} registers {dim}-D images"
             )
-    source = Image(scale_intensity(moving.data).data, moving.affine, moving.physical)
-    target = Image(scale_intensity(fixed.data).data, fixed.affine, fixed.physical)
+    source, target = moving.scaled(), fixed.scaled()
     grid = working_grid(fixed, card.spacing, max(card.shape), hierarchy.divisor)
     check_memory(grid.shape, moving.shape, fixed.shape)
-    device = next(hierarchy.parameters()).device
-    still = torch.from_numpy(onto_grid(target, grid).data)[None, None].to(device)
+    still = torch.from_numpy(onto_grid(target, grid).data)[None, None].to(model.device)
 
-    def begun(matrix: Float[ndarray, "n n"]) -> Prepared:
-        placed = Image(source.data, np.linalg.inv(matrix) @ moving.affine, moving.physical)
-        moved = torch.from_numpy(onto_grid(placed, grid).data)[None, None].to(device)
+    def from_affine(matrix: Float[ndarray, "n n"]) -> Prepared:
+        aligned = Image(source.data, np.linalg.inv(matrix) @ moving.affine, moving.physical)
+        moved = torch.from_numpy(onto_grid(aligned, grid).data)[None, None].to(model.device)
         with torch.inference_mode():
             coarse = hierarchy.register_coarse(moved, still, smoothness)
             after = spatial.warp(moved, coarse.displacement)
             scores = [float(score) for score in (mi(moved, still), mi(after, still), windows_correlation(after, still))]
-        return Prepared(moved, still, grid, placed, matrix, fields_overlap(placed, fixed), coarse, *scores)
+        return Prepared(moved, still, grid, aligned, matrix, fields_overlap(aligned, fixed), coarse, *scores)
 
-    best = _best_begun(begun, places(source, target, still, grid, hierarchy, start))
-    if isinstance(start, str) and start == "affine" and hierarchy.affine is not None and not best.alike >= ALIKE:
-        other = begun(searched_place(source, target, still, grid, hierarchy))
-        if other.agreement > SURER * best.agreement and other.overlap >= LEAST_OVERLAP:
+    best = _best(from_affine, initial_affines(source, target, still, grid, hierarchy, init))
+    by_network = isinstance(init, str) and init == "affine" and hierarchy.affine is not None
+    if by_network and not best.correlation >= MIN_CORRELATION:
+        other = from_affine(searched_affine(source, target, still, grid, hierarchy))
+        if other.after > MIN_GAIN * best.after and other.overlap >= MIN_OVERLAP:
             best = other
-    if best.overlap < LEAST_OVERLAP:
+    if best.overlap < MIN_OVERLAP:
         raise InputError(
             f"the moving image covers only {best.overlap:.0%} of the fixed image's field of view, expected at least "
-            f"{LEAST_OVERLAP:.0%}; if their positions in the world are wrong, begin with --init centers"
+            f"{MIN_OVERLAP:.0%}; if the positions in their headers are wrong, align the centres first (--init centers)"
         )
     return best
 
 
-def _best_begun(begun: Callable[[Float[ndarray, "n n"]], Prepared], matrices: list[Float[ndarray, "n n"]]) -> Prepared:
-    """The best of the places, the last one first; the others only where the images are not alike from there."""
+def _best(from_affine: Callable[[Float[ndarray, "n n"]], Prepared], matrices: list[Float[ndarray, "n n"]]) -> Prepared:
+    """The initial affine with most mutual information after the coarse stage.
+
+    The last one comes first; the others are tried only where the images do not correlate from there.
+    """
     tried: list[Prepared] = []
     for matrix in reversed(matrices):
-        tried.append(begun(matrix))
-        if tried[-1].alike >= ALIKE:
+        tried.append(from_affine(matrix))
+        if tried[-1].correlation >= MIN_CORRELATION:
             break
-    return max(tried, key=_agreement)
-
-
-def _agreement(prepared: Prepared) -> float:
-    return prepared.agreement
+    return max(tried, key=lambda prepared: prepared.after)
 
 
 def _on_fixed(displacement: Float[Tensor, "1 dim *space"], prepared: Prepared, fixed: Image) -> Warp:
-    """A field of the working grid, after the start, as a warp on the fixed image's grid."""
+    """A field of the working grid, after the initial affine, as a warp on the fixed image's grid."""
     warp = resample_warp(_in_world(displacement, prepared.grid), fixed.affine, fixed.shape)
-    return followed_by(warp, prepared.start)
+    return followed_by(warp, prepared.initial_affine)
 
 
 def _in_world(displacement: Tensor, grid: Grid) -> Warp:
@@ -357,5 +372,5 @@ def _in_world(displacement: Tensor, grid: Grid) -> Warp:
 def translated_image(mask: Tensor, prepared: Prepared, moving: Image) -> Image:
     """``T = M + Mask`` at the moving image's own resolution: only the mask comes from the working grid."""
     added = Image(mask[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical)
-    data = prepared.placed.data + onto_grid(added, Grid(prepared.placed.affine, moving.shape)).data
+    data = prepared.aligned.data + onto_grid(added, Grid(prepared.aligned.affine, moving.shape)).data
     return Image(data, moving.affine, moving.physical, moving.header)

@@ -7,50 +7,49 @@ Its parts lie in ``templates``: the page itself, its style, and the script that 
 import base64
 import hashlib
 import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 
 from crossmorph.images.image import Image
-from crossmorph.quality.checks import Flag
+from crossmorph.quality.checks import Check
+from crossmorph.quality.measures import Measures
 from crossmorph.registration.register_images import Registered
 from crossmorph.reports.layers import field_layer, map_layers, picture_layers, view_of
-from crossmorph.transforms.composition import jacobian
-from crossmorph.transforms.warp import Warp, followed_by, from_voxel_displacement, resample, resample_warp
+from crossmorph.transforms.warp import Warp, followed_by, from_voxel_displacement, jacobian, resample, resample_warp
 
 BUDGET = 4_900_000  # bytes of the whole page
 IMAGE_VOXELS = 10_000_000  # at most; fewer where the page grows too large
 SCRIPTS = ("layers.js", "drawing.js", "page.js")
-SEVERITY = ("failed", "warning", "ok")
-# Names of numbers, see crossmorph.quality.measures; one that is not here is shown as it is called.
+SEVERITY = ("failed", "warning", "passed")
+# What each measure is called on the page, see crossmorph.quality.measures.
 MEASURES = {
-    "expected_error": "Expected median error ({unit})",
-    "expected_error_failed": "Expected median error that is a failure ({unit})",
-    "overlap_before": "Part of the fixed field of view covered, as given",
-    "overlap": "Part of the fixed field of view covered, after the start",
-    "mi_before": "Mutual information, as given (nats)",
-    "mi_start": "Mutual information, after the start (nats)",
-    "mi_coarse": "Mutual information, coarse (nats)",
-    "mi_fine": "Mutual information, fine (nats)",
-    "mi_refined": "Mutual information, refined (nats)",
-    "mi_final": "Mutual information, of the result (nats)",
-    "folds_percent": "Cells that fold (%)",
+    "expected_error": "Expected error, median ({unit})",
+    "overlap_before": "Overlap of the fields of view, by the headers",
+    "overlap": "Overlap of the fields of view, after the initial affine",
+    "mutual_information_before": "Mutual information, as given (nats)",
+    "mutual_information_initial": "Mutual information, after the initial affine (nats)",
+    "mutual_information_coarse": "Mutual information, coarse stage (nats)",
+    "mutual_information_fine": "Mutual information, fine stage (nats)",
+    "mutual_information_refined": "Mutual information, after instance optimisation (nats)",
+    "mutual_information_final": "Mutual information, of the result (nats)",
+    "folds_percent": "Grid cells that fold (%)",
     "min_jacobian": "Smallest Jacobian determinant",
     "log_jacobian": "|log Jacobian|, 99th percentile",
-    "inverse_consistency_median": "Forward and inverse disagree, median ({unit})",
-    "inverse_consistency": "Forward and inverse disagree, 99th percentile ({unit})",
-    "order_quartile": "In the other order the field differs, lower quartile ({unit})",
-    "order": "In the other order the field differs, median ({unit})",
-    "shift_quartile": "With the moving image elsewhere the field differs, lower quartile ({unit})",
-    "shift": "With the moving image elsewhere the field differs, median ({unit})",
-    "correlation": "Squared local correlation, mean",
-    "residual": "Translated and fixed image differ, median (of 1)",
-    "half_turn": "Agreement with the moving image turned half around, as a multiple",
-    "unfamiliarity": "Distance from the images of training (1 is the limit)",
-    "refused_stages": "Stages that were not taken",
-    "refine_steps": "Steps of refinement",
+    "inverse_consistency_median": "Inverse consistency, median ({unit})",
+    "inverse_consistency": "Inverse consistency, 99th percentile ({unit})",
+    "swap_consistency_quartile": "Change of the field when the images are swapped, lower quartile ({unit})",
+    "swap_consistency": "Change of the field when the images are swapped, median ({unit})",
+    "shift_consistency_quartile": "Change of the field when the moving image is shifted, lower quartile ({unit})",
+    "shift_consistency": "Change of the field when the moving image is shifted, median ({unit})",
+    "local_correlation": "Squared local correlation, mean",
+    "residual": "Difference of translated and fixed image, median (of 1)",
+    "rotation_ratio": "Mutual information with the moving image rotated by 180 degrees, as a multiple",
+    "training_distance": "Distance from the training images, of its limit",
+    "rejected_stages": "Rejected stages",
+    "refine_steps": "Steps of instance optimisation",
     "working_spacing": "Voxel of the working grid ({unit})",
 }
 
@@ -72,10 +71,9 @@ class Content(NamedTuple):
         translated: the moving image in the fixed image's modality, in units of ``scale_intensity(fixed)``, moved.
         warp: the final field, on the fixed image's grid.
         jacobian: natural logarithm of its Jacobian determinant; not finite where it folds.
-        doubt: expected error in ``unit``, not finite where unknown, or None.
-        flags: judgements, shown with the worst first.
-        quality: numbers by name.
-        unit: of lengths, ``mm`` or ``pixels``.
+        error_map: expected error in the measures' unit, not finite where unknown, or None.
+        checks: shown with the worst first.
+        measures: of the registration.
         provenance: what made the result: text, numbers, and lists and mappings of them; or None.
     """
 
@@ -85,33 +83,31 @@ class Content(NamedTuple):
     translated: Image
     warp: Warp
     jacobian: Image
-    doubt: Image | None
-    flags: list[Flag]
-    quality: dict[str, float]
-    unit: str
+    error_map: Image | None
+    checks: Sequence[Check]
+    measures: Measures
     provenance: dict[str, Any] | None
 
 
 def content_of(
-    moving: Image, fixed: Image, registered: Registered, quality: dict[str, float], flags: list[Flag], title: str
+    moving: Image, fixed: Image, registered: Registered, measures: Measures, checks: Sequence[Check], title: str
 ) -> Content:
-    """What there is to show of a registered pair, without doubt and provenance.
+    """What there is to show of a registered pair, without error map and provenance.
 
     Args:
         moving: the moving image as it was given.
         fixed: the fixed image as it was given.
         registered: what came out.
-        quality: its numbers, of :func:`crossmorph.quality.measures.measure`.
-        flags: what they mean.
+        measures: its measures.
+        checks: its checks.
         title: what was registered to what.
     """
-    nowhere = Warp(np.zeros((fixed.dim, *fixed.shape), np.float32), fixed.affine)
-    warps = {"as given": nowhere}
+    warps = {"as given": Warp.identity(fixed)}
     for name, flow in registered.stages.items():
         found = from_voxel_displacement(flow.displacement[0].cpu().numpy(), registered.grid.affine)
-        warp = followed_by(resample_warp(found, fixed.affine, fixed.shape), registered.start)
-        warps["affine" if name == "start" else name] = warp
-    if np.array_equal(registered.start, np.eye(fixed.dim + 1)):
+        warp = followed_by(resample_warp(found, fixed.affine, fixed.shape), registered.initial_affine)
+        warps["affine" if name == "initial" else name] = warp
+    if np.array_equal(registered.initial_affine, np.eye(fixed.dim + 1)):
         warps.pop("affine")
     with np.errstate(invalid="ignore", divide="ignore"):
         logarithm = np.log(jacobian(registered.warp))
@@ -122,45 +118,37 @@ def content_of(
         translated=resample(registered.translated, registered.warp),
         warp=registered.warp,
         jacobian=Image(logarithm, fixed.affine, fixed.physical),
-        doubt=None,
-        flags=flags,
-        quality=quality,
-        unit="mm" if fixed.physical else "pixels",
+        error_map=None,
+        checks=checks,
+        measures=measures,
         provenance=None,
     )
 
 
-def write_html(path: Path, content: Content) -> None:
-    """Write the page, below 5 MB.
+def page(content: Content) -> str:
+    """The page as text, below 5 MB.
 
     Args:
-        path: where to; an existing file is replaced.
         content: what to show.
 
     Raises:
         ValueError: an image or the field does not lie on the fixed image's grid, or there is no stage.
-        OSError: the file cannot be written.
     """
-    path.write_text(page(content), encoding="utf-8")
-
-
-def page(content: Content) -> str:
-    """The page as text; arguments and errors as of :func:`write_html`."""
     _check(content)
     view = view_of(content.fixed)
     moved = {stage.name: stage.moved for stage in content.stages}
-    maps = {"jacobian": content.jacobian} | ({} if content.doubt is None else {"doubt": content.doubt})
-    flags = sorted(content.flags, key=lambda flag: SEVERITY.index(flag.level))
+    maps = {"jacobian": content.jacobian} | ({} if content.error_map is None else {"error": content.error_map})
+    checks = sorted(content.checks, key=lambda check: SEVERITY.index(check.level))
     environment = templates()
     fields = {
         "title": content.title,
-        "flags": flags,
-        "counts": {level: sum(flag.level == level for flag in flags) for level in SEVERITY},
-        "rows": _rows(content.quality, content.unit),
+        "checks": checks,
+        "counts": {level: sum(check.level == level for check in checks) for level in SEVERITY},
+        "rows": _rows(content.measures, checks),
         "provenance": content.provenance,
         "maps": map_layers(view, content.fixed, maps),
         "field": field_layer(view, content.warp),
-        "unit": content.unit,
+        "unit": content.measures.unit,
         "dim": content.fixed.dim,
         **_script(environment),
     }
@@ -196,8 +184,8 @@ def _script(environment: jinja2.Environment) -> dict[str, str]:
 def _check(content: Content) -> None:
     images = {stage.name: stage.moved for stage in content.stages}
     images |= {"translated": content.translated, "jacobian": content.jacobian}
-    if content.doubt is not None:
-        images["doubt"] = content.doubt
+    if content.error_map is not None:
+        images["error map"] = content.error_map
     shapes = {name: image.shape for name, image in images.items()} | {"warp": content.warp.shape}
     for name, shape in shapes.items():
         if shape != content.fixed.shape:
@@ -206,15 +194,16 @@ def _check(content: Content) -> None:
         raise ValueError("no stage to show, expected at least one")
 
 
-def _rows(quality: dict[str, float], unit: str) -> list[tuple[str, str, str]]:
-    """Names of the numbers, their values, and the limits of those that have one (its name ends in ``_limit``)."""
-    rows = []
-    for name, value in quality.items():
-        known = MEASURES.get(name, name.replace("_", " ").capitalize()).replace("{unit}", unit)
-        if not name.endswith("_limit"):
-            limit = quality.get(f"{name}_limit")
-            rows.append((known, _number(value), "" if limit is None else _number(limit)))
-    return rows
+def _rows(measures: Measures, checks: Sequence[Check]) -> list[tuple[str, str, str]]:
+    """Names and values of the measures that are known, and the limits of those that a check is named after."""
+    known = measures.as_dict()
+    limits = {check.name.replace(" ", "_"): check.limit for check in checks if check.limit is not None}
+    limits.pop("overlap", None)  # its limit is of the overlap by the headers
+    return [
+        (title.replace("{unit}", measures.unit), _number(known[name]), _number(limits[name]) if name in limits else "")
+        for name, title in MEASURES.items()
+        if name in known
+    ]
 
 
 def _number(value: float) -> str:

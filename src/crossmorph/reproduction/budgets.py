@@ -1,14 +1,16 @@
-"""How long everything is trained, and on how much."""
+"""Budgets: the number of images and pairs, and the iterations of every training."""
 
 from typing import Literal, NamedTuple
 
 from crossmorph.errors import InputError
-from crossmorph.evaluation.baselines.cyclegan import CycleSpec
-from crossmorph.evaluation.baselines.voxelmorph import SMOOTHNESS
+from crossmorph.evaluation.baselines.cyclegan_networks import CycleSpec
+
+# Weights of VoxelMorph's smoothness term, to a similarity of 0.15: the paper's, a quarter of it, four times as much.
+SMOOTHNESS = (0.02, 0.005, 0.08)
 
 
 class Counts(NamedTuple):
-    """Images of each modality to train on, pairs to test on, and pairs to choose settings by."""
+    """Training images of each modality, test pairs, and validation pairs."""
 
     train: int
     test: int
@@ -16,19 +18,19 @@ class Counts(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What a reproduction may cost.
+    """The extent of a reproduction.
 
     Attributes:
-        name: that the command line takes.
+        name: on the command line.
         brainweb: of the first data set; the paper has 396 and 96.
         brats: of the second; the paper has 1416 and 294.
         iterations: of each stage of the hierarchy and of VoxelMorph, by data set; the paper has 150,000. At the budget
             ``cpu`` the second, whose images have nearly twice as many pixels, gets fewer.
         learning_rate: of the first iteration. The paper names none; VoxelMorph's is 1e-4.
-        schedule: ``constant``, or ``cosine`` down to zero, which short runs need.
-        smoothness: weights of the smoothness term that VoxelMorph is tried with.
+        schedule: ``constant``, or ``cosine`` down to zero, for short runs.
+        smoothness: weights of VoxelMorph's smoothness term to choose from.
         cyclegan: networks and iterations of the CycleGAN.
-        timed: pairs on which registrations are timed, all methods in one process.
+        timed: number of pairs on which all methods are timed, in one process.
     """
 
     name: str

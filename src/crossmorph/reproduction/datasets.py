@@ -1,62 +1,35 @@
-"""The two data sets of the paper: the user's copies of BrainWeb and BraTS, or stand-ins that need no download."""
+"""The two data sets of the paper: the user's BrainWeb and BraTS, or simulated ones, which need no download."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 
-from crossmorph.datasets.pairs import Pair, read_pairs
+from crossmorph.datasets.pairs import read_pairs
 from crossmorph.datasets.phantom import prepare_phantom
 from crossmorph.datasets.tumour_phantom import prepare_tumours
 from crossmorph.errors import InputError
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import digest as file_digest
 from crossmorph.reproduction.budgets import Budget, Counts
+from crossmorph.reproduction.plan import ROLES, Data, Role
 
-Role = Literal["brainweb", "brats"]
-ROLES: tuple[Role, ...] = ("brainweb", "brats")
 SPLITS = ("train", "validation", "test")
-# What a pair must have to be scored by the paper's number.
+# The files of a pair that the paper's score needs.
 SCORED_BY: dict[Role, tuple[str, ...]] = {
     "brainweb": ("moving_same", "moving_labels", "fixed_labels"),
     "brats": ("moving_same",),
 }
-STAND_INS: dict[Role, str] = {
+# Of the simulated data sets.
+DESCRIPTIONS: dict[Role, str] = {
     "brainweb": "stand-in for BrainWeb: simulated brain slices (crossmorph prepare phantom)",
     "brats": "stand-in for BraTS: simulated brain slices with tumours",
 }
 
 
-class Data(NamedTuple):
-    """A data set of pairs on one grid.
-
-    Attributes:
-        role: which of the paper's two it is, or stands for.
-        description: what it really is, for the tables.
-        folder: holds ``train``, ``validation`` and ``test``, each with a ``pairs.csv``.
-        shape: voxels of every image.
-        spacing: millimetres of a voxel.
-        digest: SHA-256 over all files.
-        clean: the list of the same test pairs without noise, of the stand-in for BrainWeb alone.
-    """
-
-    role: Role
-    description: str
-    folder: Path
-    shape: tuple[int, ...]
-    spacing: float
-    digest: str
-    clean: Path | None = None
-
-    def pairs(self, split: str) -> Path:
-        """The list of a split's pairs."""
-        return self.folder / split / "pairs.csv"
-
-
-def stand_in(role: Role, budget: Budget, cache: Path, seed: int) -> Data:
-    """Simulate the data set of a role, if the cache has it not yet; the same arguments give the same bytes."""
+def simulated(role: Role, budget: Budget, cache: Path, seed: int) -> Data:
+    """Simulate the data set of a role, unless the cache has it; the same arguments give the same bytes."""
     counts: Counts = getattr(budget, role)
     folder = cache / f"{role}-{'-'.join(map(str, counts))}-{seed}"
     if not folder.exists():
@@ -68,27 +41,27 @@ def stand_in(role: Role, budget: Budget, cache: Path, seed: int) -> Data:
         if not quiet.exists():
             prepare_phantom(quiet, seed, train=1, test=counts.test, validation=1, noise=0.0)
         clean = quiet / "test" / "pairs.csv"
-    return described(role, folder, STAND_INS[role], clean)
+    return described(role, folder, DESCRIPTIONS[role], clean)
 
 
 def given(role: Role, folder: Path) -> Data:
-    """A data set that ``crossmorph prepare`` wrote of what the user has.
+    """A data set that ``crossmorph prepare`` wrote from the user's files.
 
     Raises:
-        InputError: it is the other one, a split is missing or cannot be read, images differ in shape, or what they are
-            scored by is missing.
+        InputError: it is the other one, a split is missing or cannot be read, images differ in shape, or files for
+            scoring are missing.
     """
     try:
         name = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, KeyError, TypeError):
         name = folder.name
     if name in ROLES and name != role:
-        raise InputError(f"{folder}: is {name}, by its dataset.json; expected what `crossmorph prepare {role}` wrote")
+        raise InputError(f"{folder}: is {name}, by its dataset.json; expected that of `crossmorph prepare {role}`")
     return described(role, folder, f"{name} ({folder})", None)
 
 
 def described(role: Role, folder: Path, description: str, clean: Path | None) -> Data:
-    """Look at every pair, so that what is wrong shows before any network is trained."""
+    """Check every pair, so that errors show before any network is trained."""
     shapes: set[tuple[int, ...]] = set()
     spacings: set[float] = set()
     for split in SPLITS:
@@ -116,8 +89,3 @@ def digest(folder: Path) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         total.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
     return total.hexdigest()
-
-
-def scored_pairs(data: Data) -> list[Pair]:
-    """The pairs that are scored."""
-    return read_pairs(data.pairs("test"))

@@ -1,4 +1,4 @@
-"""Figures 2 to 5: registrations, translations, and the fields of the stages, all of one pair, the median one."""
+"""Figures 2 to 5: registrations, translations, and the fields of the stages, all of the median pair."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy import ndarray
 
-from crossmorph.datasets.pairs import Pair
+from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.evaluation.evaluate import Case, Outcome, load_case
 from crossmorph.functional import metrics
@@ -23,34 +23,33 @@ from crossmorph.networks.checkpoint import load_model
 from crossmorph.networks.hierarchy import Flow
 from crossmorph.registration.register_images import register_networks
 from crossmorph.reports.figure import UNDATED, Plane, draw_grid, hung, hung_warp
-from crossmorph.reproduction.datasets import scored_pairs
-from crossmorph.reproduction.scores import Entry, method
-from crossmorph.reproduction.tables import Found, label
+from crossmorph.reproduction.plan import OURS, Entry, Found
+from crossmorph.reproduction.scores import method
+from crossmorph.reproduction.tables import label
 from crossmorph.system.files import atomic_output
 from crossmorph.transforms.warp import Warp, from_voxel_displacement, resample, resample_warp
 
-Picture = Literal["fig2", "fig3", "fig4", "fig5"]
-OURS = "ours-nmi"  # whose median pair is drawn
+FigureName = Literal["fig2", "fig3", "fig4", "fig5"]
 FIRST = ("affine", "syn", "vm-lg", "vm-ncc", "vm-nmi")
 SECOND = ("ours-lg", "ours-ncc", "ours-nmi", "crossmorph", "oracle")
 TRANSLATORS = ("cyclegan", "ours-lg", "ours-ncc", "ours-nmi", "crossmorph")
 WHITE_MATTER = 3  # the label of the masks, in the phantom and in BrainWeb
-BOX = 3  # a box is this part of the image's side
-# Blue-green and vermillion of Okabe and Ito's palette: a green and a red that colour-blind readers tell apart.
+BOX = 3  # the side of a box is the image's side divided by this
+# Blue-green and vermillion of Okabe and Ito's palette: a green and a red that colour-blind readers can distinguish.
 GREEN, RED, BOTH = "#009E73", "#D55E00", "#D9D9D9"
 WIDTH = 1.7  # inches of a panel
 
 
 class Scene(NamedTuple):
-    """A pair and the methods that are drawn of it, each run once."""
+    """A pair and the outcomes of the methods on it, each of which is run once."""
 
     pair: Pair
     case: Case
     outcome: Callable[[str], Outcome]
 
 
-def write_figure(figure: Picture, output: Path, found: Found) -> list[Path]:
-    """Draw a figure of the pair on which ours (NMI) is the median of the data set, as PNG and PDF."""
+def write_figure(figure: FigureName, output: Path, found: Found) -> list[Path]:
+    """Draw a figure of the median pair of ours (NMI), as PNG and PDF."""
     pair = median_pair(found)
     case = load_case(pair)
     scene = Scene(pair, case, cache(lambda name: method(found.entries[name])(case)))
@@ -74,10 +73,10 @@ def median_pair(found: Found) -> Pair:
     rows = found.rows[OURS]
     score = next((name for name in ("dice", "mse_percent") if all(name in row.scores for row in rows)), None)
     if score is None:
-        raise InputError(f"{found.context.data.folder}: some test pairs could not be scored; the figures need all")
+        raise InputError(f"{found.context.data.folder}: some test pairs have no score; expected one of each")
     ordered = sorted(rows, key=lambda row: row.scores[score])
     name = ordered[len(ordered) // 2].pair
-    return next(pair for pair in scored_pairs(found.context.data) if pair.name == name)
+    return next(pair for pair in read_pairs(found.context.data.pairs("test")) if pair.name == name)
 
 
 # --- figures 2 and 3: registrations ----------------------------------------------------------------------------------
@@ -104,14 +103,14 @@ def _draw_registrations(found: Found, scene: Scene, masks: bool) -> Figure:
     for block, names in enumerate(blocks):
         for column, name in enumerate(names):
             panels = axes[3 * block : 3 * block + 3, column]
-            picture = hung(fixed if name == "fixed" else resample(shown, warps[name])).data
+            image = hung(fixed if name == "fixed" else resample(shown, warps[name])).data
             moving = "moving" if masks else "moving anatomy, as T1w"
             title = {"unregistered": moving, "fixed": "fixed"}.get(name) or label(name, found.smoothness)
-            _show(panels[0], picture, title)
-            _frame(panels[0], corner, picture.shape)
-            box = tuple(slice(at, at + side // BOX) for at, side in zip(corner, picture.shape, strict=True))
-            _show(panels[1], picture[box])
-            _frame(panels[1], (0, 0), tuple(BOX * side for side in picture[box].shape))
+            _show(panels[0], image, title)
+            _frame(panels[0], corner, image.shape)
+            box = tuple(slice(at, at + side // BOX) for at, side in zip(corner, image.shape, strict=True))
+            _show(panels[1], image[box])
+            _frame(panels[1], (0, 0), tuple(BOX * side for side in image[box].shape))
             if name != "fixed":
                 draw = _draw_masks if masks else _draw_error
                 draw(panels[2], case, warps[name])
@@ -135,7 +134,7 @@ def _draw_legend(figure: Figure) -> None:
 
 
 def _worst_corner(same: Image, fixed: Image, warp: Warp) -> tuple[int, int]:
-    """Where the box lies: where the affinely moved T1w differs most from the fixed one. The corner as hung."""
+    """The corner of the box, where the affinely moved T1w differs most from the fixed one; as displayed."""
     difference = np.abs(hung(resample(same, warp)).data - hung(fixed).data)
     side = [length // BOX for length in difference.shape]
     mean = scipy.ndimage.uniform_filter(difference, side, mode="constant")
@@ -150,10 +149,10 @@ def _draw_masks(axis: Axes, case: Case, warp: Warp | None) -> None:
         return
     fixed = hung(case.fixed_labels).data == WHITE_MATTER
     moved = fixed if warp is None else hung(resample(case.moving_labels, warp, "nearest")).data == WHITE_MATTER
-    picture = np.ones((*fixed.shape, 3))
+    image = np.ones((*fixed.shape, 3))
     for where, colour in ((fixed & ~moved, GREEN), (moved & ~fixed, RED), (fixed & moved, BOTH)):
-        picture[where] = matplotlib.colors.to_rgb(colour)
-    axis.imshow(picture.transpose(1, 0, 2), interpolation="nearest")
+        image[where] = matplotlib.colors.to_rgb(colour)
+    axis.imshow(image.transpose(1, 0, 2), interpolation="nearest")
 
 
 def _draw_error(axis: Axes, case: Case, warp: Warp) -> None:
@@ -170,7 +169,7 @@ def _draw_error(axis: Axes, case: Case, warp: Warp) -> None:
 
 
 def _draw_translations(found: Found, scene: Scene) -> Figure:
-    """The moving image, its translations and the truth; below, what is wrong about them."""
+    """The moving image, its translations and the ground truth; below, the errors of the translations."""
     truth = _same(scene.case)
     names = [name for name in TRANSLATORS if name in found.entries]
     figure = _figure(2, len(names) + 2)
@@ -178,7 +177,7 @@ def _draw_translations(found: Found, scene: Scene) -> Figure:
     for axis in axes.flat:
         axis.set_axis_off()
     _show(axes[0, 0], hung(_scaled(scene.case.moving)).data, "moving (T2w)")
-    _show(axes[0, -1], hung(truth).data, "truth (T1w)")
+    _show(axes[0, -1], hung(truth).data, "ground truth (T1w)")
     for column, name in enumerate(names, start=1):
         translated = scene.outcome(name).translated
         assert translated is not None
@@ -197,7 +196,7 @@ def _draw_stages(found: Found, scene: Scene) -> Figure:
     """Coarse, fine and final field of ours (NMI): arrows over their length, the warped grid, the moved image."""
     entry: Entry = found.entries[OURS]
     case = scene.case
-    prepared, result, _ = register_networks(case.moving, case.fixed, load_model(str(entry.weights)), start="none")
+    prepared, result, _ = register_networks(case.moving, case.fixed, load_model(str(entry.weights)), init="none")
     flows: dict[str, Flow] = {"coarse": result.coarse, "fine": result.fine, "final": result.final}
     figure = _figure(3, 4)
     axes = figure.subplots(3, 4)
@@ -255,8 +254,8 @@ def _same(case: Case) -> Image:
     return _scaled(case.moving_same)
 
 
-def _show(axis: Axes, picture: ndarray, title: str = "", cmap: str = "gray", highest: float = 1.0) -> None:
-    axis.imshow(picture.T, cmap=cmap, vmin=0, vmax=highest)
+def _show(axis: Axes, image: ndarray, title: str = "", cmap: str = "gray", highest: float = 1.0) -> None:
+    axis.imshow(image.T, cmap=cmap, vmin=0, vmax=highest)
     axis.set_title(title, fontsize=7)
     axis.set_axis_off()
 

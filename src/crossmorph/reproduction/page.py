@@ -8,8 +8,8 @@ from typing import Any
 from crossmorph.evaluation.results import Row
 from crossmorph.networks.checkpoint import DEFAULT_MODELS
 from crossmorph.reports.evaluation_page import Study, origin, page
-from crossmorph.reproduction.figures import OURS
-from crossmorph.reproduction.tables import Found, label, methods_of
+from crossmorph.reproduction.plan import OURS, Found
+from crossmorph.reproduction.tables import label, methods_of
 from crossmorph.system.files import write_whole
 
 NAME = "report.html"
@@ -26,8 +26,8 @@ def write_page(output: Path, found: Sequence[Found], paths: Sequence[Path], comm
 
     Args:
         output: the folder.
-        found: what was measured, a data set each.
-        paths: tables (``.md``) and figures (``.png``) that were written; others are passed over.
+        found: the results of each data set.
+        paths: tables (``.md``) and figures (``.png``) that were written; other files are ignored.
         command: the command line.
     """
     tables = [path.read_text(encoding="utf-8") for path in paths if path.suffix == ".md"]

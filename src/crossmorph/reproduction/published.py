@@ -1,4 +1,4 @@
-"""The numbers that the paper prints in its Tables 1 to 3, by method and column; times on a Xeon Gold 6230."""
+"""The values of the paper's Tables 1 to 3, by method and column; times on a Xeon Gold 6230."""
 
 PUBLISHED: dict[str, dict[str, dict[str, float]]] = {
     "table1": {

@@ -1,10 +1,9 @@
-"""Methods on the test pairs: what each of them is, and the rows it is scored by."""
+"""Scores and times of the methods on the test pairs, and the tasks that compute them."""
 
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,63 +16,46 @@ from crossmorph.functional import metrics
 from crossmorph.images.image import Image, scale_intensity
 from crossmorph.networks.checkpoint import load_model
 from crossmorph.registration.register_images import register_coarse, register_networks, translated_image
-from crossmorph.reproduction.experiments import Context, Network
-from crossmorph.reproduction.task_cache import Cell, cell_folder
+from crossmorph.reproduction.plan import Context, Entry, Network
+from crossmorph.reproduction.task_cache import Task, task_folder
 
-Kind = Literal["peer", "coarse", "hierarchy", "cyclegan", "noise-free"]
 ROWS = "rows.csv"
-# Seconds a pair, roughly, for the time left.
+# Approximate seconds for a pair, for the estimate of the time left.
 SECONDS = {"syn": 0.4, "syn-tuned": 1.3, "affine": 0.2, "crossmorph": 0.2}
 
 
-class Entry(NamedTuple):
-    """A method of the tables.
-
-    Attributes:
-        name: in rows and tables.
-        kind: ``coarse`` and ``hierarchy`` are networks of a folder without an affine start, ``peer`` a method of
-            :mod:`crossmorph.evaluation.evaluate`, ``noise-free`` the moving anatomy acquired without noise, as a
-            translation.
-        weights: folder or file of the networks, or the list of noise-free pairs.
-    """
-
-    name: str
-    kind: Kind
-    weights: Path | None = None
-
-
-def scoring(context: Context, entry: Entry, network: Network | None = None, clean: bool = False) -> Cell:
-    """The cell that scores a method on the test pairs, or on the same pairs without noise."""
+def scoring(context: Context, entry: Entry, network: Network | None = None, clean: bool = False) -> Task:
+    """The task that scores a method on the test pairs, or on the same pairs without noise."""
     data = context.data
     pairs = data.clean if clean else data.pairs("test")
     assert pairs is not None
-    trained = network.cell.folder.name if network else ""
+    trained = network.task.folder.name if network else ""
     name = f"{data.role}-{'clean-' if clean else ''}score-{entry.name}"
-    folder = cell_folder(context.cache, name, [entry.kind, trained, data.digest, clean])
+    folder = task_folder(context.cache, name, [entry.kind, trained, data.digest, clean])
     count = len(read_pairs(pairs))
     seconds = count * (0.15 + SECONDS.get(entry.name, 0.05))
     title = f"{data.role}: {entry.name} on {count} pairs{' without noise' if clean else ''}"
-    return Cell(title, folder, seconds, 0, _score, (entry, pairs, folder))
+    return Task(title, folder, seconds, 0, _score, (entry, pairs, folder))
 
 
-def speed(context: Context, entries: Sequence[Entry], cells: Sequence[Cell]) -> Cell:
-    """The cell that times all methods pair by pair in one process."""
+def speed(context: Context, entries: Sequence[Entry], tasks: Sequence[Task]) -> Task:
+    """The task that times all methods pair by pair in one process."""
     data, count = context.data, context.budget.timed
-    folder = cell_folder(context.cache, f"{data.role}-speed", [[cell.folder.name for cell in cells], count])
+    folder = task_folder(context.cache, f"{data.role}-speed", [[task.folder.name for task in tasks], count])
     arguments = (tuple(entries), data.pairs("test"), folder, count)
-    return Cell(f"{data.role}: time of a registration", folder, count * 5.0, 0, _time, arguments)
+    return Task(f"{data.role}: time of a registration", folder, count * 5.0, 0, _time, arguments)
 
 
-def rows_of(cell: Cell) -> list[Row]:
-    """What a scoring cell found."""
-    return read_rows(cell.folder / ROWS)
+def rows_of(task: Task) -> list[Row]:
+    """The rows of a scoring or timing task."""
+    return read_rows(task.folder / ROWS)
 
 
 def method(entry: Entry) -> Method:
     """The method of an entry, with its weights loaded."""
     match entry.kind:
         case "coarse":
-            return partial(timed, partial(register_coarse, start="none"), load_model(str(entry.weights)))
+            return partial(timed, partial(register_coarse, init="none"), load_model(str(entry.weights)))
         case "hierarchy":
             return partial(_hierarchy, load_model(str(entry.weights)))
         case "cyclegan":
@@ -87,13 +69,13 @@ def method(entry: Entry) -> Method:
 
 def _hierarchy(model, case: Case) -> Outcome:  # type: ignore[no-untyped-def]
     began = time.perf_counter()
-    prepared, result, warp = register_networks(case.moving, case.fixed, model, start="none")
+    prepared, result, warp = register_networks(case.moving, case.fixed, model, init="none")
     seconds = time.perf_counter() - began
     return Outcome(warp, seconds, translated_image(result.mask, prepared, case.moving))
 
 
 def _cyclegan(network: torch.nn.Sequential, case: Case) -> Outcome:
-    """The translation alone; nothing is moved."""
+    """The translation, with a displacement of zero."""
     scaled = torch.from_numpy(scale_intensity(case.moving.data).data)[None, None]
     data = translate(network, scaled)[0, 0].numpy()
     return unregistered(case)._replace(translated=Image(data, case.moving.affine, case.moving.physical))
@@ -105,7 +87,7 @@ def _score(entry: Entry, pairs: Path, folder: Path) -> None:
         rows = _noise_free(pairs, entry)
     else:
         rows = run_methods(read_pairs(pairs), {entry.name: method(entry)}, bar=False)
-    # Cells are scored beside each other: what a registration takes is measured by the cell of ``speed`` alone.
+    # Scoring tasks run in parallel, which slows them down: times are those of the task of ``speed``.
     rows = [row._replace(scores={key: value for key, value in row.scores.items() if key != "seconds"}) for row in rows]
     write_rows(folder / ROWS, rows)
 
@@ -117,7 +99,7 @@ def _time(entries: Sequence[Entry], pairs: Path, folder: Path, count: int) -> No
 
 
 def _noise_free(pairs: Path, entry: Entry) -> list[Row]:
-    """How near the moving anatomy in the fixed modality, without noise, comes to the same with noise."""
+    """Scores of the noise-free moving anatomy in the fixed modality against the same image with noise."""
     assert entry.weights is not None
     rows = []
     for noisy, quiet in zip(read_pairs(pairs), read_pairs(entry.weights), strict=True):

@@ -1,4 +1,4 @@
-"""Tables 1 to 3, each beside the paper's own numbers, with what is behind them: intervals and paired differences."""
+"""Tables 1 to 3, each with the paper's own values, confidence intervals and paired differences."""
 
 import csv
 import io
@@ -11,35 +11,16 @@ import numpy as np
 from scipy import stats
 
 from crossmorph.evaluation.results import Row, Statistic, statistic, summarise, write_rows
-from crossmorph.reproduction.experiments import LIKENESSES, PAPER_SMOOTHNESS, Context
+from crossmorph.reproduction.plan import PAPER_SMOOTHNESS, SIMILARITIES, Found
 from crossmorph.reproduction.published import PUBLISHED
-from crossmorph.reproduction.scores import Entry
 from crossmorph.system.environment import processor
 from crossmorph.system.files import atomic_output, write_whole
 
 Table = Literal["table1", "table2", "table3"]
 
 
-class Found(NamedTuple):
-    """All that was measured on one data set.
-
-    Attributes:
-        context: data and budget.
-        entries: methods by the name of their rows; a name ending in ``@clean`` is a method on images without noise.
-        rows: a row a pair, by that name.
-        times: rows that hold seconds alone, all methods in one process.
-        smoothness: weight of the smoothness term of the networks that have another than the paper's, by name.
-    """
-
-    context: Context
-    entries: dict[str, Entry]
-    rows: dict[str, list[Row]]
-    times: list[Row]
-    smoothness: dict[str, float]
-
-
 class Difference(NamedTuple):
-    """How two methods differ over the same pairs.
+    """The difference of two methods over the same pairs.
 
     Attributes:
         statistic: of the differences, one pair each, first minus second.
@@ -53,7 +34,7 @@ class Difference(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of a table: a score, its heading, factor and digits; of rows without noise if wanted."""
+    """A column of a table: a score, its heading, factor and digits; ``clean``: of the images without noise."""
 
     score: str
     heading: str
@@ -84,11 +65,11 @@ COLUMNS: dict[Table, tuple[Column, ...]] = {
         Column("ssim", "SSIM, no noise", 1, 4, clean=True),
     ),
 }
-SIGNS = {"dice": 1, "mse_percent": -1, "psnr": 1}  # whether more is better
+SIGNS = {"dice": 1, "mse_percent": -1, "psnr": 1}  # 1 where higher is better, -1 where lower is
 
 
 def write_table(table: Table, output: Path, found: Found) -> list[Path]:
-    """Write the table as Markdown and CSV, and the rows that it is computed from; paths in that order."""
+    """Write the table as Markdown and CSV, and the rows that it is computed from; returns the paths in that order."""
     names = methods_of(table, found)
     markdown, summary, rows = (output / f"{table}{suffix}" for suffix in (".md", ".csv", "-rows.csv"))
     write_whole(markdown, as_markdown(table, found, names).encode())
@@ -102,16 +83,16 @@ def write_table(table: Table, output: Path, found: Found) -> list[Path]:
 def methods_of(table: Table, found: Found) -> list[str]:
     """The methods of a table, in its order."""
     if table == "table3":
-        order = ["cyclegan", *(f"ours-{likeness}" for likeness in LIKENESSES), "crossmorph", "noise-free"]
+        order = ["cyclegan", *(f"ours-{similarity}" for similarity in SIMILARITIES), "crossmorph", "noise-free"]
         return [name for name in order if name in found.rows]
     order = ["none", "affine", "syn", "syn-tuned"]
     for family in ("vm-{}", "ours-{}", "vm-{}-as-ours", "ours-{}-as-vm", "ours-{}-coarse", "vm-{}-long"):
-        order += [family.format(likeness) for likeness in LIKENESSES]
+        order += [family.format(similarity) for similarity in SIMILARITIES]
     return [name for name in (*order, "crossmorph", "oracle") if name in found.rows]
 
 
 def label(name: str, smoothness: dict[str, float]) -> str:
-    """What a method is called in a table; networks whose smoothness is not the paper's say so."""
+    """The name of a method in a table, with the weight of smoothness where it is not the paper's."""
     fixed = {
         "none": "unregistered",
         "affine": "Affine (ANTs)",
@@ -120,13 +101,13 @@ def label(name: str, smoothness: dict[str, float]) -> str:
         "crossmorph": "crossmorph, shipped weights",
         "oracle": "true field",
         "cyclegan": "CycleGAN",
-        "noise-free": "the truth without noise",
+        "noise-free": "ground truth without noise",
         "vm-nmi-long": "VM (NMI), three times as long",
     }
     if name in fixed:
         return fixed[name]
-    family, likeness, *rest = name.split("-", 2)
-    text = f"{'VM' if family == 'vm' else 'ours'} ({likeness.upper()})"
+    family, similarity, *rest = name.split("-", 2)
+    text = f"{'VM' if family == 'vm' else 'ours'} ({similarity.upper()})"
     if rest == ["coarse"]:
         text += ", coarse stage"
     if name in smoothness and smoothness[name] != PAPER_SMOOTHNESS:
@@ -137,7 +118,7 @@ def label(name: str, smoothness: dict[str, float]) -> str:
 
 
 def difference(first: Sequence[Row], second: Sequence[Row], score: str) -> Difference:
-    """First minus second, over the pairs that both know."""
+    """First minus second, over the pairs that both were scored on."""
     other = {row.pair: row.scores[score] for row in second if score in row.scores}
     values = np.array(
         [row.scores[score] - other[row.pair] for row in first if score in row.scores and row.pair in other]
@@ -150,25 +131,25 @@ def difference(first: Sequence[Row], second: Sequence[Row], score: str) -> Diffe
 
 
 def comparisons(table: Table, found: Found) -> list[tuple[str, str]]:
-    """Which methods are compared pair by pair: each of the first names should beat the second."""
+    """The methods that are compared pair by pair: the first of each two is expected to be better."""
     if table == "table3":
-        named = [(f"ours-{likeness}", "cyclegan") for likeness in LIKENESSES]
+        named = [(f"ours-{similarity}", "cyclegan") for similarity in SIMILARITIES]
     else:
         named = [
             pair
-            for likeness in LIKENESSES
+            for similarity in SIMILARITIES
             for pair in (
-                (f"ours-{likeness}", f"vm-{likeness}"),
-                (f"ours-{likeness}", f"vm-{likeness}-as-ours"),
-                (f"ours-{likeness}-as-vm", f"vm-{likeness}"),
-                (f"ours-{likeness}", f"ours-{likeness}-coarse"),
+                (f"ours-{similarity}", f"vm-{similarity}"),
+                (f"ours-{similarity}", f"vm-{similarity}-as-ours"),
+                (f"ours-{similarity}-as-vm", f"vm-{similarity}"),
+                (f"ours-{similarity}", f"ours-{similarity}-coarse"),
             )
         ] + [("ours-nmi", "vm-nmi-long")]
     return [pair for pair in named if all(name in found.rows for name in pair)]
 
 
 def as_markdown(table: Table, found: Found, names: Sequence[str]) -> str:
-    """The table, what was compared, and where it all comes from."""
+    """The table, its caption, and the paired differences."""
     columns = [column for column in COLUMNS[table] if _known(found, names, column)]
     published = PUBLISHED[table]
     head = ["method"]
@@ -194,7 +175,7 @@ def as_markdown(table: Table, found: Found, names: Sequence[str]) -> str:
 
 
 def as_csv(table: Table, found: Found, names: Sequence[str]) -> str:
-    """Method and score a row: how many pairs, mean, spread, interval and median, and the paper's number."""
+    """A row for each method and score: number of pairs, mean, sd, interval and median, and the paper's value."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["method", "score", "noise", "pairs", "mean", "sd", "low", "high", "median", "paper"])
@@ -250,7 +231,7 @@ def _grid(lines: list[list[str]]) -> str:
 
 
 def _caption(table: Table, found: Found) -> str:
-    """Data, budget, seed, hardware and what the numbers are, in one line."""
+    """Data, budget, seed, hardware and the definition of the values, in one line."""
     data, budget = found.context.data, found.context.budget
     pairs = len({row.pair for rows in found.rows.values() for row in rows})
     spec = budget.cyclegan
@@ -275,16 +256,16 @@ def _caption(table: Table, found: Found) -> str:
 
 
 def _differences(table: Table, found: Found) -> str:
-    """What the paired tests say, of the table's first column."""
+    """The paired tests of the table's first column."""
     column = COLUMNS[table][0]
     lines = [["pair by pair", f"difference in {column.heading}", "95% interval", "better", "t test p", "Wilcoxon p"]]
     for first, second in comparisons(table, found):
         result = difference(found.rows[first], found.rows[second], column.score)
         value, low, high = (column.factor * part for part in (result.statistic.mean, *result.statistic[3:5]))
         better = first if value * SIGNS[column.score] > 0 else second
-        verdict = "neither" if math.isnan(low) or low <= 0 <= high else label(better, found.smoothness)
+        best = "neither" if math.isnan(low) or low <= 0 <= high else label(better, found.smoothness)
         name = f"{label(first, found.smoothness)} minus {label(second, found.smoothness)}"
         tests = [f"{p:.1e}" if not math.isnan(p) else "-" for p in (result.t, result.wilcoxon)]
         digits = column.digits
-        lines.append([name, f"{value:+.{digits}f}", f"[{low:+.{digits}f}, {high:+.{digits}f}]", verdict, *tests])
+        lines.append([name, f"{value:+.{digits}f}", f"[{low:+.{digits}f}, {high:+.{digits}f}]", best, *tests])
     return _grid(lines) if len(lines) > 1 else ""

@@ -16,6 +16,9 @@ from crossmorph.errors import InputError
 SHAPE = (128, 128)  # of a slice
 SPACING = 1.5  # of a slice, mm
 CENTRE = (0.0, -17.0, 5.0)  # of the brain, RAS mm
+# Axial levels (mm) where the brain covers more than 120 cm2, from the temporal lobes to the centrum semiovale.
+LEVELS = tuple(float(z) for z in np.arange(-30.0, 54.1, SPACING))
+HEAD_BOTTOM = -15.0  # mm; below lie orbits and the base of the skull, which bands around the brain do not describe
 
 
 @cache
@@ -97,3 +100,13 @@ def _sampled(shape: tuple[int, ...], spacing: float, affine: np.ndarray) -> np.n
     to_maps = np.linalg.inv(maps_affine) @ affine
     where = np.tensordot(to_maps[:3, :3], np.indices(shape), axes=1) + to_maps[:3, 3].reshape(-1, 1, 1, 1)
     return np.stack([scipy.ndimage.map_coordinates(tissue, where, order=1) for tissue in maps])
+
+
+def split_levels(split: str) -> tuple[float, ...]:
+    """The axial levels (mm) of a split of a data set. Training, validation and test share none.
+
+    All other splits are at the test levels; that of whole heads, ``heads``, at those from ``HEAD_BOTTOM`` up.
+    """
+    tenths = {"train": (0, 1, 3, 4, 5, 6, 8), "validation": (9,)}.get(split, (2, 7))
+    bottom = HEAD_BOTTOM if split == "heads" else LEVELS[0]
+    return tuple(z for k, z in enumerate(LEVELS) if k % 10 in tenths and z >= bottom)

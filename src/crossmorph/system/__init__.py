@@ -1,1 +1,1 @@
-"""The machine: files that appear whole, processes and locks, memory, versions and hardware."""
+"""The machine: output files, processes and locks, memory, versions and hardware."""

@@ -1,4 +1,4 @@
-"""Versions of the software, the hardware, and whether a terminal is there to show progress on."""
+"""Versions of the software, the hardware, and progress bars on a terminal."""
 
 import platform
 from importlib import metadata
@@ -12,7 +12,7 @@ PACKAGES = ("crossmorph", "torch", "numpy", "lightning-fabric", "nibabel", "Simp
 
 
 def progress_bar(visible: bool) -> Progress:
-    """A bar with time left on standard error; silent where that is not a terminal or not this process' task."""
+    """A progress bar with the time left, on standard error; hidden if that is no terminal or not ``visible``."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -26,7 +26,7 @@ def progress_bar(visible: bool) -> Progress:
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware, to be kept beside results."""
+    """Versions and hardware, to be stored with results."""
     versions = {package: metadata.version(package) for package in PACKAGES}
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return {
@@ -42,14 +42,14 @@ LIBRARIES = ("crossmorph", "torch", "numpy", "scipy", "nibabel", "SimpleITK")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the bits of a result may depend on, here and now."""
+    """Versions of the software and the processor's instructions, on which the bits of a result may depend."""
     found = {name: metadata.version(name) for name in LIBRARIES}
     found |= {"Python": platform.python_version(), "platform": platform.platform()}
     return found | {"instructions": torch.backends.cpu.get_cpu_capability()}
 
 
 def processor() -> str:
-    """Name of the processor, as far as the system tells."""
+    """Name of the processor, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

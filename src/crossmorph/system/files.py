@@ -1,19 +1,22 @@
-"""Files of any kind: errors that name them, and outputs that appear whole or not at all."""
+"""Files of any kind: errors that name them, and outputs that appear complete or not at all."""
 
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
+from typing import NamedTuple
 
 from crossmorph.errors import InputError
 
-# Deflate cannot pack more than 1032 bytes into one (https://zlib.net/zlib_tech.html), so a compressed file bounds its
-# content.
+# Deflate compresses at most 1032 bytes into one (https://zlib.net/zlib_tech.html), which bounds the content of a file.
 DEFLATE_LIMIT = 1032
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
-MOST_SHOWN = 200  # characters of what a file or a library says, in a message
+# The temporary files of the sets of outputs that are being written, by the outputs' names.
+_CLAIMED: ContextVar[Mapping[Path, Path]] = ContextVar("claimed", default={})  # noqa: B039 (never changed in place)
+MOST_SHOWN = 200  # characters of a file's or a library's text, in a message
 
 
 def suffix_of(path: Path, suffixes: tuple[str, ...], kind: str) -> str:
@@ -22,7 +25,7 @@ def suffix_of(path: Path, suffixes: tuple[str, ...], kind: str) -> str:
     Args:
         path: the file; it need not exist.
         suffixes: those expected, in lower case.
-        kind: of file, for the error: "image".
+        kind: kind of file, for the error: "image".
 
     Raises:
         InputError: the name ends in none of them.
@@ -34,7 +37,7 @@ def suffix_of(path: Path, suffixes: tuple[str, ...], kind: str) -> str:
 
 
 def brief(text: object) -> str:
-    """What a file or a library says, to be put into a message: one line, nothing unprintable, not too long."""
+    """A file's or a library's text for a message: one line, printable, and shortened."""
     line = " ".join(str(text)[: 4 * MOST_SHOWN].split())
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     return line if len(line) <= MOST_SHOWN else line[:MOST_SHOWN] + ".."
@@ -57,6 +60,8 @@ def readable(path: Path) -> Iterator[None]:
 def atomic_output(path: Path) -> Iterator[Path]:
     """Give a temporary sibling to write to, and put it in the place of ``path`` when the block ends well.
 
+    Within :func:`output_set` a path of the set is given its temporary file, which appears with the others.
+
     Args:
         path: the file to make. The sibling has the same suffixes, which writers go by.
 
@@ -66,28 +71,83 @@ def atomic_output(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder is missing, ``path`` is a folder, or the file cannot be written there.
     """
+    if (claimed := _CLAIMED.get().get(path)) is not None:
+        with _naming(path):
+            yield claimed
+        return
+    with _temporary(path) as temporary:
+        yield temporary
+        _publish(temporary, path)
+
+
+@contextlib.contextmanager
+def output_set(paths: Sequence[Path]) -> Iterator["OutputSet"]:
+    """Files that appear together, or not at all.
+
+    All are claimed before the block begins, so that a folder that cannot be written to shows before the work. Within
+    the block they are written as ever, by their own names. They appear when :meth:`OutputSet.publish` is called, in the
+    order of ``paths``; what was not published is removed when the block ends. Paths that a set around this one has are
+    left to that.
+
+    Raises:
+        InputError: as of :func:`atomic_output`.
+    """
+    with contextlib.ExitStack() as stack:
+        around = _CLAIMED.get()
+        claimed = {path: stack.enter_context(_temporary(path)) for path in paths if path not in around}
+        token = _CLAIMED.set({**around, **claimed})
+        stack.callback(_CLAIMED.reset, token)
+        yield OutputSet(claimed)
+
+
+class OutputSet(NamedTuple):
+    """The temporary files of a set of outputs by the outputs' names."""
+
+    temporary: dict[Path, Path]
+
+    def publish(self) -> None:
+        """Put all files in place. Raises InputError where that fails."""
+        for path, temporary in self.temporary.items():
+            with _naming(path):
+                _publish(temporary, path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let the system's errors in writing become an ``InputError`` that names a file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A new, empty file beside ``path``, removed when the block ends if it is there still."""
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected a file name")
     temporary = path.with_name(f".{uuid.uuid4().hex}{''.join(path.suffixes[-2:])}")
     try:
-        # Claimed first: an unwritable folder shows here, by its own error, whatever library writes afterwards.
-        temporary.touch(exist_ok=False)
-        yield temporary
-        # A rename may reach the disk before the content does: without this a power cut could leave an empty file.
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        with _naming(path):
+            # Claimed first: an unwritable folder shows here, by its own error, whatever library writes afterwards.
+            temporary.touch(exist_ok=False)
+            yield temporary
     finally:
         # Where nothing can be written, the system refuses to remove even what is not there.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
+def _publish(temporary: Path, path: Path) -> None:
+    # A rename may reach the disk before the content does: without this a power cut could leave an empty file.
+    with temporary.open("rb+") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all. Raises InputError as :func:`atomic_output` does."""
+    """Write a file that appears complete or not at all. Raises InputError as :func:`atomic_output` does."""
     with atomic_output(path) as temporary:
         temporary.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What memory a registration takes, by the sizes of its images, and whether this machine has it."""
+"""The memory that a registration takes, by the sizes of its images, and whether this machine has it free."""
 
 import math
 from pathlib import Path
@@ -14,44 +14,44 @@ AT_REST, A_WORKING_VOXEL, AN_IMAGE_VOXEL = 0.4e9, 420, 45
 
 
 def memory_needed(working: tuple[int, ...], *images: tuple[int, ...]) -> float:
-    """Bytes at the peak, about; from the shapes of the working grid and of the images."""
+    """Approximate peak memory in bytes, from the shapes of the working grid and of the images."""
     return AT_REST + A_WORKING_VOXEL * math.prod(working) + AN_IMAGE_VOXEL * sum(map(math.prod, images))
 
 
 def check_memory(working: tuple[int, ...], *images: tuple[int, ...]) -> None:
-    """Refuse what this machine cannot hold. Raises InputError with the number needed.
+    """Raise InputError, with the memory needed, where this machine has less than that.
 
-    What the process has taken by now, interpreter, weights and images, counts as there.
+    Memory that the process holds already, for interpreter, weights and images, counts as available.
     """
-    needed, there = memory_needed(working, *images), _there()
-    if needed > there:
+    needed, available = memory_needed(working, *images), _available()
+    if needed > available:
         shapes = " and ".join(str(shape) for shape in images)
         raise InputError(
-            f"images of {shapes} voxels take about {needed / 1e9:.1f} GB to register, and {there / 1e9:.1f} GB are "
-            "free; expected smaller ones, or a machine with more memory"
+            f"out of memory: images of {shapes} voxels take about {needed / 1e9:.1f} GB to register, and "
+            f"{available / 1e9:.1f} GB are free; crop or downsample the images"
         )
 
 
 def check_room(path: Path, voxels: int, content: int) -> None:
-    """Refuse a file that cannot be read for want of memory, by what its header announces.
+    """Refuse a file whose header announces more voxels than the memory holds.
 
     Args:
-        path: The file, for the error.
-        voxels: How many it holds; each becomes a number of up to eight bytes beside what is stored.
-        content: Bytes of header and voxels, unpacked.
+        path: the file, for the error.
+        voxels: number of its voxels; each becomes a number of up to eight bytes, besides the stored bytes.
+        content: bytes of header and voxels, uncompressed.
 
     Raises:
-        InputError: There is less memory, with the number needed.
+        InputError: less memory is free; the message has the number of gigabytes needed.
     """
     needed = content + 8 * voxels
     free = psutil.virtual_memory().available
     if needed > free:
         raise InputError(
-            f"{path}: {voxels} voxels take about {needed / 1e9:.1f} GB to read, and {free / 1e9:.1f} GB are free; "
-            "expected a smaller image, or a machine with more memory"
+            f"{path}: out of memory: {voxels} voxels take about {needed / 1e9:.1f} GB to read, and "
+            f"{free / 1e9:.1f} GB are free; crop or downsample the image"
         )
 
 
-def _there() -> float:
-    """Bytes that are free, and that the process has already."""
+def _available() -> float:
+    """Bytes that are free or that the process holds already."""
     return float(psutil.virtual_memory().available + psutil.Process().memory_info().rss)

@@ -1,4 +1,4 @@
-"""Runs that spread over processes: a folder belongs to one run at a time, and no worker outlives its run."""
+"""Worker processes, which end with the run that started them, and the lock that gives a folder to one run at a time."""
 
 import contextlib
 import fcntl
@@ -16,9 +16,9 @@ LOCK = ".lock"
 
 
 def workers(count: int) -> ProcessPoolExecutor:
-    """Fresh processes that end at once when the one that asked for them does, even if that was killed.
+    """New processes that end as soon as the process that started them ends, even if that was killed.
 
-    Else they would finish what they are at, and write beside the next run that has claimed the folder by then.
+    Otherwise they would finish their task, and write into a folder that the next run has locked by then.
     """
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
@@ -36,12 +36,12 @@ def _wait_for_parent() -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, for one run.
+    """Lock a folder, created if it is missing, for one run.
 
-    The system lets go of the lock when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends.
 
     Raises:
-        InputError: another process holds it, or it cannot be written.
+        InputError: another process has locked it, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

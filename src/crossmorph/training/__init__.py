@@ -1,1 +1,1 @@
-"""Training a hierarchy: configuration, batches, losses, the staged loop, its log."""
+"""Training of a hierarchy: configuration, batches, losses, the stages, validation, checkpoints and the log."""

@@ -1,4 +1,4 @@
-"""What training does to a pair on its way to the networks: left-right flips and changes of contrast."""
+"""Augmentation of training pairs: left-right flips and changes of contrast."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class AugmentSpec(BaseModel):
-    """How much to vary.
+    """Range of the augmentation.
 
     ``flip``: mirror both images along the first axis in half of the pairs. ``gamma``: raise each image to a
     power drawn log-uniformly from ``exp(+-gamma)``.
@@ -20,7 +20,7 @@ class AugmentSpec(BaseModel):
 
 
 class Augmentation(BaseModel):
-    """One draw: what will happen to one pair."""
+    """Parameters of one pair, drawn at random."""
 
     flip: bool
     moving_gamma: float
@@ -36,7 +36,7 @@ def draw(spec: AugmentSpec, rng: np.random.Generator) -> Augmentation:
 def augment(
     moving: Float[Tensor, "1 *space"], fixed: Float[Tensor, "1 *space"], parameters: Augmentation
 ) -> tuple[Float[Tensor, "1 *space"], Float[Tensor, "1 *space"]]:
-    """Apply one draw to one pair of images in [0, 1]."""
+    """Apply the parameters to one pair of images in [0, 1]."""
     moving, fixed = moving**parameters.moving_gamma, fixed**parameters.fixed_gamma
     if parameters.flip:
         moving, fixed = torch.flip(moving, [1]), torch.flip(fixed, [1])

@@ -1,4 +1,4 @@
-"""The configuration of a training run: a YAML file, checked and resolved."""
+"""The configuration of a training run: a YAML file, validated and resolved."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -17,21 +17,21 @@ MOST_CHARACTERS = 1 << 18
 
 
 class Section(BaseModel):
-    """A part of a configuration: unknown keys are refused, values do not change."""
+    """A part of a configuration: unknown keys are refused, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataSpec(Section):
-    """Where pairs come from, and the grid they are put on.
+    """Sources of pairs, and the grid they are resampled to.
 
     Attributes:
-        train: list of training pairs, relative to the working directory; or nothing, where ``synthesis`` is given.
-        synthesis: simulate training pairs without end instead.
+        train: list of training pairs, relative to the working directory; None where ``synthesis`` is given.
+        synthesis: simulate the training pairs instead.
         validation: list of validation pairs.
         shape: voxels of the grid.
         spacing: its millimetres.
-        augment: what is done to the pairs of a list.
+        augment: augmentation of the pairs of a list.
     """
 
     train: Path | None = None
@@ -46,7 +46,7 @@ class DataSpec(Section):
         if (self.train is None) == (self.synthesis is None):
             raise ValueError("expected either train (a list of pairs) or synthesis")
         if self.synthesis and self.synthesis.turned and not (len(self.shape) == 2 and self.shape[0] == self.shape[1]):
-            raise ValueError(f"synthesis.turned transposes square slices, received a grid of {self.shape}")
+            raise ValueError(f"synthesis.turned transposes slices: expected a square grid, received {self.shape}")
         return self
 
     @property
@@ -56,7 +56,7 @@ class DataSpec(Section):
 
 
 class StageSpec(Section):
-    """How long a stage trains, with what step, and with how many pairs if not as many as the others."""
+    """Iterations and learning rate of a stage, and its batch size if it differs from the others'."""
 
     iterations: int = Field(ge=0)
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -83,11 +83,11 @@ class StageSpecs(Section):
 
 
 class TrainConfig(Section):
-    """Everything a run depends on. The defaults are the paper's recipe.
+    """All settings of a run. The defaults are the paper's recipe.
 
     ``batch`` counts pairs over all processes. ``begin`` names a model, shipped or in a folder, of the same hierarchy,
-    whose weights the run begins with; None begins with random ones. ``gradient_clip`` is the largest norm of a
-    gradient: one wild field must not undo the others' work; None, as in the paper, is any.
+    whose weights are the run's initial ones; None: random weights. ``gradient_clip`` is the largest norm of a
+    gradient, so that one diverging field does not spoil the weights; None, as in the paper: no limit.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -117,11 +117,14 @@ class TrainConfig(Section):
         processes = self.devices * self.nodes
         for batch in {self.batch_of(stage) for stage in STAGES}:
             if batch % processes:
-                raise ValueError(f"batch {batch} cannot be shared evenly by {processes} processes")
+                raise ValueError(f"batch {batch} cannot be shared evenly by {processes} processes; expected a multiple")
         if self.stages.affine.iterations and not self.hierarchy.affine:
             raise ValueError("stages.affine has iterations, but hierarchy.affine is missing")
         if len(self.data.shape) != self.hierarchy.dim:
-            raise ValueError(f"data.shape {self.data.shape} is not {self.hierarchy.dim}-D as hierarchy.dim says")
+            axes = len(self.data.shape)
+            raise ValueError(
+                f"data.shape {self.data.shape} has {axes} axes; expected hierarchy.dim = {self.hierarchy.dim}"
+            )
         return self
 
     def batch_of(self, stage: Stage) -> int:
@@ -134,7 +137,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
 
     Args:
         path: YAML, keys as in :class:`TrainConfig`.
-        overrides: ``key.subkey=value``, the value in YAML, in the place of what the file says.
+        overrides: ``key.subkey=value``, the value in YAML, instead of the file's value.
 
     Raises:
         InputError: the file cannot be read, is not YAML, or a key is unknown or has a wrong value (the first is named).
@@ -176,13 +179,13 @@ def _override(document: dict[str, Any], override: str) -> None:
 def _parse(text: str) -> Any:
     """The document of a YAML text: plain values only. Raises ValueError where it is none.
 
-    Aliases (``*name``) are refused: a few lines of them stand for more than any memory holds.
+    Aliases (``*name``) are refused: a few lines of them can expand beyond any memory.
     """
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"expected a configuration of {MOST_CHARACTERS} characters at most")
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)):
-            raise ValueError("it has an alias, *name, which is not taken; expected the value itself")
+            raise ValueError("received an alias, *name; expected the value itself")
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error

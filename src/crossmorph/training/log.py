@@ -1,4 +1,4 @@
-"""The log of a training run: numbers as CSV and for TensorBoard."""
+"""The log of a training run: values as CSV and for TensorBoard."""
 
 import csv
 from pathlib import Path
@@ -9,15 +9,15 @@ COLUMNS = ["iteration", "stage", "name", "value"]
 
 
 class RunLog:
-    """Numbers of one run, in ``metrics.csv`` (a row each) and for TensorBoard; a restart replaces rows."""
+    """Values of one run, in ``metrics.csv`` (a row each) and for TensorBoard; a restart replaces rows."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
-        """Continue the folder's log at an iteration counted over all stages, dropping what was logged beyond it."""
+        """Continue the folder's log at an iteration counted over all stages, dropping the rows of later iterations."""
         path = folder / "metrics.csv"
         kept = []
         if path.exists():
             with path.open(newline="") as stream:
-                # A killed run can leave a torn last line.
+                # A killed run can leave an incomplete last line.
                 whole = [row for row in csv.reader(stream) if len(row) == len(COLUMNS) and row[0].isdigit()]
                 kept = [row for row in whole if int(row[0]) <= iteration]
         self._stream = path.open("w", newline="")
@@ -26,7 +26,7 @@ class RunLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
 
     def write(self, iteration: int, stage: str, values: dict[str, float]) -> None:
-        """Log named numbers of a stage."""
+        """Log values of a stage by their names."""
         for name, value in values.items():
             self._rows.writerow([iteration, stage, name, f"{value:.6g}"])
             self._board.add_scalar(f"{stage}/{name}", value, iteration)
@@ -36,6 +36,6 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Finish both files."""
+        """Close both files."""
         self._stream.close()
         self._board.close()

@@ -34,7 +34,7 @@ class Weights(BaseModel):
 
 
 class AffineTerms(NamedTuple):
-    """Of the affine start, which the paper lacks: minus similarity on the canvas and on one four times as coarse."""
+    """Of the affine network, which the paper lacks: minus similarity at its grid's and a quarter of that resolution."""
 
     similarity: Tensor
     distant: Tensor
@@ -68,17 +68,17 @@ Terms = AffineTerms | CoarseTerms | TranslationTerms | FineTerms
 
 
 class Balance(NamedTuple):
-    """Factors, for each pair, of the smoothness terms and of all others."""
+    """Factors, for each pair, of the smoothness terms and of all other terms."""
 
     smoothness: Float[Tensor, " batch"]
-    agreement: Float[Tensor, " batch"]
+    others: Float[Tensor, " batch"]
 
 
 def balance(wanted: Float[Tensor, " batch"], between: tuple[float, float]) -> Balance:
-    """How smoothness weighs against the rest in pairs that are asked for more or less of it.
+    """Weights of smoothness against the other terms, in pairs of different requested smoothness.
 
     ``f = low^(1 - s) high^s`` multiplies the smoothness weight; then both sides are divided by ``(1 + f) / 2``, so that
-    neither drowns the other pairs of a batch (a convex combination, as in HyperMorph, Hoopes et al., IPMI 2021, arXiv
+    no pair dominates a batch (a convex combination, as in HyperMorph, Hoopes et al., IPMI 2021, arXiv
     2101.01035). At ``f = 1`` nothing changes.
 
     Args:
@@ -92,22 +92,24 @@ def balance(wanted: Float[Tensor, " batch"], between: tuple[float, float]) -> Ba
 def stretch(image: Float[Tensor, "batch 1 *space"]) -> Float[Tensor, "batch 1 *space"]:
     """Each image to [0, 1] by its own smallest and largest value, which pass no gradient.
 
-    The mask takes either sign (CSF is bright in T2w and dark in T1w); clamping it would stop its gradient.
+    The mask has either sign (CSF is bright in T2w and dark in T1w); clamping it would remove its gradient.
     """
     flat = image.detach().flatten(1)
     low, high = (bound.view(-1, *[1] * (image.ndim - 1)) for bound in (flat.amin(1), flat.amax(1)))
     return (image - low) / (high - low).clamp_min(1e-6)
 
 
-def affine_terms(moving: Tensor, fixed: Tensor, looks: list[Affine], side: int, similarity: Similarity) -> AffineTerms:
-    """``-sim(M o A_k, F)``, the mean over looks k, on a canvas of ``side`` voxels and one four times as coarse.
+def affine_terms(
+    moving: Tensor, fixed: Tensor, affines: list[Affine], side: int, similarity: Similarity
+) -> AffineTerms:
+    """``-sim(M o A_k, F)``, the mean over iterations k, on a grid of ``side`` voxels and at a quarter of that.
 
-    The coarse canvas pulls where the anatomies do not overlap yet.
+    The lower resolution gives a gradient where the anatomies do not overlap yet.
     """
     shape = tuple(fixed.shape[2:])
     still = move(fixed, same_place(fixed), shape, side)
     near, far = [], []
-    for affine in looks:
+    for affine in affines:
         moved = move(moving, affine, shape, side)
         near.append(similarity(moved, still).mean())
         far.append(similarity(_quartered(moved), _quartered(still)).mean())
@@ -115,7 +117,7 @@ def affine_terms(moving: Tensor, fixed: Tensor, looks: list[Affine], side: int, 
 
 
 def _quartered(image: Tensor) -> Tensor:
-    """Averages of cubes of four voxels a side."""
+    """The image at a quarter of its resolution, by averages."""
     for _ in range(2):
         image = spatial.resize_image(image, tuple(size // 2 for size in image.shape[2:]))
     return image
@@ -129,15 +131,15 @@ def coarse_terms(
     weights: Weights,
     balance: Balance,
 ) -> CoarseTerms:
-    """``a1 smooth(phi0) - b1 sim(M o phi0, F) - b1 sim(F o phi0^-1, M)``, each pair in its balance."""
+    """``a1 smooth(phi0) - b1 sim(M o phi0, F) - b1 sim(F o phi0^-1, M)``, balanced as in :class:`Balance`."""
     stiff = weights.coarse_smoothness * (balance.smoothness * smoothness(coarse.displacement)).mean()
     forward = similarity(spatial.warp(moving, coarse.displacement), fixed)
-    forward = -weights.coarse_similarity * (balance.agreement * forward).mean()
+    forward = -weights.coarse_similarity * (balance.others * forward).mean()
     weight = weights.coarse_similarity if weights.coarse_backward is None else weights.coarse_backward
     if weight == 0:
         return CoarseTerms(stiff, forward, torch.zeros_like(forward))
     backward = similarity(spatial.warp(fixed, coarse.inverse), moving)
-    return CoarseTerms(stiff, forward, -weight * (balance.agreement * backward).mean())
+    return CoarseTerms(stiff, forward, -weight * (balance.others * backward).mean())
 
 
 def translation_terms(
@@ -161,12 +163,12 @@ def fine_terms(
     weights: Weights,
     balance: Balance,
 ) -> FineTerms:
-    """``a3 smooth(phi1) - b3 sim(M o phi, F) + l3 MSE(T o phi, F)`` with ``phi = phi0 o phi1``, in balance as above."""
+    """``a3 smooth(phi1) - b3 sim(M o phi, F) + l3 MSE(T o phi, F)`` with ``phi = phi0 o phi1``, balanced as above."""
     both = torch.cat([samples.moving_truth, translated], dim=1)
     channels = samples.moving_truth.shape[1]
     moved, moved_translation = spatial.warp(both, final.displacement).split([channels, 1], dim=1)
     return FineTerms(
         weights.fine_smoothness * (balance.smoothness * smoothness(fine.displacement)).mean(),
-        -weights.fine_similarity * (balance.agreement * similarity(moved, samples.fixed_truth)).mean(),
-        weights.fine_error * (balance.agreement * mse(moved_translation, samples.fixed)).mean(),
+        -weights.fine_similarity * (balance.others * similarity(moved, samples.fixed_truth)).mean(),
+        weights.fine_error * (balance.others * mse(moved_translation, samples.fixed)).mean(),
     )

@@ -20,9 +20,8 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from crossmorph.datasets.phantom import split_levels
 from crossmorph.functional import spatial
-from crossmorph.simulation.anatomy import tissue_slice, tissue_volume
+from crossmorph.simulation.anatomy import split_levels, tissue_slice, tissue_volume
 from crossmorph.simulation.mri import RELAXATION, TISSUES, signal
 from crossmorph.training.batch import Samples
 

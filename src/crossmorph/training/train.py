@@ -1,4 +1,4 @@
-"""Training: coarse, translation, fine, each stage frozen when it is done. Read it from top to bottom."""
+"""Training of a hierarchy: the networks of the affine, coarse, translation and fine stages, one after the other."""
 
 import json
 import math
@@ -8,112 +8,42 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossmorph.errors import InputError
-from crossmorph.functional import spatial
-from crossmorph.functional.metrics import mean_dice
-from crossmorph.functional.similarity import SIMILARITIES, Similarity, mse, overlap
-from crossmorph.networks.affine import affine_displacement, same_place
-from crossmorph.networks.checkpoint import Card, load_model, load_tensors, save_model, save_tensors
-from crossmorph.networks.hierarchy import STAGES, Hierarchy, Stage, chain
+from crossmorph.functional.similarity import SIMILARITIES, overlap
+from crossmorph.networks.checkpoint import Card, load_model, save_model
+from crossmorph.networks.hierarchy import STAGES, Hierarchy, Stage
 from crossmorph.system.environment import environment, progress_bar
 from crossmorph.system.files import write_whole
 from crossmorph.training.batch import Samples
+from crossmorph.training.checkpoints import CHECKPOINT, Position, optimizer_state, restore, save
 from crossmorph.training.config import TrainConfig, dump_config
-from crossmorph.training.dataset import Dataset, batch, load_dataset
+from crossmorph.training.dataset import Dataset, batch
+from crossmorph.training.loading import load_dataset
 from crossmorph.training.log import RunLog
-from crossmorph.training.losses import (
-    Terms,
-    Weights,
-    affine_terms,
-    balance,
-    coarse_terms,
-    fine_terms,
-    translation_terms,
-)
+from crossmorph.training.losses import Terms
+from crossmorph.training.stage_loss import Batch, StageLoss
 from crossmorph.training.synthesis import synthesise
-
-CHECKPOINT = "checkpoint.safetensors"
+from crossmorph.training.validation import validate
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number; the message says where and which terms."""
-
-
-class Position(NamedTuple):
-    """Where a run stands: a stage, and how many of its iterations are done."""
-
-    stage: int
-    step: int
-
-
-class Batch(NamedTuple):
-    """Some pairs, and for each the smoothness asked for (0 to 1) and whether the affine start is applied (0 or 1)."""
-
-    samples: Samples
-    smoothness: Tensor
-    started: Tensor
-
-
-class StageLoss(nn.Module):
-    """The objective of one stage as a module, so that Fabric can spread it over processes."""
-
-    def __init__(
-        self, hierarchy: Hierarchy, stage: Stage, similarity: Similarity, compare: Similarity, weights: Weights
-    ) -> None:
-        super().__init__()
-        self.hierarchy = hierarchy
-        self.stage = stage
-        self.similarity = similarity  # of images
-        self.compare = compare  # of what stands in their place
-        self.weights = weights
-
-    def forward(self, shown: Batch) -> Terms:
-        """The stage's weighted terms, to be added up."""
-        hierarchy, compare, weights = self.hierarchy, self.compare, self.weights
-        samples, smoothness, started = shown
-        moving, fixed, moving_truth, fixed_truth = samples
-        if self.stage == "affine":
-            assert hierarchy.affine is not None
-            looks = hierarchy.affine(moving, fixed, same_place(fixed))
-            return affine_terms(moving_truth, fixed_truth, looks, hierarchy.affine.spec.canvas, compare)
-        if hierarchy.affine is not None:
-            # The later networks are shown what the affine start will have done for them.
-            start = start_displacement(hierarchy, moving, fixed)
-            start = start * started.view(-1, *[1] * (start.ndim - 1))
-            moving, moving_truth = (spatial.warp(image, start, outside="zero") for image in (moving, moving_truth))
-            samples = Samples(moving, fixed, moving_truth, fixed_truth)
-        balanced = balance(smoothness, hierarchy.spec.smoothness_range)
-        coarse = hierarchy.register_coarse(moving, fixed, smoothness)
-        if self.stage == "coarse":
-            return coarse_terms(moving_truth, fixed_truth, coarse, compare, weights, balanced)
-        mask = hierarchy.translate(moving, fixed, coarse)
-        if self.stage == "translation":
-            return translation_terms(moving, fixed, coarse, mask, self.similarity, weights)
-        fine = hierarchy.register_fine(moving, fixed, moving + mask, coarse, smoothness)
-        return fine_terms(samples, moving + mask, fine, chain(coarse, fine), compare, weights, balanced)
-
-
-@torch.no_grad()
-def start_displacement(hierarchy: Hierarchy, moving: Tensor, fixed: Tensor) -> Tensor:
-    """What the affine network finds, as a displacement of images on one grid."""
-    return affine_displacement(hierarchy.register_affine(moving, fixed, same_place(fixed)), moving)
+    """The loss is NaN or infinite; the message has the stage, the iteration and the terms."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the stages of one run share."""
+    """Configuration, networks, data and log of a run, shared by its stages."""
 
     fabric: Fabric
     config: TrainConfig
     hierarchy: Hierarchy
-    data: Dataset | None  # None: pairs are simulated
+    data: Dataset | None  # None: the pairs are simulated
     validation: Dataset
     log: RunLog | None  # of the first process only
     advance: Callable[[str], None]  # called once an iteration with the stage's name
@@ -127,8 +57,8 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
     and position.
 
     Args:
-        config: what to train, on what, for how long.
-        resume: go on from the folder's checkpoint, or start if there is none yet.
+        config: the networks, data, losses and iterations.
+        resume: continue from the folder's checkpoint, or from the first iteration if there is none.
         progress: whether a bar is shown, on a terminal.
 
     Returns:
@@ -149,7 +79,7 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
     grid = config.data.spacing, config.data.shape
     data = load_dataset(config.data.train, *grid) if config.data.train else None
     validation = load_dataset(config.data.validation, *grid)
-    start, moments = _restore(config.output / CHECKPOINT, hierarchy)
+    start, moments = restore(config.output / CHECKPOINT, hierarchy)
     hierarchy.to(fabric.device)
     done = _iterations_before(config, start.stage) + start.step
     with ExitStack() as stack:
@@ -165,14 +95,14 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
             if config.stages.of(STAGES[index]).iterations == 0:
                 continue
             _train_stage(run, Position(index, start.step if first else 0), moments if first else {})
-        scores = validate(run, "fine")
+        scores = validate(fabric, hierarchy, validation, "fine")
     if fabric.is_global_zero:
         save_model(config.output, hierarchy.cpu(), _card(config, scores))
     return config.output / f"{config.name}.safetensors"
 
 
 def _first_weights(config: TrainConfig) -> Hierarchy:
-    """Networks with random weights, or with those of the model to begin with."""
+    """The networks with random weights, or with those of the model ``config.begin``."""
     hierarchy = Hierarchy(config.hierarchy)
     if config.begin:
         other = load_model(config.begin)
@@ -199,13 +129,13 @@ def _launch(config: TrainConfig) -> Fabric:
 
 
 def _claim_folder(config: TrainConfig, resume: bool) -> str:
-    """Write the resolved configuration and the environment into the run's folder; says what forbids it, or nothing."""
+    """Write the resolved configuration and the environment into the run's folder; returns an error text, or none."""
     path = config.output / "config.yaml"
     resolved = dump_config(config)
     if path.exists() and not resume:
-        return f"{config.output}: holds a run already; expected an empty folder, or --resume to go on with it"
+        return f"{config.output}: holds a run already; expected an empty folder, or --resume to continue it"
     if path.exists() and path.read_text() != resolved:
-        return f"{path}: differs from the settings now given; a run is resumed with the settings it began with"
+        return f"{path}: differs from the given settings; expected the settings of the interrupted run"
     config.output.mkdir(parents=True, exist_ok=True)
     write_whole(path, resolved.encode())
     write_whole(config.output / "environment.json", json.dumps(environment(), indent=2).encode())
@@ -213,7 +143,7 @@ def _claim_folder(config: TrainConfig, resume: bool) -> str:
 
 
 def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> None:
-    """One stage to its end: its network learns, the others stand still."""
+    """Train the network of one stage to its end; the others are frozen."""
     config, fabric = run.config, run.fabric
     stage = STAGES[position.stage]
     spec = config.stages.of(stage)
@@ -225,7 +155,7 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
     module = StageLoss(run.hierarchy, stage, similarity, compare, config.weights)
     adam = torch.optim.Adam(network.parameters(), lr=spec.learning_rate)
     if moments:
-        adam.load_state_dict({**adam.state_dict(), "state": _unflatten(moments)})
+        adam.load_state_dict({**adam.state_dict(), "state": optimizer_state(moments)})
     loss_of, optimizer = fabric.setup(module, adam)
     offset = _iterations_before(config, position.stage)
     for step, shown in _stream(run, position, spec.iterations):
@@ -233,7 +163,7 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
         adam.param_groups[0]["lr"] = rate
         terms = loss_of(shown)
         total = torch.stack(terms).sum()
-        # At every iteration and before the gradient: sampling at coordinates that are not numbers can end the process.
+        # At every iteration and before the gradient: sampling at coordinates that are NaN can crash the process.
         if not torch.isfinite(torch.as_tensor(fabric.all_reduce(total.detach()))):
             raise _divergence(stage, offset + step, terms)
         optimizer.zero_grad()
@@ -247,7 +177,7 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
         if done % config.log_every == 0 or done % config.checkpoint_every == 0 or last:
             _record(run, offset + done, stage, terms, rate)
         if done % config.validate_every == 0 or last:
-            _log(run, offset + done, stage, validate(run, stage))
+            _log(run, offset + done, stage, validate(fabric, run.hierarchy, run.validation, stage))
         if last:
             _save(run, Position(position.stage + 1, 0), {})
         elif done % config.checkpoint_every == 0:
@@ -255,7 +185,7 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
 
 
 def _stream(run: Run, position: Position, end: int) -> Iterator[tuple[int, Batch]]:
-    """The steps of a stage with their batches, the next of which is made while the networks work on this one."""
+    """The steps of a stage with their batches; the next batch is made while the networks process the current one."""
     initialise = partial(torch.set_num_threads, run.config.threads or torch.get_num_threads())
     with ThreadPoolExecutor(1, initializer=initialise) as pool:
         upcoming = pool.submit(_share, run, position.stage, position.step)
@@ -267,7 +197,7 @@ def _stream(run: Run, position: Position, end: int) -> Iterator[tuple[int, Batch
 
 
 def _share(run: Run, stage: int, step: int) -> Batch:
-    """This process' part of an iteration's batch, on its device."""
+    """This process's part of an iteration's batch, on its device."""
     config, fabric = run.config, run.fabric
     size = config.batch_of(STAGES[stage])
     count = size // fabric.world_size
@@ -281,12 +211,12 @@ def _share(run: Run, stage: int, step: int) -> Batch:
     drawn = np.array(
         [np.random.default_rng([config.seed, stage, 3, number]).random(2) for number in range(first, first + count)]
     )
-    smoothness = drawn[:, 0] ** 2  # detailed fields have more to learn than stiff ones
-    # The coarse network learns nothing from pairs that are aligned but for details until it has learnt from others.
-    started = drawn[:, 1] < (2 * step / config.stages.coarse.iterations if STAGES[stage] == "coarse" else 1)
+    smoothness = drawn[:, 0] ** 2  # more pairs with detailed fields, which are harder to learn, than with smooth ones
+    # Few pairs are aligned at first: the coarse network learns little from them before it has learnt from others.
+    aligned = drawn[:, 1] < (2 * step / config.stages.coarse.iterations if STAGES[stage] == "coarse" else 1)
     moved = [fabric.to_device(tensor) for tensor in samples]
     return Batch(
-        Samples(*moved), *(fabric.to_device(torch.tensor(each, dtype=torch.float32)) for each in (smoothness, started))
+        Samples(*moved), *(fabric.to_device(torch.tensor(each, dtype=torch.float32)) for each in (smoothness, aligned))
     )
 
 
@@ -298,8 +228,8 @@ def _decay(config: TrainConfig, progress: float) -> float:
 def _divergence(stage: Stage, iteration: int, terms: Terms) -> TrainingDivergedError:
     named = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms._asdict().items())
     return TrainingDivergedError(
-        f"stage {stage} diverged after {iteration} iterations of the run ({named}); the last checkpoint is sound: "
-        "lower the learning rate or raise the smoothness weight and begin again"
+        f"stage {stage} diverged after {iteration} iterations of the run ({named}); the last checkpoint is valid: "
+        "lower the learning rate or raise the smoothness weight and train again"
     )
 
 
@@ -316,88 +246,14 @@ def _log(run: Run, iteration: int, stage: Stage, values: dict[str, float]) -> No
         run.log.write(iteration, stage, values)
 
 
-@torch.inference_mode()
-def validate(run: Run, stage: Stage) -> dict[str, float]:
-    """Scores on the validation pairs at the end of a stage: mean Dice of the fields, error of the translation.
-
-    Returns:
-        ``dice_affine``, ``dice_coarse``, ``dice_final`` (0-1, where the pairs have labels) of the stages up to this
-        one; from the translation stage on ``translation_mse``, the squared difference of the moved translation and the
-        fixed image.
-    """
-    hierarchy, data = run.hierarchy.eval(), run.validation
-    scores: dict[str, list[float]] = {}
-    for row in data.pairs:
-        moving, fixed = (run.fabric.to_device(images[i : i + 1]) for images, i in zip(data[:2], row, strict=True))
-        fields, found = _fields(hierarchy, stage, moving, fixed)
-        if data.moving_labels is not None and data.fixed_labels is not None:
-            labels = data.moving_labels[row[0] : row[0] + 1].float()
-            truth = data.fixed_labels[row[1], 0].numpy()
-            for name, displacement in fields.items():
-                moved = spatial.warp(labels, displacement.cpu(), "nearest", "zero")[0, 0].int().numpy()
-                found[name] = mean_dice(moved, truth)
-        for name, value in found.items():
-            scores.setdefault(name, []).append(value)
-    hierarchy.train()
-    return {name: sum(values) / len(values) for name, values in scores.items()}
-
-
-def _fields(
-    hierarchy: Hierarchy, stage: Stage, moving: Tensor, fixed: Tensor
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Displacements of the stages up to this one, by score; error of the translation."""
-    fields: dict[str, Tensor] = {}
-    start = torch.zeros_like(moving).expand(-1, hierarchy.spec.dim, *moving.shape[2:])
-    if hierarchy.affine:
-        start = fields["dice_affine"] = start_displacement(hierarchy, moving, fixed)
-        moving = spatial.warp(moving, start, outside="zero")
-    if stage == "affine":
-        return fields, {}
-    coarse = final = hierarchy.register_coarse(moving, fixed)
-    fields["dice_coarse"] = spatial.compose(start, coarse.displacement)
-    if stage == "coarse":
-        return fields, {}
-    translated = moving + hierarchy.translate(moving, fixed, coarse)
-    if stage == "fine":
-        final = chain(coarse, hierarchy.register_fine(moving, fixed, translated, coarse))
-        fields["dice_final"] = spatial.compose(start, final.displacement)
-    return fields, {"translation_mse": float(mse(spatial.warp(translated, final.displacement), fixed))}
+def _save(run: Run, position: Position, state: dict[int, dict[str, Tensor]]) -> None:
+    """Write the checkpoint, in the first process."""
+    if run.fabric.is_global_zero:
+        save(run.config.output / CHECKPOINT, run.hierarchy, position, state)
 
 
 def _iterations_before(config: TrainConfig, stage: int) -> int:
     return sum(config.stages.of(name).iterations for name in STAGES[:stage])
-
-
-def _save(run: Run, position: Position, state: dict[int, dict[str, Tensor]]) -> None:
-    """Checkpoint of the first process: weights, the moments of ADAM, the position."""
-    if not run.fabric.is_global_zero:
-        return
-    tensors = {f"weights.{name}": tensor for name, tensor in run.hierarchy.state_dict().items()}
-    for index, values in state.items():
-        tensors |= {f"moments.{index}.{name}": tensor for name, tensor in values.items()}
-    save_tensors(run.config.output / CHECKPOINT, tensors, {"stage": str(position.stage), "step": str(position.step)})
-
-
-def _restore(path: Path, hierarchy: Hierarchy) -> tuple[Position, dict[str, Tensor]]:
-    """Load a checkpoint's weights into the hierarchy; its position and moments. From the start where there is none."""
-    if not path.exists():
-        return Position(0, 0), {}
-    tensors, text = load_tensors(path)
-    hierarchy.load_state_dict(_below(tensors, "weights."))
-    return Position(int(text["stage"]), int(text["step"])), _below(tensors, "moments.")
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _unflatten(moments: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """``{"3.exp_avg": t}`` to ``{3: {"exp_avg": t}}``, the layout of an optimiser's state."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in moments.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    return state
 
 
 def _card(config: TrainConfig, scores: dict[str, float]) -> Card:

@@ -5,10 +5,7 @@ the moving space. ITK's and ANTs' files hold the same direction in LPS. FSL's ``
 coordinates that only the two images' headers define; FreeSurfer's ``.lta`` the opposite one, between RAS or voxels.
 """
 
-import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,7 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.itk import itk_reason
-from crossmorph.system.files import atomic_output, brief, readable, suffix_of, write_whole
+from crossmorph.system.files import atomic_output, brief, output_set, readable, suffix_of, write_whole
 from crossmorph.transforms.itk_files import affine_part, read_itk_transform, write_hdf5
 from crossmorph.transforms.warp import Warp, after_moving, followed_by, resample_warp
 from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES, itk_warp, read_transform, write_transform
@@ -138,37 +135,19 @@ def write_ants(prefix: str | Path, affine: Float[ndarray, "n n"], warp: Warp, in
         InputError: missing or unwritable folder, NaN, or a grid that NIfTI cannot hold.
     """
     names = ants_names(prefix)
-    with atomic_set(names) as targets:
-        write_ants_files(targets, affine, warp, inverse)
+    # On the fixed grid as A moves it, where the inverse is told, and then told from where that grid lies.
+    undone = after_moving(resample_warp(inverse, affine @ warp.affine, warp.shape), warp.affine)
+    with output_set(names) as written:
+        write_affine_transform(names[0], affine)
+        write_transform(names[1], followed_by(warp, np.linalg.inv(affine)))
+        write_transform(names[2], undone)
+        written.publish()
     return names
 
 
 def ants_names(prefix: str | Path) -> tuple[Path, ...]:
     """What :func:`write_ants` writes."""
     return tuple(Path(f"{prefix}{end}") for end in ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"))
-
-
-def write_ants_files(targets: Sequence[Path], affine: Float[ndarray, "n n"], warp: Warp, inverse: Warp) -> None:
-    """:func:`write_ants` to three files of any names with those suffixes, one after the other."""
-    # On the fixed grid as A moves it, where the inverse is told, and then told from where that grid lies.
-    undone = after_moving(resample_warp(inverse, affine @ warp.affine, warp.shape), warp.affine)
-    _write_itk(targets[0], targets[0], affine)
-    write_transform(targets[1], followed_by(warp, np.linalg.inv(affine)))
-    write_transform(targets[2], undone)
-
-
-@contextlib.contextmanager
-def atomic_set(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Claim files to write: they appear together at the end, or none does; errors name them, not what is written to."""
-    with ExitStack() as stack:
-        temporary = [stack.enter_context(atomic_output(path)) for path in paths]
-        try:
-            yield temporary
-        except InputError as error:
-            message = str(error)
-            for claimed, wanted in zip(temporary, paths, strict=True):
-                message = message.replace(str(claimed), str(wanted))
-            raise InputError(message) from error
 
 
 def _checked(path: Path, matrix: ndarray) -> ndarray:

@@ -21,6 +21,11 @@ class Grid(NamedTuple):
     affine: Float[ndarray, "dim+1 dim+1"]
     shape: tuple[int, ...]
 
+    @property
+    def spacing(self) -> float:
+        """Millimetres between neighbouring voxels along the first axis: the grids made here are isotropic."""
+        return float(np.linalg.norm(self.affine[:-1, 0]))
+
 
 def centred_grid(image: Image, spacing: float, shape: tuple[int, ...]) -> Grid:
     """An isotropic grid about the image's centre, with the image's axes in the order right, anterior, superior.
@@ -81,8 +86,7 @@ def onto_grid(image: Image, grid: Grid) -> Image:
     # The width that turns a box of one voxel into about a box of `ratio` voxels.
     sigma = np.sqrt(np.maximum(ratio**2 - 1, 0) / 12)
     data = ndimage.gaussian_filter(image.data, sigma, mode="nearest") if (sigma > 0.2).any() else image.data
-    nowhere = Warp(np.zeros((dim, *grid.shape), np.float32), grid.affine)
-    return resample(Image(data, image.affine, image.physical), nowhere)
+    return resample(Image(data, image.affine, image.physical), Warp.identity(grid))
 
 
 def centre(image: Image) -> Float[ndarray, " dim"]:

@@ -6,17 +6,33 @@ moving image has at ``x + d(x)``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float64
+import torch
+from jaxtyping import Float, Float32, Float64
 from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.functional.interpolation import affine_slab, inside, lattice, linear, majority, nearest, rotate, slabs
+from crossmorph.functional.spatial import jacobian_determinant
 from crossmorph.images.image import Image
 
 Resampling = Literal["linear", "nearest", "genericlabel"]
+INVERSE_STEPS = 100
+TOLERANCE = 1e-4  # voxels of the warp's grid, by which an inverse may miss
+FIT_POINTS = 24  # along each axis, for the affine map that a warp is nearest to
+
+
+@runtime_checkable
+class Lattice(Protocol):
+    """What has a grid: the affine from voxel index to RAS millimetres, and the number of voxels along each axis."""
+
+    @property
+    def affine(self) -> Float[ndarray, "n n"]: ...  # noqa: D102
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +56,11 @@ class Warp:
                 f" got {self.displacement.shape[0]} and {self.affine.shape}"
             )
 
+    @classmethod
+    def identity(cls, grid: "Lattice") -> "Warp":
+        """No displacement, on the grid of an image, a warp or a :class:`crossmorph.transforms.grid.Grid`; float32."""
+        return cls(np.zeros((len(grid.shape), *grid.shape), np.float32), grid.affine)
+
     @property
     def dim(self) -> int:
         """Number of spatial axes, 2 or 3."""
@@ -49,6 +70,28 @@ class Warp:
     def shape(self) -> tuple[int, ...]:
         """Number of voxels of the grid along each axis."""
         return self.displacement.shape[1:]
+
+    def apply(self, image: Image, interpolation: Resampling = "linear") -> Image:
+        """A moving image or label map on the warp's grid, see :func:`resample`."""
+        return resample(image, self, interpolation)
+
+    def inverse(self) -> "Warp":
+        """The inverse on the same grid, to a ten-thousandth of a voxel at each of its voxels.
+
+        Raises:
+            InputError: it cannot be found, since the warp folds.
+        """
+        back = np.linalg.inv(nearest_affine(self))
+        rest = followed_by(self, back)
+        displacement = np.empty(self.displacement.shape, np.float64)
+        for slab in slabs(self.shape):
+            points = affine_slab(self.affine, self.shape, slab)
+            displacement[:, slab] = inverse_points(rest, transform_points(back, points)) - points
+        return Warp(displacement.astype(self.displacement.dtype), self.affine)
+
+    def jacobian(self) -> Float32[ndarray, "*space"]:
+        """``det(I + dd/dx)`` at every voxel, see :func:`jacobian`."""
+        return jacobian(self)
 
 
 def voxel_displacement(warp: Warp) -> Float[ndarray, "dim *space"]:
@@ -170,3 +213,67 @@ _SAMPLERS: dict[Resampling, Callable[[ndarray, ndarray], ndarray]] = {
     "nearest": nearest,
     "genericlabel": majority,
 }
+
+
+def nearest_affine(warp: Warp) -> Float64[ndarray, "n n"]:
+    """The affine map nearest to a warp, by least squares over a sample of its grid; the identity where none is near."""
+    strides = tuple(slice(None, None, -(-size // FIT_POINTS)) for size in warp.shape)
+    axes = [np.arange(size)[stride] for size, stride in zip(warp.shape, strides, strict=True)]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"))
+    points = transform_points(warp.affine, index.astype(np.float64))
+    ends = (points + warp.displacement[:, *strides]).reshape(warp.dim, -1)
+    homogeneous = np.vstack([points.reshape(warp.dim, -1), np.ones(ends.shape[1])])
+    matrix = np.eye(warp.dim + 1)
+    matrix[:-1] = np.linalg.lstsq(homogeneous.T, ends.T, rcond=None)[0].T
+    # A grid of one layer, or a warp that turns all inside out, is like no affine map.
+    return matrix if np.linalg.det(matrix) > 0.1 else np.eye(warp.dim + 1)
+
+
+def jacobian(warp: Warp) -> Float32[ndarray, "*space"]:
+    """``det(I + dd/dx)`` at every voxel of a warp's grid: how much larger the moving anatomy is than the fixed.
+
+    By central differences, one-sided at the ends. In voxels of the grid: with ``d = M u`` and ``x = M i + t``,
+    ``det(I + dd/dx) = det(M (I + du/di) M^-1) = det(I + du/di)`` on anisotropic and oblique grids alike.
+
+    Raises:
+        InputError: the grid has an axis of one voxel, along which there is no derivative.
+    """
+    if min(warp.shape) < 2:
+        raise InputError(f"a warp of shape {warp.shape} has no Jacobian: expected two voxels or more along each axis")
+    result = np.empty(warp.shape, np.float32)
+    for slab in slabs(warp.shape):
+        # One layer more at each side, for the differences across the slab's border.
+        first, last = max(slab.start - 1, 0), min(slab.stop + 1, warp.shape[0])
+        part = Warp(warp.displacement[:, first:last].astype(np.float64), warp.affine)
+        determinant = jacobian_determinant(torch.from_numpy(voxel_displacement(part))[None])[0].numpy()
+        result[slab] = determinant[slab.start - first : slab.stop - first]
+    return result
+
+
+def inverse_points(warp: Warp, ends: Float64[ndarray, "dim *out"]) -> Float64[ndarray, "dim *out"]:
+    """Where points must lie for a warp to move them to ``ends``: the fixed point of ``x <- x + rate (end - x - w(x))``.
+
+    The rate begins at 1 (Chen et al., Med. Phys. 2008, doi:10.1118/1.2816107) and is halved at each point that does not
+    come nearer, so that it converges where a warp stretches, and not only where it is a contraction.
+    """
+    enough = TOLERANCE * float(np.linalg.norm(warp.affine[:-1, :-1], axis=0).min())
+    points, goals = (array.reshape(warp.dim, -1) for array in (ends.copy(), ends))
+    active = np.arange(points.shape[1])
+    rate, before = np.ones(active.size), np.full(active.size, np.inf)
+    for _ in range(INVERSE_STEPS):
+        miss = goals[:, active] - points[:, active] - displacement_at(warp, points[:, active])
+        size = np.linalg.norm(miss, axis=0)
+        left = size > enough
+        if not left.any():
+            return points.reshape(ends.shape)
+        active, rate, before, size, miss = active[left], rate[left], before[left], size[left], miss[:, left]
+        rate[size > 0.9 * before] *= 0.5
+        before = size
+        points[:, active] += rate * miss
+    determinant = jacobian(warp)
+    folds = int((determinant <= 0).sum())
+    raise InputError(
+        f"the transform cannot be inverted: after {INVERSE_STEPS} steps {active.size} of {points.shape[1]}"
+        f" points miss by up to {size.max():.3g} mm; it folds (Jacobian not positive) at {folds} of {determinant.size}"
+        " voxels"
+    )

@@ -2,10 +2,10 @@
 
 Every pair has a folder of its own with the moved image, both transforms, their records, the moved labels where the list
 has any, and `result.json`, written last: a pair is finished when that holds the hash of its inputs and settings and all
-files are there. A pair that fails, or fails its own checks, is recorded and the others go on. Whatever is killed, a
-second call completes the rest.
+files are there. A pair that cannot be registered, or of which a check fails, is recorded and the others go on. Whatever
+is killed, a second call completes the rest.
 
-The folder of a cohort belongs to one run at a time. Within a run every pair is given out once, and again only when the
+The folder of a batch belongs to one run at a time. Within a run every pair is given out once, and again only when the
 process that had it died.
 """
 
@@ -31,7 +31,8 @@ from crossmorph.quality.error_model import calibration_file
 from crossmorph.registration.register_images import DEFAULTS, Settings
 from crossmorph.system.files import atomic_output, write_whole
 from crossmorph.system.processes import claimed, workers
-from crossmorph.workflows.register_files import NOT_KEPT, LabelFiles, Outputs, register_files
+from crossmorph.workflows.outputs import LabelFiles, Outputs
+from crossmorph.workflows.register_files import NOT_KEPT, register_files
 
 MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
 RESULT, SUMMARY = "result.json", "summary.csv"
@@ -57,15 +58,15 @@ class Task(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A row of the summary; None is not known. ``flags``: those that are not ok, ``folding:warning; order:failed``."""
+    """A row of the summary; None is not known. ``checks``: those not passed, ``folding:warning; overlap:failed``."""
 
     name: str
     status: Literal["done", "skipped", "failed"]
     seconds: float | None = None
     folds_percent: float | None = None
-    mi_before: float | None = None
-    mi_final: float | None = None
-    flags: str = ""
+    mutual_information_before: float | None = None
+    mutual_information_final: float | None = None
+    checks: str = ""
     error: str = ""
 
 
@@ -87,16 +88,16 @@ class Summary(NamedTuple):
 
     @property
     def failed(self) -> int:
-        """Pairs that could not be registered, or did not pass their own checks."""
+        """Pairs that could not be registered, or of which a check failed."""
         return sum(entry.status == "failed" for entry in self.entries)
 
     @property
-    def doubtful(self) -> int:
-        """Those of the failed that were registered and did not pass their own checks, in this run or before."""
-        return sum(":failed" in entry.flags for entry in self.entries)
+    def checks_failed(self) -> int:
+        """Those of the failed that were registered and of which a check failed, in this run or before."""
+        return sum(":failed" in entry.checks for entry in self.entries)
 
 
-def register_cohort(
+def register_batch(
     pairs_csv: str | Path,
     output: str | Path,
     model: str | None = None,
@@ -106,7 +107,7 @@ def register_cohort(
     device: str = "auto",
     threads: int | None = None,
     keep_failed: bool = False,
-    command: str = "crossmorph.workflows.batch.register_cohort, in Python",
+    command: str = "crossmorph.workflows.batch.register_batch, in Python",
 ) -> Summary:
     """Register every pair of a list into ``output/NAME/``, and write ``output/summary.csv``.
 
@@ -124,7 +125,7 @@ def register_cohort(
         scheduler: address of a Dask scheduler, ``tcp://HOST:PORT``, to give the pairs to instead.
         device: a torch device, or ``auto``.
         threads: of the CPU for each pair; None shares this machine's among the processes, and leaves a cluster's alone.
-        keep_failed: whether to write the outputs of pairs that did not pass their own checks.
+        keep_failed: whether to write the outputs of pairs of which a check failed.
         command: what was called, for the records beside the transforms.
 
     Returns:
@@ -231,21 +232,21 @@ def _weights(model: str | None) -> list[str]:
 
 
 def _finished(task: Task, key: str) -> dict[str, Any] | None:
-    """The result of a finished pair, with or without outputs where it did not pass its own checks."""
+    """The result of a finished pair, with or without outputs where a check failed."""
     try:
         result = json.loads((task.folder / RESULT).read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(result, dict) or result.get("hash") != key:
         return None
-    wanted = task.keep_failed or not _rejected(result)
+    wanted = task.keep_failed or not _failed_checks(result)
     there = [path.is_file() for _, path in _outputs(task).files()]
     return result if (all(there) if wanted else not any(there)) else None
 
 
-def _rejected(result: dict[str, Any]) -> list[str]:
-    """Names of the checks that the pair did not pass."""
-    return [flag["name"] for flag in result["flags"] if flag["level"] == "failed"]
+def _failed_checks(result: dict[str, Any]) -> list[str]:
+    """Names of the checks that failed."""
+    return [check["name"] for check in result["checks"] if check["level"] == "failed"]
 
 
 def _write_result(task: Task, result: dict[str, Any]) -> None:
@@ -253,14 +254,21 @@ def _write_result(task: Task, result: dict[str, Any]) -> None:
 
 
 def _entry(task: Task, status: Literal["done", "skipped"], result: dict[str, Any]) -> Entry:
-    quality, rejected = result["quality"], _rejected(result)
-    flags = "; ".join(f"{flag['name']}:{flag['level']}" for flag in result["flags"] if flag["level"] != "ok")
-    folds, before, final = (float(quality[number]) for number in ("folds_percent", "mi_before", "mi_final"))
-    numbers = (result["seconds"], folds, before, final, flags)
-    if not rejected:
-        return Entry(task.name, status, *numbers)
+    measures, failed = result["measures"], _failed_checks(result)
+    checks = "; ".join(f"{each['name']}:{each['level']}" for each in result["checks"] if each["level"] != "passed")
+    entry = Entry(
+        task.name,
+        status,
+        result["seconds"],
+        float(measures["folds_percent"]),
+        float(measures["mutual_information_before"]),
+        float(measures["mutual_information_final"]),
+        checks,
+    )
+    if not failed:
+        return entry
     fate = "the outputs were written all the same" if task.keep_failed else NOT_KEPT
-    return Entry(task.name, "failed", *numbers, f"failed its own checks ({', '.join(rejected)}): {fate}")
+    return entry._replace(status="failed", error=f"checks failed ({', '.join(failed)}); {fate}")
 
 
 def _failure(name: str, error: BaseException) -> Entry:

@@ -14,7 +14,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.io import READABLE_SUFFIXES
 from crossmorph.provenance.record import record_path
 from crossmorph.system.files import suffix_of
-from crossmorph.workflows.register_files import Outputs, Sidecar
+from crossmorph.workflows.outputs import Outputs, Sidecar
 
 NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9]+_)+)(?P<suffix>[A-Za-z0-9]+)")
 ANATOMY = ("sub", "ses")  # entities that say whose image it is

@@ -9,7 +9,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from crossmorph.datasets.phantom import split_levels
 from crossmorph.errors import InputError
 from crossmorph.functional.metrics import dice, endpoint_error_mm, folds_percent, hd95_mm
 from crossmorph.images.image import Image
@@ -18,9 +17,10 @@ from crossmorph.simulation import anatomy, mri
 from crossmorph.simulation.deformation import random_deformation, true_field, warp_fractions
 from crossmorph.transforms.warp import Warp, from_voxel_displacement, resample, resample_warp, voxel_displacement
 from crossmorph.transforms.warp_files import read_transform
-from crossmorph.workflows.register_files import Done, LabelFiles, Outputs, register_files
+from crossmorph.workflows.outputs import LabelFiles, Outputs
+from crossmorph.workflows.register_files import Done, register_files
 
-LEVEL = split_levels("test")[6]  # mm; a level that training never saw
+LEVEL = anatomy.split_levels("test")[6]  # mm; a level that no training pair shows
 SEED = 7
 TISSUES = {1: "CSF", 2: "grey matter", 3: "white matter"}
 
@@ -123,7 +123,7 @@ def _score(pair: DemoPair, warp: Warp) -> _Scores:
 
 
 def _print(pair: DemoPair, done: Done, output: Path) -> None:
-    still = Warp(np.zeros_like(pair.truth.displacement), pair.fixed.affine)
+    still = Warp.identity(pair.fixed)
     found = read_transform(output / "transform.h5")
     columns = [_score(pair, warp) for warp in (still, found, pair.truth)]
     table = Table("", "before", "after", "true field", title="T2w moved to T1w")

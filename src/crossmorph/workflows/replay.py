@@ -1,4 +1,4 @@
-"""Repeat what a record tells of, from the same inputs by the same weights, and compare the bits."""
+"""Repeat a recorded registration, from the same inputs by the same weights, and compare the outputs bit by bit."""
 
 import contextlib
 import re
@@ -12,10 +12,11 @@ import numpy as np
 from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import find_card, read_card
 from crossmorph.provenance.record import Record, Source, Weights, digest, read_record
-from crossmorph.registration.initialization import NAMED_STARTS, Start
+from crossmorph.registration.initialization import NAMED_INITS, Init
 from crossmorph.registration.register_images import Settings
 from crossmorph.system.environment import versions
-from crossmorph.workflows.register_files import SUFFIXES, LabelFiles, Outputs, register_files
+from crossmorph.workflows.outputs import KINDS, LabelFiles, Outputs
+from crossmorph.workflows.register_files import register_files
 
 ANTS_NAME = re.compile(r"(0GenericAffine\.mat|1Warp\.nii\.gz|1InverseWarp\.nii\.gz)$")
 
@@ -122,29 +123,31 @@ def _card(path: Path, weights: Weights) -> Path:
 def _settings(path: Path, record: Record, inputs: dict[str, Path], dim: int) -> Settings:
     """The settings of the run, with steps in the place of seconds."""
     values = dict(record.settings)
-    start = values.pop("start", None)
+    init = values.pop("init", None)
     for name, value in values.items():
-        if name not in Settings._fields or not isinstance(value, (int, float, type(None))):
+        if name not in Settings._fields or not isinstance(
+            value, (int, float, type(None)) if name != "refine" else (str, float)
+        ):
             raise InputError(f"{path}: has the setting {name} {value!r}, which this version does not know")
-    settings = Settings(_start(path, start, inputs, dim), **values)
-    steps = record.quality.get("refine_steps")
-    if settings.refine_seconds is not None and steps is not None:
-        settings = settings._replace(refine_seconds=None, refine_steps=round(steps))
+    settings = Settings(_init(path, init, inputs, dim), **values)
+    steps = record.measures.get("refine_steps")
+    if not isinstance(settings.refine, str) and isinstance(steps, int | float):
+        settings = settings._replace(refine="on", refine_steps=round(steps))
     return settings
 
 
-def _start(path: Path, start: object, inputs: dict[str, Path], dim: int) -> Start:
+def _init(path: Path, init: object, inputs: dict[str, Path], dim: int) -> Init:
     if "init" in inputs:
         return str(inputs["init"])
-    if isinstance(start, str) and start in NAMED_STARTS:
-        return start
+    if isinstance(init, str) and init in NAMED_INITS:
+        return init
     try:
-        matrix = np.array(start, np.float64)
+        matrix = np.array(init, np.float64)
     except (TypeError, ValueError):
         matrix = np.zeros(0)
     if matrix.shape != (dim + 1, dim + 1) or not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
-        expected = f"{', '.join(NAMED_STARTS)}, a file among the inputs or an invertible {dim + 1} x {dim + 1} matrix"
-        raise InputError(f"{path}: has the start {start!r}; expected {expected}")
+        expected = f"{', '.join(NAMED_INITS)}, a file among the inputs or an invertible {dim + 1} x {dim + 1} matrix"
+        raise InputError(f"{path}: has the initial affine {init!r}; expected {expected}")
     return matrix
 
 
@@ -174,11 +177,11 @@ def _outputs(path: Path, record: Record, place: Path, labels: dict[str, Path]) -
             moved_labels.append(LabelFiles(labels[was.source], target))
         elif was.kind == "ants":
             named["ants_prefix"] = target.with_name(ANTS_NAME.sub("", target.name))
-        elif was.kind in SUFFIXES and was.kind != "labels":
+        elif was.kind in KINDS and was.kind != "labels":
             named[was.kind] = target
         else:
             raise InputError(f"{path}: tells of an output {was.kind} {was.path}, which this version does not know")
-    return Outputs(named.pop("moved", None), **named, labels=tuple(moved_labels)), targets  # type: ignore[arg-type]
+    return Outputs(**named, labels=tuple(moved_labels)), targets  # type: ignore[arg-type]
 
 
 def _differences(record: Record) -> list[str]:

@@ -16,17 +16,16 @@ from crossmorph.functional.interpolation import affine_slab, slabs
 from crossmorph.images.image import Image, in_stored_type
 from crossmorph.images.io import IMAGE_SUFFIXES, read_image, read_series, write_image, write_series
 from crossmorph.images.nifti import NIFTI_SUFFIXES
-from crossmorph.system.files import atomic_output, suffix_of
+from crossmorph.system.files import atomic_output, output_set, suffix_of
 from crossmorph.transforms.affine_files import (
     AFFINE_SUFFIXES,
-    atomic_set,
     fsl_coordinates,
     read_step,
     write_affine_transform,
     write_fsl_affine,
 )
-from crossmorph.transforms.composition import Step, as_warp, dim_of, inverted, jacobian
-from crossmorph.transforms.warp import Resampling, Warp, fields_overlap, resample, transform_points
+from crossmorph.transforms.composition import Step, as_warp, dim_of, inverted
+from crossmorph.transforms.warp import Resampling, Warp, fields_overlap, jacobian, resample, transform_points
 from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES, write_transform
 
 Program = Literal["itk", "ants", "fsl"]
@@ -78,15 +77,16 @@ def apply_files(
     steps = read_steps(transforms, moving, fixed, inverse)
     cautions = _beyond(steps[0], grid, reference)
     warp = _on_grid(steps, grid, "-r REFERENCE")
-    with atomic_set([files.target for files in images]) as targets:
-        for files, target in zip(images, targets, strict=True):
+    with output_set([files.target for files in images]) as written:
+        for files in images:
             series = first if files is images[0] else _read_moving(files.source, interpolation)
             if series[0].dim != warp.dim:
                 raise InputError(f"{files.source}: is {series[0].dim}-D; the transform is {warp.dim}-D")
             moved = [_move(image, warp, interpolation, grid) for image in series]
             if any(image.data.any() for image in series) and not any(image.data.any() for image in moved):
                 cautions.append(f"{files.target}: is empty, since the transform leads beyond {files.source}")
-            write_series(target, moved, series[0].header)
+            write_series(files.target, moved, series[0].header)
+        written.publish()
     return cautions
 
 

@@ -1,8 +1,8 @@
 """Data sets of BrainWeb: slices of its simulated heads under random deformations that are known.
 
-BrainWeb (https://brainweb.bic.mni.mcgill.ca) hands out T1w, T2w and PDw volumes of one normal head, also with lesions
+BrainWeb (https://brainweb.bic.mni.mcgill.ca) provides T1w, T2w and PDw volumes of one normal head, also with lesions
 of multiple sclerosis, models of their tissues, and models of 20 more heads. A slice is an array (x, y) of 128 x 128
-voxels of 1.5 mm, in which a brain fits whole and a head but for some of its scalp, in the site's RAS millimetres. Where
+voxels of 1.5 mm, which holds a whole brain and a head but for some of its scalp, in the site's RAS millimetres. Where
 there are volumes, the images of a pair are slices of them; where there is only a model they are simulated.
 """
 
@@ -32,7 +32,7 @@ from crossmorph.datasets.brainweb.heads import (
     slice_image,
 )
 from crossmorph.datasets.pairs import write_pairs
-from crossmorph.datasets.phantom import PARTNER_DISTANCE, PARTNERS, generator
+from crossmorph.datasets.sampling import generator, training_pairs
 from crossmorph.datasets.writing import (
     check_numbers,
     new_dataset,
@@ -97,8 +97,9 @@ def prepare_brainweb(
     The labels are the model's. The same arguments and files give the same bytes.
 
     Args:
-        source: A folder with files from BrainWeb, at any depth; :func:`brainweb_files.find_files` has the names.
-        output: The folder to write; it must not exist, or be empty. It appears whole.
+        source: A folder with files from BrainWeb, at any depth; the names are in
+            :func:`crossmorph.datasets.brainweb.files.find_files`.
+        output: The folder to write; it must not exist, or be empty. It appears complete.
         seed: Seed of everything random, at least 0.
         train: Training images of each modality.
         test: Test pairs.
@@ -112,8 +113,8 @@ def prepare_brainweb(
         The path of each `pairs.csv` by name of the split.
 
     Raises:
-        InputError: If a file is missing, there twice, not whole, or not what its name says; if the output folder is not
-            empty or cannot be written; or if a number is out of range. No image is made before all files were read.
+        InputError: If a file is missing, present twice, incomplete, or not what its name says; if the output folder is
+            not empty or cannot be written; or if a number is out of range. All files are read before any is written.
     """
     counts: dict[Split, int] = {"train": train, "validation": validation, "test": test}
     check_numbers(seed, counts.items())
@@ -136,11 +137,11 @@ def prepare_brainweb(
 
 
 def check_choice(brain: str | None, noise: int, inu: int) -> Brain | None:
-    """Refuse a head, noise or non-uniformity (percent) that BrainWeb does not have; returns the head."""
+    """Check that BrainWeb has a head, noise and non-uniformity (percent). Returns the head, raises InputError."""
     for name, value, known in (("brain", brain, (None, *BRAINS)), ("noise", noise, NOISE), ("inu", inu, INU)):
         if value not in known:
             options = ", ".join(str(option) for option in known if option is not None)
-            raise InputError(f"{name} = {value}; expected one of {options}, as BrainWeb has them")
+            raise InputError(f"{name} = {value}; expected one of {options}, which BrainWeb has")
     return cast(Brain | None, brain)
 
 
@@ -155,9 +156,7 @@ def _split_places(heads: list[Head], levels: list[list[float]], seed: int) -> di
     fewest = MIN_LEVELS if len(levels) == 1 else 1
     for head, found in zip(heads, levels, strict=True):
         if len(found) < fewest:
-            raise InputError(
-                f"{head.model[0]}: enough of a brain lies in {len(found)} slices; expected at least {fewest}"
-            )
+            raise InputError(f"{head.model[0]}: {len(found)} slices show enough of a brain; expected at least {fewest}")
     if len(levels) == 1:
         roles: dict[int, Split] = {2: "test", 7: "test", 9: "validation"}
         places = [(roles.get(k % 10, "train"), Place(0, z_mm)) for k, z_mm in enumerate(levels[0])]
@@ -173,28 +172,16 @@ def _split_places(heads: list[Head], levels: list[list[float]], seed: int) -> di
 
 
 def _ordered(places: list[Place], count: int, seed: int, split: Split) -> list[Place]:
-    """The place of each image: all of the split in random order, over and over."""
+    """The slice of each image: all slices of the split in random order, repeated."""
     order = generator(seed, split).permutation(len(places))
     return [places[order[index % len(order)]] for index in range(count)]
-
-
-def _training_pairs(places: list[Place], seed: int) -> list[tuple[int, int]]:
-    """Every moving image with a few random fixed images of its head and level or one nearby, by number."""
-    pairs = []
-    for moving, (head, z_mm) in enumerate(places):
-        near = [
-            k for k, other in enumerate(places) if other.head == head and abs(other.z_mm - z_mm) <= PARTNER_DISTANCE
-        ]
-        chosen = generator(seed, "train", moving, "partners").choice(near, min(PARTNERS, len(near)), replace=False)
-        pairs += [(moving, int(fixed)) for fixed in np.sort(chosen)]
-    return pairs
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
 def _write_images(folder: Path, heads: list[Head], places: dict[Split, list[Place]], scanner: Scanner) -> None:
-    """All images, head by head: one of the 20 takes as much memory as all its slices."""
+    """All images, head by head, so that one head at a time is in memory."""
     for split in SPLITS:
         (folder / split).mkdir()
     for number, head in enumerate(heads):
@@ -224,7 +211,7 @@ def _write_anatomy(
     u = random_deformation(generator(scanner.seed, split, index, role), SHAPE, SMOOTH)
     fractions, stem = warp_fractions(source.fractions, u), f"{index:04d}_{role}"
     for modality in scanner.modalities:
-        # The moving anatomy as T1w is for measuring only, so training has none.
+        # The moving anatomy as T1w is for evaluation only, so training has none.
         if (modality == "t1" and (role, split) == ("moving", "train")) or (modality != "t1" and role == "fixed"):
             continue
         if modality in source.images:
@@ -240,7 +227,13 @@ def _write_anatomy(
 
 
 def _write_lists(folder: Path, split: Split, places: list[Place], scanner: Scanner) -> None:
-    numbers = _training_pairs(places, scanner.seed) if split == "train" else [(k, k) for k in range(len(places))]
+    numbers = [(index, index) for index in range(len(places))]
+    if split == "train":
+        numbers = training_pairs(
+            [place.z_mm for place in places],
+            lambda moving: generator(scanner.seed, "train", moving, "partners"),
+            [place.head for place in places],
+        )
     for modality in scanner.modalities:
         if modality != "t1":
             name = "pairs.csv" if modality == "t2" else f"pairs-{modality}.csv"

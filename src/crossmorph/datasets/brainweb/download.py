@@ -1,8 +1,8 @@
 """BrainWeb over HTTP: the site's own download form, as its pages send it.
 
-The PyPI client brainweb-dl 0.4.6 sends the same form, but keeps no half of a file, writes what it has under the final
-name, and puts (z, y, x) arrays under (x, y, z) headers; so the form is sent here, and the site's files are kept as they
-come.
+The PyPI client brainweb-dl 0.4.6 sends the same form, but cannot resume a download, writes incomplete files under the
+final name, and gives (z, y, x) arrays (x, y, z) headers; so this module sends the form, and stores the site's files
+unchanged.
 """
 
 import math
@@ -19,7 +19,7 @@ from crossmorph.datasets.brainweb.heads import Brain
 from crossmorph.errors import InputError
 from crossmorph.simulation.mri import Modality
 
-SITE = "https://brainweb.bic.mni.mcgill.ca/cgi/"  # brainweb1 hands out normal heads, brainweb2 those with lesions
+SITE = "https://brainweb.bic.mni.mcgill.ca/cgi/"  # brainweb1 provides normal heads, brainweb2 those with lesions
 SUBJECTS = (4, 5, 6, 18, 20, 38, *range(41, 55))  # https://brainweb.bic.mni.mcgill.ca/anatomic_normal_20.html
 TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 1 << 20
@@ -31,10 +31,10 @@ class Item(NamedTuple):
 
     Attributes:
         key: what :func:`crossmorph.datasets.brainweb.files.find_files` calls it.
-        name: under which the site hands it out.
-        alias: what its form calls it.
-        program: of the site that answers the form.
-        kind: for the number of voxels.
+        name: of the file that the site sends.
+        alias: its name in the form.
+        program: of the site that receives the form.
+        kind: gives the number of voxels.
     """
 
     key: str
@@ -56,16 +56,16 @@ class Item(NamedTuple):
 
 
 def wanted_items(brain: Brain, noise: int, inu: int, modalities: tuple[Modality, ...]) -> list[Item]:
-    """What a data set is made of: volumes and crisp model of one head, or the crisp models of the 20 subjects.
+    """The files of a data set: volumes and crisp model of one head, or the crisp models of the 20 subjects.
 
     Raises:
-        InputError: If the site hands out no volumes of that head.
+        InputError: If the site has no volumes of that head.
     """
     if brain == "subjects":
         keys = [f"subject{number:02d}_crisp" for number in SUBJECTS]
         return [Item(key, f"{key}_v.raws.gz", key, "brainweb1", "subject") for key in keys]
     if brain not in ("normal", "msles2"):
-        raise InputError(f"--download of {brain}: the site has its model, but volumes of normal and msles2 alone")
+        raise InputError(f"--download of {brain}: the site has volumes of normal and msles2 only; expected one of them")
     program, group = ("brainweb1", "ICBM normal") if brain == "normal" else ("brainweb2", f"AI {brain}")
     aliases = [f"{modality.upper()} {group} 1mm pn{noise} rf{inu}" for modality in modalities]
     aliases.append(f"phantom_1.0mm_{brain}_crisp")
@@ -81,18 +81,18 @@ def download_brainweb(
     modalities: tuple[Modality, ...] = ("t2", "t1"),
     report: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Fetch from BrainWeb what is not there yet.
+    """Download the missing files from BrainWeb.
 
-    A file that was cut off stays as `NAME.part`, and the next call goes on where it ended, if the server can. A file
-    gets its name when it unpacks to as many bytes as its volume has.
+    An incomplete file stays as `NAME.part`, and the next call resumes it, if the server can. A file gets its name when
+    its uncompressed size is that of its volume.
 
     Args:
-        folder: Where to; made if it does not exist. What it holds already, in any format, is not fetched again.
+        folder: Where to; created if it does not exist. Files it holds already, in any format, are not fetched again.
         brain: Which head, or the 20 subjects.
         noise: Percent, of the volumes.
         inu: Intensity non-uniformity of the volumes, percent.
         modalities: Of the volumes.
-        report: Is told of each file, there or fetched.
+        report: Called with a line for each file, present or fetched.
 
     Returns:
         The files that were fetched.
@@ -104,7 +104,7 @@ def download_brainweb(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror or error})") from error
+        raise InputError(f"{folder}: cannot be created ({error.strerror or error})") from error
     there = find_files(folder)
     fetched = []
     for number, item in enumerate(items, start=1):
@@ -125,8 +125,8 @@ def _fetch(item: Item, path: Path) -> None:
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(
-            f"{path}: not fetched from {SITE}{item.program} ({reason}); expected a network. The same command goes on; "
-            "docs/datasets.md says how to fetch by hand"
+            f"{path}: not fetched from {SITE}{item.program} ({reason}); expected a network connection. The same "
+            "command resumes the download; docs/datasets.md describes it by hand"
         ) from error
     except OSError as error:
         raise InputError(f"{part}: cannot be written ({error.strerror or error})") from error
@@ -135,7 +135,7 @@ def _fetch(item: Item, path: Path) -> None:
 
 
 def _append(url: str, part: Path) -> None:
-    """Fetch what a partial file lacks, or all of it where the server does not serve parts.
+    """Fetch the rest of a partial file, or all of it where the server does not support ranges.
 
     Raises:
         ConnectionError: The server stopped before the end.
@@ -147,7 +147,7 @@ def _append(url: str, part: Path) -> None:
             expected = int(response.headers.get("Content-Length", -1))
             received = _save(response, part, "ab" if response.status == PARTIAL else "wb")
     except urllib.error.HTTPError as error:
-        if error.code == BEYOND_END:  # it was whole, but for its name
+        if error.code == BEYOND_END:  # it was complete, and only not renamed yet
             return
         raise
     if expected >= 0 and received < expected:
@@ -163,12 +163,12 @@ def _save(response: HTTPResponse, part: Path, mode: str) -> int:
 
 
 def _check(item: Item, part: Path) -> None:
-    """Refuse, and remove, a file that does not unpack to its volume, so that the next call begins anew."""
+    """Refuse, and remove, a file whose content is not that of its volume, so that the next call fetches it anew."""
     needed = 2 * math.prod(GRIDS[item.kind].shape)
     try:
         held = len(read_raw_bytes(part, needed, packed=True))
         if held != needed:
-            raise InputError(f"{part}: unpacks to {held} bytes; expected {needed}")
+            raise InputError(f"{part}: holds {held} bytes uncompressed; expected {needed}")
     except InputError as error:
         part.unlink()
-        raise InputError(f"{error}. It is what the site sent for {item.alias!r}, and is removed") from error
+        raise InputError(f"{error}. The site sent it for {item.alias!r}; the file is removed") from error

@@ -1,4 +1,4 @@
-"""What BrainWeb hands out: files found by their names and read to the same array and place, whatever their format.
+"""The files of BrainWeb: found by their names, and read to one array layout and geometry from any format.
 
 All arrays are (x, y, z) in RAS millimetres. The formats: MINC, which holds its own geometry; raw bytes and raw shorts,
 which hold voxels alone, x fastest, of 8 and 12 bits (https://brainweb.bic.mni.mcgill.ca/about_data_formats.html); and
@@ -28,9 +28,9 @@ Kind = Literal["phantom", "subject", "subject-t1"]
 RAW_BYTES, RAW_SHORTS = (".rawb", ".rawb.gz"), (".raws", ".raws.gz")
 SUFFIXES = (*RAW_BYTES, *RAW_SHORTS, ".mnc", ".mnc.gz", ".nii", ".nii.gz")
 SHORT_MAX = 4095  # of 12 bits
-START_TOLERANCE = 1.0  # mm; a converter may shift by half a voxel, a file with the axes of another is further off
+START_TOLERANCE = 1.0  # mm; a converter may shift by half a voxel; a file of another grid is farther off
 
-# Files by the site's names, and what each is called here: a simulated volume, a model of the normal or an MS brain, a
+# Patterns of the site's file names, and the files' keys: a simulated volume, a model of the normal or an MS brain, a
 # file of one of the 20 subjects. `mit` is connective tissue, `wml` MS lesions.
 NAMES = (
     re.compile(r"(?P<key>(t1|t2|pd)_(icbm_normal|ai_msles[123])_1mm_pn\d_rf\d+)"),
@@ -80,7 +80,7 @@ def find_files(source: Path) -> dict[str, Path]:
     """The files of BrainWeb in a folder and below, by what they are.
 
     Args:
-        source: The folder. Files whose names are not the site's are passed over.
+        source: The folder. Files with other names are ignored.
 
     Returns:
         Files by the site's name of the volume, in lower case and without what stands for the format:
@@ -115,11 +115,11 @@ def _suffix(name: str) -> str:
 def read_labels(path: Path, kind: Kind, classes: int) -> Volume:
     """Read a crisp (discrete) model.
 
-    Raw shorts may hold 16 times the label, and lower bits that mean nothing: `value >> 4`.
+    Raw shorts may hold 16 times the label, plus meaningless lower bits: `value >> 4`.
 
     Args:
         path: The file.
-        kind: What it is, for the grid.
+        kind: Of the file, which gives the grid.
         classes: How many labels there are besides 0.
 
     Returns:
@@ -175,14 +175,14 @@ def read_intensities(path: Path, kind: Kind) -> Volume:
 
 
 def _check_neck(path: Path, data: np.ndarray) -> None:
-    """Refuse a head that is not cut at the neck, through the lowest slice: its axes are in another order.
+    """Refuse a head whose lowest slice does not cut the neck: its axes are in another order.
 
-    brainweb-dl 0.4.6 writes (z, y, x) arrays as if they were (x, y, z), of which no header tells.
+    brainweb-dl 0.4.6 writes (z, y, x) arrays as if they were (x, y, z), which no header shows.
     """
     neck, others = data[:, :, 0].mean(), (data[0].mean(), data[-1].mean(), data[:, :, -1].mean())
     if neck <= max(others):
         raise InputError(
-            f"{path}: the neck is not cut by its lowest slice, so its axes are not x, y, z as they should be "
+            f"{path}: the neck is not cut by its lowest slice, so its axes are not x, y, z "
             "(brainweb-dl writes such files); expected the site's own file"
         )
 
@@ -220,10 +220,9 @@ def _read_raw(path: Path, grid: SiteGrid) -> Num[np.ndarray, "x y z"]:
     needed = math.prod(grid.shape) * dtype.itemsize
     content = read_raw_bytes(path, needed, path.name.lower().endswith(".gz"))
     if len(content) != needed:
-        there = f"{len(content)} bytes" if len(content) < needed else "more"
-        raise InputError(
-            f"{path}: holds {there} unpacked; expected {needed} bytes: {_sizes(grid.shape)} voxels of {dtype.itemsize}"
-        )
+        there = f"{len(content)} bytes" if len(content) < needed else "more bytes"
+        voxels = f"{_sizes(grid.shape)} voxels of {dtype.itemsize}"
+        raise InputError(f"{path}: holds {there} uncompressed; expected {needed} bytes: {voxels}")
     values = np.frombuffer(content, dtype)
     if dtype.itemsize == 2:
         values = min(values, values.byteswap(), key=np.max)
@@ -233,10 +232,10 @@ def _read_raw(path: Path, grid: SiteGrid) -> Num[np.ndarray, "x y z"]:
 
 
 def read_raw_bytes(path: Path, most: int, packed: bool) -> bytes:
-    """The content of a file, up to one byte more than ``most``; of one that gzip packed, the content unpacked.
+    """The content of a file, up to one byte more than ``most``; of a ``packed`` file (gzip), uncompressed.
 
     Raises:
-        InputError: If it cannot be read, is empty, or is not whole.
+        InputError: If it cannot be read, is empty, or is incomplete.
     """
     with readable(path):
         try:
@@ -244,6 +243,6 @@ def read_raw_bytes(path: Path, most: int, packed: bool) -> bytes:
                 content: bytes = stream.read(most + 1)
                 return content
         except EOFError as error:
-            raise InputError(f"{path}: is cut off, a download that did not finish; fetch it again") from error
+            raise InputError(f"{path}: is truncated, an incomplete download; fetch it again") from error
         except (gzip.BadGzipFile, zlib.error) as error:
             raise InputError(f"{path}: is not gzip-compressed or is damaged ({brief(error)})") from error

@@ -1,4 +1,4 @@
-"""The heads of BrainWeb: which of its files make one, its tissues, and slices of it as fractions and as scans."""
+"""The heads of BrainWeb: the files of each, its tissues, and slices of it as tissue fractions and simulated scans."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -91,7 +91,7 @@ class LoadedHead(NamedTuple):
     images: dict[Modality, Volume]
 
 
-# --- which files -----------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def choose_brain(source: Path, files: Iterable[str]) -> Brain:
@@ -111,7 +111,7 @@ def choose_brain(source: Path, files: Iterable[str]) -> Brain:
             "t1_icbm_normal_1mm_pn3_rf20, phantom_1.0mm_normal_crisp, subject04_crisp_v"
         )
     if len(there) > 1:
-        raise InputError(f"{source}: holds files of {', '.join(there)}; expected a choice of one of them (--brain)")
+        raise InputError(f"{source}: holds files of {', '.join(there)}; expected one of them to be chosen (--brain)")
     return there[0]
 
 
@@ -144,7 +144,7 @@ def choose_heads(
 
 
 def _choose_model(source: Path, files: Mapping[str, Path], brain: Brain) -> tuple[Path, ...]:
-    """The fuzzy model, which knows parts of voxels, if it is whole, or else the crisp one."""
+    """The fuzzy model, which has partial volumes, if it is complete, or else the crisp one."""
     tissues = FUZZY if brain != "normal" else FUZZY[:-1]
     fuzzy, crisp = [f"phantom_1.0mm_{brain}_{tissue}" for tissue in tissues], f"phantom_1.0mm_{brain}_crisp"
     lacking = [name for name in fuzzy if name not in files]
@@ -152,7 +152,9 @@ def _choose_model(source: Path, files: Mapping[str, Path], brain: Brain) -> tupl
         return tuple(files[name] for name in fuzzy)
     if crisp in files:
         return (files[crisp],)
-    raise _missing(source, crisp if len(lacking) == len(fuzzy) else lacking[0], "so no model of the tissues is whole")
+    raise _missing(
+        source, crisp if len(lacking) == len(fuzzy) else lacking[0], "so no model of the tissues is complete"
+    )
 
 
 def _choose_subjects(source: Path, files: Mapping[str, Path]) -> list[Head]:
@@ -212,7 +214,7 @@ def brain_levels(head: LoadedHead) -> list[float]:
 
 
 def slice_fractions(head: LoadedHead, z_mm: float) -> Float[np.ndarray, "label x y"]:
-    """The part of each voxel of a slice that is of label 1, 2, ..; what is left to 1 is background.
+    """The part of each voxel of a slice that is of label 1, 2, ..; the remainder is background.
 
     Args:
         head: Of which head.
@@ -236,7 +238,7 @@ def slice_image(volume: Volume, z_mm: float) -> Float[np.ndarray, "x y"]:
 
 
 def _slab(volume: Volume, z_mm: float) -> np.ndarray:
-    """The planes of a slice: all whose middles lie in it, at least the nearest."""
+    """The planes of a slice: all whose centres lie in it, at least the nearest."""
     spacing = volume.affine[2, 2]
     away = np.abs(volume.affine[2, 3] + spacing * np.arange(volume.data.shape[2]) - z_mm)
     return volume.data[:, :, (away < THICKNESS / 2) | (away == away.min())].astype(np.float32)
@@ -267,8 +269,8 @@ def scan(
 ) -> Float[np.ndarray, "x y"]:
     """Simulate a scan as the site does: its sequences, Rician noise, and a smooth field over the intensities.
 
-    The noise's standard deviation is that part of the signal of white matter (T1w) or CSF (T2w, PDw). The site took its
-    fields from scans; here they are random and as large. https://brainweb.bic.mni.mcgill.ca/faq.html
+    The noise's standard deviation is that part of the signal of white matter (T1w) or CSF (T2w, PDw). The site's
+    fields are from scans; these are random and of the same amplitude. https://brainweb.bic.mni.mcgill.ca/faq.html
 
     Args:
         fractions: The part of each voxel that is of label 1, 2, ..

@@ -1,8 +1,8 @@
 """BraTS: slices of T2w (moving) and native T1w (fixed) volumes of different subjects.
 
-The images of a case are already aligned, and all cases lie in one atlas space: what is registered is one subject's
-slice to another's, at the same height in the brain. No field is known between two subjects. Slices are arrays (x, y)
-with axes to the right and to the front, however the file had them, in the file's RAS millimetres.
+The images of a case are already aligned, and all cases are in one atlas space: one subject's slice is registered to
+another's, at the same height in the brain. No field is known between two subjects. Slices are arrays (x, y) with axes
+to the right and to the front, whatever the axes of the file, in the file's RAS millimetres.
 """
 
 import json
@@ -18,7 +18,7 @@ from rich.progress import track
 
 from crossmorph.datasets.brats.files import Case, check_grids, find_cases
 from crossmorph.datasets.pairs import Pair, write_pairs
-from crossmorph.datasets.phantom import PARTNERS, generator
+from crossmorph.datasets.sampling import PARTNERS, generator
 from crossmorph.datasets.writing import check_numbers, new_dataset, write_intensities, write_labels
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
@@ -35,7 +35,7 @@ MOST_SLICES = 40  # of a subject as moving, and as many as fixed image; of a bra
 BRIGHTEST = 99.5  # percentile of the brain that becomes 1
 SPECK = 0.01  # a plane with less brain than this part of the fullest one's counts as empty
 
-_STREAM = 240  # first key of every random stream: none of another data set's begins with it
+_STREAM = 240  # first key of every random stream, different from all other data sets' keys
 
 
 class Planned(NamedTuple):
@@ -70,17 +70,17 @@ def prepare_brats(
 ) -> dict[str, Path]:
     """Write a data set of T2w (moving) and T1w (fixed) slices of BraTS, subject to subject.
 
-    The folder holds `train`, `validation` and `test`, each with its images and a `pairs.csv`, and a `dataset.json` that
-    says where they came from. Subjects are dealt to the splits at random, in proportion to the counts, at least two to
-    each; of a subject of several visits the first is taken. A split takes as many slices of each of its subjects as its
-    count needs, evenly from the middle of the brain; the slices of a pair are at the same height relative to the brain.
+    The folder holds `train`, `validation` and `test`, each with its images and a `pairs.csv`, and a `dataset.json` with
+    their source. Subjects are assigned to the splits at random, in proportion to the counts, at least two
+    to each; of a subject of several visits the first is used. A split takes as many slices of each of its subjects as
+    its count needs, evenly from the middle of the brain; the slices of a pair are at one height relative to the brain.
     In training every moving image has a few partners. Volumes are divided by percentile 99.5 of the brain and clipped
     to [0, 1], with background 0; slices are cut to 176x176 voxels about the brain, or padded with zeros. Beside the
     images of a case with a mask lie `NNNN_moving_tumour.nii.gz` and `NNNN_fixed_tumour.nii.gz`, with the case's labels.
 
     Args:
         source: A folder with cases of one year, at any depth, see `crossmorph.datasets.brats.files`.
-        output: The folder to write; it must not exist, or be empty. It appears whole.
+        output: The folder to write; it must not exist, or be empty. It appears complete.
         seed: Seed of everything random, at least 0.
         train: Training images of each modality.
         test: Test pairs.
@@ -91,7 +91,7 @@ def prepare_brats(
 
     Raises:
         InputError: If the output is not empty or cannot be written, a number is out of range or more than the subjects
-            suffice for, or the source cannot be used: no cases, a missing image, two with one name, a file cut short,
+            provide, or the source cannot be used: no cases, a missing image, two with one name, a truncated file,
             images of a case on different grids, a volume without a brain.
     """
     counts: dict[Split, int] = {"train": train, "validation": validation, "test": test}
@@ -133,11 +133,11 @@ def _describe(family: str, seed: int, counts: dict[Split, int], members: dict[Sp
     }
 
 
-# --- which slice of whom ---------------------------------------------------------------------------------------------
+# --- subjects and slices ---------------------------------------------------------------------------------------------
 
 
 def deal_subjects(source: Path, subjects: int, counts: dict[Split, int], seed: int) -> dict[Split, list[int]]:
-    """Deal subjects, by number, to the splits: at random, in proportion to the counts, at least two to each.
+    """Assign subjects, by number, to the splits: at random, in proportion to the counts, at least two to each.
 
     Raises:
         InputError: If there are fewer than six, or too few for a count.
@@ -167,7 +167,7 @@ def deal_subjects(source: Path, subjects: int, counts: dict[Split, int], seed: i
 
 
 def plan_split(subjects: Sequence[int], count: int, rng: np.random.Generator) -> list[Planned]:
-    """Plan so many pairs of different subjects at one height; no slice occurs twice as moving or as fixed image.
+    """Choose pairs of different subjects at one height; no slice occurs twice as moving or as fixed image.
 
     All subjects in random order at one height, each with the one a few places further on; then at the next height.
 
@@ -232,7 +232,7 @@ def _write_case(case: Case, slots: list[Slot]) -> None:
         affine = anatomy.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ start
         stem = f"{folder / f'{number:04d}'}_{role}"
-        # The moving subject as T1w is for measuring only, so training has none.
+        # The moving subject as T1w is for evaluation only, so training has none.
         kinds = ("t1",) if role == "fixed" else ("t2",) if folder.name == "train" else ("t2", "t1")
         for kind in kinds:
             write_intensities(Path(f"{stem}_{kind}.nii.gz"), _cut(getattr(anatomy, kind), start), affine)
@@ -263,7 +263,7 @@ def read_anatomy(case: Case) -> Anatomy:
 
 
 def _upright(image: Image) -> Image:
-    """The volume with its axes turned and mirrored such that they run to the right, the front and the top."""
+    """The volume with its axes permuted and flipped to run to the right, the front and the top."""
     turn = nibabel.orientations.io_orientation(image.affine)
     data = nibabel.orientations.apply_orientation(image.data, turn)
     return Image(data, image.affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape))

@@ -1,4 +1,4 @@
-"""The cases of BraTS in a folder: T1w, T2w and tumour mask of each, found by their names, whatever the year.
+"""The cases of BraTS in a folder: T1w, T2w and tumour mask of each, found by their names, of any year.
 
 ==========  ============================================================================================
 2015        `brats_tcia_pat105_0001/VSD.Brain.XX.O.MR_T1.35536/VSD.Brain.XX.O.MR_T1.35536.mha`, in `HGG` or `LGG`
@@ -8,7 +8,7 @@
 ==========  ============================================================================================
 
 The T1w is the native one, without contrast agent. The last number of a name before 2020 and from 2023 on is that of a
-visit: what is before it is the subject.
+visit; the name before it is that of the subject.
 """
 
 import gzip
@@ -50,7 +50,7 @@ NEEDED: tuple[Kind, ...] = ("t1", "t2")
 
 
 class Named(NamedTuple):
-    """What a file's name and place say: the naming of its year, the case and the kind of image."""
+    """The information in a file's name and folder: the naming of its year, the case and the kind of image."""
 
     family: str
     case: str
@@ -109,9 +109,9 @@ def find_cases(source: Path) -> tuple[str, list[Case]]:
 
 
 def _named(path: Path) -> Named | None:
-    """What a file is; None if it has no name of BraTS."""
+    """Family, case and kind of a file by its name; None if it is not a name of BraTS."""
     if match := _MHA.fullmatch(path.name):
-        # Every image may lie in a folder of its own. HGG and LGG of 2015 both have, say, a brats_2013_pat0001_1.
+        # Every image may have a folder of its own. HGG and LGG of 2015 share names of cases: brats_2013_pat0001_1.
         folder = path.parent.parent if path.parent.name == path.stem else path.parent
         grade = folder.parent.name
         case = f"{grade}/{folder.name}" if grade in ("HGG", "LGG") else folder.name
@@ -146,12 +146,12 @@ def subject_of(case: str) -> str:
 
 
 def check_grids(cases: Iterable[Case]) -> None:
-    """Refuse files that are cut short, and images of a case that differ in shape.
+    """Refuse truncated files, and images of a case that differ in shape.
 
-    Quick: headers and sizes are looked at, voxels are not unpacked unless something is odd.
+    Fast: headers and sizes are checked; voxels are uncompressed only where these are unexpected.
 
     Raises:
-        InputError: Of the first such file.
+        InputError: a file is truncated or of another shape; the first is named.
     """
     for case in cases:
         shape = _whole_shape(case.t1, labels=False)
@@ -186,11 +186,11 @@ def _mha_size(path: Path) -> tuple[tuple[int, ...], bool]:
 
 
 def _nifti_size(path: Path) -> tuple[tuple[int, ...], bool]:
-    """Gzip keeps the size of what it packed in its last four bytes (RFC 1952); in a file cut short they are others."""
+    """The last four bytes of a gzip file are the size of its content (RFC 1952); not so those of a truncated file."""
     packed = path.name.lower().endswith(".gz")
     try:
         with (gzip.open if packed else open)(path, "rb") as stream:
-            # Unchecked: nibabel would mend what is odd and tell the terminal, and the reader looks at it later.
+            # Unchecked: nibabel would correct invalid values and log that; the reader checks them later.
             header = nibabel.Nifti1Header(stream.read(nibabel.Nifti1Header.template_dtype.itemsize), check=False)
         shape = tuple(int(size) for size in header.get_data_shape())
         needed = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize

@@ -1,1 +1,1 @@
-"""The methods that registration is compared with."""
+"""Other registration methods and CycleGAN, for comparison."""

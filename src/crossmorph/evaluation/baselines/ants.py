@@ -1,15 +1,15 @@
-"""ANTs through antspyx: its affine and SyN with the defaults that most people run, and SyN with a better schedule.
+"""ANTs through antspyx: affine and SyN with their defaults, and SyN with more iterations.
 
 ``affine`` and ``syn`` are ``ants.registration`` with ``type_of_transform`` ``"Affine"`` and ``"SyN"`` and nothing else
 set: mutual information (Mattes, 32 bins), in the affine stage of a fifth of the voxels, from the images' centres of
 mass; SyN for up to 40, 20 and 0 iterations at 1/4, 1/2 and full resolution, so that it never works at full resolution
-(Avants et al., Med. Image Anal. 2008, doi:10.1016/j.media.2007.06.004). ``syn-tuned`` looks at all voxels in the affine
-stage, which then fails less often, and goes on for 100, 70, 50 and 20 iterations from 1/8 to full resolution: chosen
-from ten settings by Dice on the validation pairs of the phantom, where none was better by more than 0.2%.
+(Avants et al., Med. Image Anal. 2008, doi:10.1016/j.media.2007.06.004). ``syn-tuned`` uses all voxels in the affine
+stage, which then fails less often, and up to 100, 70, 50 and 20 iterations from 1/8 to full resolution: chosen from ten
+settings by Dice on the validation pairs of the phantom, where none was better by more than 0.2%.
 
-The random seed is fixed, which makes results the same bit for bit on one thread, and only there: ANTs adds up its
-metric in the order in which threads finish. ANTs has one number of threads for the life of a process, read from
-``ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS`` when it first works on an image; where that is not set, it is set to 1 here.
+The random seed is fixed, which makes results bit-identical on one thread only: on several, ANTs sums its metric in the
+order in which the threads finish. ANTs has one number of threads per process, read from
+``ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS`` at its first image; where that is not set, this module sets it to 1.
 """
 
 import os
@@ -26,7 +26,6 @@ import SimpleITK as sitk
 from crossmorph.errors import InputError
 from crossmorph.evaluation.baselines.common import SEED, Timed, from_sitk, geometry, require
 from crossmorph.images.image import Image
-from crossmorph.transforms.warp import Warp
 
 THREADS_VARIABLE = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 
@@ -39,20 +38,10 @@ SETTINGS: dict[Kind, dict[str, Any]] = {
 
 
 class Started(NamedTuple):
-    """The antspyx module, and the number of threads that it began with and keeps."""
+    """The antspyx module, and the number of threads that it was started with and keeps."""
 
     module: ModuleType
     threads: int
-
-
-def affine(moving: Image, fixed: Image) -> Warp:
-    """ANTs' affine registration; see :func:`register`."""
-    return register(moving, fixed, "affine").warp
-
-
-def syn(moving: Image, fixed: Image) -> Warp:
-    """ANTs' affine registration followed by SyN; see :func:`register`."""
-    return register(moving, fixed, "syn").warp
 
 
 def register(moving: Image, fixed: Image, kind: Kind) -> Timed:
@@ -70,7 +59,7 @@ def register(moving: Image, fixed: Image, kind: Kind) -> Timed:
 
     Raises:
         InputError: antspyx is not installed.
-        RuntimeError: ANTs gave up.
+        RuntimeError: ANTs failed.
     """
     ants = _start().module
     ours, theirs = _to_ants(ants, moving), _to_ants(ants, fixed)
@@ -86,16 +75,17 @@ def register(moving: Image, fixed: Image, kind: Kind) -> Timed:
 
 
 def start(threads: int) -> None:
-    """Import antspyx, and settle its number of threads for the life of the process.
+    """Import antspyx, and set its number of threads for the process.
 
     Raises:
-        InputError: antspyx is not installed, or it was started here with another number of threads before.
+        InputError: antspyx is not installed, or it was started in this process with another number of threads.
     """
     os.environ[THREADS_VARIABLE] = str(threads)
-    begun = _start().threads
-    if begun != threads:
+    started = _start().threads
+    if started != threads:
         raise InputError(
-            f"ANTs began in this process with {begun} thread(s) and cannot change; received {threads}, expected {begun}"
+            f"ANTs was started in this process with {started} thread(s) and keeps them; received {threads}, expected "
+            f"{started}"
         )
 
 
@@ -103,7 +93,7 @@ def start(threads: int) -> None:
 def _start() -> Started:
     threads = int(os.environ.setdefault(THREADS_VARIABLE, "1"))
     ants = require("ants", "antspyx")
-    # on=True would refuse both transforms as not reproducible; on one thread the seed alone makes them so.
+    # on=True would refuse both transforms as not reproducible; on one thread the seed alone makes them reproducible.
     ants.config.set_ants_deterministic(on=False, seed_value=SEED)
     return Started(ants, threads)
 

@@ -1,4 +1,4 @@
-"""What the peers share: images for ITK, transforms back from it, packages that may be missing, and a timed result."""
+"""Shared functions of the baselines: images to ITK, transforms from ITK, optional packages, and timed results."""
 
 import importlib
 from types import ModuleType
@@ -14,7 +14,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.orientation import lps_to_ras
 from crossmorph.transforms.warp import Warp
 
-SEED = 1  # of every peer that draws random numbers
+SEED = 1  # of every baseline that draws random numbers
 
 
 class Timed(NamedTuple):
@@ -33,7 +33,7 @@ class Geometry(NamedTuple):
 
 
 def require(module: str, package: str) -> ModuleType:
-    """Import a package that is not among crossmorph's own requirements.
+    """Import a package that is not required by crossmorph itself.
 
     Args:
         module: the module to import.
@@ -51,7 +51,7 @@ def require(module: str, package: str) -> ModuleType:
 
 
 def geometry(image: Image) -> Geometry:
-    """What ITK calls the grid of an image; sheared axes stay in the directions."""
+    """The grid of an image as ITK describes it; sheared axes stay in the directions."""
     lps = lps_to_ras(image.affine)
     direction = lps[:-1, :-1] / np.array(image.spacing)
     return Geometry(lps[:-1, -1].tolist(), list(image.spacing), direction.tolist())

@@ -1,4 +1,4 @@
-"""DIPY: affine by mutual information, then SyN by squared local correlation, which holds for either contrast.
+"""DIPY: affine by mutual information, then SyN by squared local correlation, which is suited to both contrasts.
 
 The affine stage goes from centres of mass through a translation and a rigid to an affine map, at 1/4, 1/2 and full
 resolution (32 bins, all voxels). SyN (Avants et al., Med. Image Anal. 2008, doi:10.1016/j.media.2007.06.004) takes up
@@ -45,7 +45,7 @@ def register(moving: Image, fixed: Image) -> Timed:
     """Register with DIPY, which always works on one thread and draws no random numbers.
 
     Args:
-        moving: 2-D or 3-D, any intensities; both images are scaled as ours are, since DIPY does not.
+        moving: 2-D or 3-D, any intensities; both images are scaled as by crossmorph, since DIPY does not scale.
         fixed: of the same dimension, on its own grid.
 
     Returns:
@@ -76,7 +76,7 @@ def load() -> Loaded:
     """
     names = ("imaffine", "transforms", "metrics", "imwarp")
     loaded = Loaded(*(require(f"dipy.align.{name}", "dipy") for name in names))
-    logging.getLogger("dipy").setLevel(logging.WARNING)  # it tells where each stage begins
+    logging.getLogger("dipy").setLevel(logging.WARNING)  # it logs the start of each stage
     return loaded
 
 

@@ -3,7 +3,7 @@
 The method is that of Klein et al. (IEEE Trans. Med. Imaging 2010, doi:10.1109/TMI.2009.2035616) and Klein et al. on
 adaptive stochastic gradient descent (Int. J. Comput. Vis. 2009, doi:10.1007/s11263-008-0168-y): four resolutions a
 stage, 4096 random points an iteration, new ones each time, 256 iterations a resolution in the affine stage and 500 in
-the other. The affine stage begins with centre on centre.
+the other. The initial affine aligns the centres of the images.
 
 Chosen by mean Dice on the first twelve validation pairs of the phantom: control points 16 voxels apart in the last
 resolution (Dice .866; 10: .852, 12: .860, 14: .863, 20: .857). At 12 voxels 1000 iterations gave .859.
@@ -73,7 +73,7 @@ def register(moving: Image, fixed: Image, threads: int = 1) -> Timed:
 
     Raises:
         InputError: itk-elastix is not installed.
-        RuntimeError: elastix gave up.
+        RuntimeError: elastix failed.
     """
     loaded = load()
     suffix = f"IF{fixed.dim}"
@@ -93,7 +93,7 @@ def register(moving: Image, fixed: Image, threads: int = 1) -> Timed:
     transformix.SetMovingImage(ours)
     transformix.SetTransformParameterObject(method.GetTransformParameterObject())
     transformix.ComputeDeformationFieldOn()
-    # It writes the field, too, and without a folder to where the process happens to be.
+    # It also writes the field as a file, by default to the working directory.
     with tempfile.TemporaryDirectory(prefix="crossmorph-elastix-") as folder:
         transformix.SetOutputDirectory(folder)
         transformix.Update()
@@ -108,8 +108,8 @@ def load() -> Loaded:
     Raises:
         InputError: it is not installed.
     """
-    # The classes under their public names would load most of ITK, which takes 10 s. While SWIG's modules load they
-    # warn, and where a warning is an error they crash the process.
+    # The classes under their public names would load most of ITK, which takes 10 s. SWIG's modules warn while they
+    # load, and crash the process where warnings are errors.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = ("elxParameterObject", "itkElastixRegistrationMethod", "itkTransformixFilter")

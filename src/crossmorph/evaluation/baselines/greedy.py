@@ -1,8 +1,8 @@
-"""greedy through picsl-greedy: affine with a search for its start, then a field, both by normalised mutual information.
+"""greedy through picsl-greedy: affine with a random search, then a field, both by normalised mutual information.
 
-The tool's manual is https://greedy.readthedocs.io. The affine stage tries 200 rigid transforms at random, of 10 degrees
-and 10 mm standard deviation, about image centre on image centre; the field is smoothed by 6 voxels in each update and
-by 1 in the whole.
+The tool's manual is https://greedy.readthedocs.io. The affine stage aligns the image centres and tries
+200 random rigid transforms of 10 degrees and 10 mm standard deviation; smoothing is 6 voxels of each update and 1 voxel
+of the field.
 
 Chosen by mean Dice on the first twelve validation pairs of the phantom from some twenty settings (smoothing of update
 and field in voxels; iterations from 1/4 to full resolution): .826 for (6, 1); 100x100x50, .827 for (7, 1); 100x100x100,
@@ -43,7 +43,7 @@ def register(moving: Image, fixed: Image, threads: int = 1) -> Timed:
 
     Raises:
         InputError: picsl-greedy is not installed.
-        RuntimeError: greedy gave up.
+        RuntimeError: greedy failed.
     """
     tool = getattr(load(), f"Greedy{fixed.dim}D")()
     images = {"fixed": to_sitk(fixed), "moving": to_sitk(moving)}
@@ -73,7 +73,7 @@ def _run(tool: Any, command: str, threads: int, **images: sitk.Image | None) -> 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the optimiser of the affine stage from writing to standard output past Python."""
+    """Suppress the output that the affine stage's optimizer writes to standard output outside Python."""
     kept = os.dup(1)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)

@@ -1,8 +1,8 @@
 """SimpleITK's registration framework: affine, then cubic B-splines, both by Mattes' mutual information of all voxels.
 
-The affine stage begins with centre of mass on centre of mass and goes down the gradient at 1/4, 1/2 and full
-resolution; in the other (Rueckert et al., IEEE Trans. Med. Imaging 1999, doi:10.1109/42.796284) a mesh of 2, 4 and 8
-cells a side, one at each resolution, follows L-BFGS for up to 100 iterations each.
+The affine stage starts from aligned centres of mass and uses gradient descent at 1/4, 1/2 and full resolution. The
+second stage (Rueckert et al., IEEE Trans. Med. Imaging 1999, doi:10.1109/42.796284) uses L-BFGS for up to 100
+iterations at each resolution, on meshes of 2, 4 and 8 cells a side.
 
 Chosen by mean Dice on the first six validation pairs of the phantom: .869; a mesh of 3, 6 and 12 cells .851, of 1, 2, 4
 and 8 cells (from 1/8 of the resolution) .866, of 2, 4 and 6 cells .866; 50 iterations .868.
@@ -37,14 +37,14 @@ def register(moving: Image, fixed: Image, threads: int = 1) -> Timed:
         ``SimpleITK.Resample`` does. The seconds hold both stages, but no moved image.
 
     Raises:
-        RuntimeError: SimpleITK gave up.
+        RuntimeError: SimpleITK failed.
     """
     ours, theirs = to_sitk(moving), to_sitk(fixed)
     began = time.perf_counter()
     affine = _affine(ours, theirs, threads)
     splines = _splines(ours, theirs, affine, threads)
     seconds = time.perf_counter() - began
-    # The last acts first: the splines lie on the fixed grid.
+    # The last is applied first: the splines are defined on the fixed grid.
     return Timed(from_sitk(sitk.CompositeTransform([affine, splines]), fixed), seconds)
 
 

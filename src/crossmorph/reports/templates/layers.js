@@ -12,8 +12,8 @@ const length = size.map((count, axis) => count * spacing[axis]);
 // Blue and orange differ for every eye; black between them, as the film around is.
 const DIFFERENCE = ramp([[110, 190, 255], [20, 105, 200], [0, 0, 0], [205, 95, 0], [255, 195, 100]]);
 const JACOBIAN = ramp([[90, 170, 255, 255], [60, 130, 230, 170], [255, 255, 255, 0], [235, 130, 30, 170], [255, 170, 60, 255]]);
-// Viridis (matplotlib), fainter where there is little to doubt; unlike cividis it has no grey, which anatomy has.
-const DOUBT = ramp([[68, 1, 84, 40], [65, 68, 135, 110], [42, 120, 142, 165], [34, 168, 132, 205], [122, 209, 81, 235], [253, 231, 37, 255]]);
+// Viridis (matplotlib), fainter where the expected error is small; unlike cividis it has no grey, which anatomy has.
+const ERROR = ramp([[68, 1, 84, 40], [65, 68, 135, 110], [42, 120, 142, 165], [34, 168, 132, 205], [122, 209, 81, 235], [253, 231, 37, 255]]);
 // Of a map, level 0 is not finite, level 1 background.
 const CLEAR = [0, 0, 0, 0];
 const FOLD = [255, 0, 200, 255];
@@ -21,7 +21,7 @@ const PIXELS = {
   grey: packed(Array.from({length: 256}, (_, level) => [level, level, level, 255])),
   difference: packed(DIFFERENCE),
   jacobian: packed([FOLD, CLEAR, ...JACOBIAN.slice(2)]),
-  doubt: packed([CLEAR, CLEAR, ...DOUBT.slice(2)]),
+  error: packed([CLEAR, CLEAR, ...ERROR.slice(2)]),
 };
 
 /** 256 colours through evenly spaced ones. */

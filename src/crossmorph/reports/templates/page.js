@@ -62,7 +62,7 @@ async function describe() {
     const factor = +Math.exp(map.high).toFixed(2);
     shown.push(legend("Volume, moving against fixed", JACOBIAN, [`÷ ${factor} smaller`, "same", `× ${factor} larger`], (await levels(map)).includes(0)));
   } else if (map) {
-    shown.push(legend(`Expected error (${data.unit})`, DOUBT, ["0", `${map.high / 2}`, `${map.high} or more`]));
+    shown.push(legend(`Expected error (${data.unit})`, ERROR, ["0", `${map.high / 2}`, `${map.high} or more`]));
   }
   find("legends").replaceChildren(...shown);
   const hints = [];
@@ -72,7 +72,7 @@ async function describe() {
 }
 
 function show() {
-  for (const [id, on] of [["grid", state.grid], ["cross", state.cross], ["jacobian", state.map === "jacobian"], ["doubt", state.map === "doubt"]]) {
+  for (const [id, on] of [["grid", state.grid], ["cross", state.cross], ["jacobian", state.map === "jacobian"], ["error", state.map === "error"]]) {
     find(id)?.setAttribute("aria-pressed", on);
   }
   document.querySelector(`[name=stage][value="${state.stage}"]`).checked = true;
@@ -134,10 +134,10 @@ const actions = {
   g: () => change({grid: !state.grid}),
   j: () => change({map: state.map === "jacobian" ? null : "jacobian"}),
   t: () => change({stage: last + 1}),
-  u: () => data.maps.length > 1 && change({map: state.map === "doubt" ? null : "doubt"}),
+  u: () => data.maps.length > 1 && change({map: state.map === "error" ? null : "error"}),
   x: () => change({cross: !state.cross}),
 };
-for (const [id, key] of [["grid", "g"], ["jacobian", "j"], ["doubt", "u"], ["cross", "x"], ["flip", "f"]]) find(id)?.addEventListener("click", actions[key]);
+for (const [id, key] of [["grid", "g"], ["jacobian", "j"], ["error", "u"], ["cross", "x"], ["flip", "f"]]) find(id)?.addEventListener("click", actions[key]);
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;

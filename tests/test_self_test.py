@@ -1,4 +1,4 @@
-"""The self-test: known fields are those asked for, and its errors are those of registrations whose answer is known."""
+"""The self-test: known fields are those asked for, and its errors are those of registrations whose true field is known."""
 
 import numpy as np
 import pytest
@@ -60,11 +60,11 @@ def test_a_good_model_finds_known_fields(pair, model):
         assert row.known.median < row.known.most
         assert row.pair.median < 1.0
     assert found.missed == 0
-    assert "errors above 2 mm that no flag told of: 0 of 4" in found.as_text()
+    assert "errors above 2 mm that no check found: 0 of 4" in found.as_text()
 
 
 def test_a_registration_that_does_nothing_errs_by_the_field(pair, model, monkeypatch):
-    """Of the copy by all of the known field; of the pair by the same, since no answer undoes it."""
+    """Of the copy by all of the known field; of the pair by the same, since no field undoes it."""
 
     def nothing(moving, fixed, model, settings):
         found = register_images(moving, fixed, model, settings)
@@ -79,17 +79,17 @@ def test_a_registration_that_does_nothing_errs_by_the_field(pair, model, monkeyp
     assert row.pair.median == pytest.approx(row.size, rel=0.3)
 
 
-def test_misses_are_errors_that_nothing_told_of():
-    silent, told, small = Trial(2.1, 5.0, ()), Trial(9.0, 9.0, ("order",)), Trial(1.9, 9.0, ())
-    rows = (Tried(3.0, silent, told), Tried(6.0, small, silent))
+def test_misses_are_errors_that_no_check_found():
+    passed, warned, small = Trial(2.1, 5.0, ()), Trial(9.0, 9.0, ("swap consistency",)), Trial(1.9, 9.0, ())
+    rows = (Tried(3.0, passed, warned), Tried(6.0, small, passed))
     found = Verification(rows, (), "mm", 2.0)
     assert found.missed == 2
     text = found.as_text()
-    assert "order" in text
-    assert text.endswith("errors above 2 mm that no flag told of: 2 of 4")
+    assert "swap consistency" in text
+    assert text.endswith("errors above 2 mm that no check found: 2 of 4")
 
 
-def test_the_same_seed_gives_the_same_answer(pair, model):
+def test_the_same_seed_gives_the_same_result(pair, model):
     first, again = (verify(*pair, model, fields=1, seed=5) for _ in range(2))
     assert first == again
     assert verify(*pair, model, fields=1, seed=6).rows != first.rows

@@ -17,12 +17,12 @@ from crossmorph.quality.checks import (
     UNCALIBRATED,
     judge,
 )
-from crossmorph.quality.consistency import Evidence
+from crossmorph.quality.consistency import Consistency
 from crossmorph.quality.error_model import FORETELLING, LEAST_NUMBER, Calibration
-from crossmorph.quality.error_network import DoubtNetwork
+from crossmorph.quality.error_network import ErrorNetwork
 from crossmorph.quality.measures import calibrate, mean_doubt, measure_plain
 from crossmorph.registration.instance_optimization import Refinement
-from crossmorph.registration.register_images import Fallback, Registered
+from crossmorph.registration.register_images import Registered, RejectedStage
 from crossmorph.transforms.grid import Grid
 from crossmorph.transforms.warp import Warp
 
@@ -82,18 +82,18 @@ def registered(flow: Flow, spacing: float = 2.0) -> Registered:
     image = Image(moving[0, 0].numpy(), grid.affine)
     result = Registration(flow, zero, flow, moving * 0, moving)
     stages, agreement = {"start": zero, "coarse": flow}, {"start": 0.5, "coarse": 1.5, "fine": 1.0}
-    fallback = Fallback("fine", "coarse", "agreement", 1.5, 1.0)
+    fallback = RejectedStage("fine", "coarse", "agreement", 1.5, 1.0)
     return Registered(
         warp, warp, image, np.eye(3), 0.75, moving, fixed, result, None, grid, {}, stages, agreement, (fallback,), None,
         None,
     )  # fmt: skip
 
 
-def evidence() -> Evidence:
+def evidence() -> Consistency:
     """Distances that grow along the first axis from 0 to 15 voxels, of which the foreground is the first five rows."""
     rows = torch.arange(SHAPE[0]).float()[:, None].expand(*SHAPE)
     vectors = torch.stack([0.6 * rows, -0.8 * rows])
-    return Evidence(vectors, vectors / 2, rows, rows, torch.full(SHAPE, 0.25), rows / 100, rows < 5, 1.2)
+    return Consistency(vectors, vectors / 2, rows, rows, torch.full(SHAPE, 0.25), rows / 100, rows < 5, 1.2)
 
 
 def constant(x: float) -> torch.Tensor:
@@ -194,7 +194,7 @@ def test_calibration_adds_lengths_in_the_unit_of_the_image():
     names = ("order", "shift", "expected_error", "expected_error_failed", "unfamiliarity")
     limits = dict(zip(names, (2.0, 3.0, 4.0, 5.0, 6.0), strict=True))
     unit = torch.zeros(1), torch.ones(1), torch.eye(1)
-    calibration = Calibration(DoubtNetwork(2, len(FORETELLING)), weights, *unit, limits, {})
+    calibration = Calibration(ErrorNetwork(2, len(FORETELLING)), weights, *unit, limits, {})
     added = calibrate(PLAIN, torch.tensor([[1.0], [-3.0]]), 4.0, calibration)
     assert added["expected_error"] == pytest.approx(1.5 * 6 * (0.2 + LEAST_NUMBER), rel=1e-5)
     assert added["expected_error_limit"] == 6.0
@@ -283,8 +283,8 @@ def test_the_bounds_themselves_are_fine():
 
 def test_stages_that_were_not_taken_are_named():
     fallbacks = [
-        Fallback("fine", "coarse", "agreement", 1.5, 1.0),
-        Fallback("refined", "coarse", "folds", 0.0, 0.2),
+        RejectedStage("fine", "coarse", "agreement", 1.5, 1.0),
+        RejectedStage("refined", "coarse", "folds", 0.0, 0.2),
     ]
     (flag,) = [flag for flag in judge(GOOD | {"refused_stages": 2.0}, fallbacks=fallbacks) if flag.name == "stages"]
     assert "fine (the images agreed less; the field is that of coarse)" in flag.sentence

@@ -1,9 +1,11 @@
-"""Pairs to calibrate the flags on: simulated ones whose truth is known, easy to hopeless, and ones that have no truth.
+"""Simulated pairs to calibrate a model with, of many kinds: easy, hard, and pairs that cannot be registered.
 
-Slices are of the training levels or of the test levels; of volumes there is one brain, so that only the random numbers
-differ. Everything is drawn by the phantom's own functions, at a model's own grid and spacing.
+The true field is known of all pairs but those that cannot be registered. Slices are of the training levels or of the
+test levels; of volumes there is one brain, so that only the random numbers differ. Anatomies, fields and contrasts are
+those of :mod:`crossmorph.simulation`, on the model's grid at its spacing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,9 +17,8 @@ import scipy.ndimage
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from crossmorph import Image
-from crossmorph.datasets.phantom import split_levels
-from crossmorph.simulation.anatomy import SPACING, tissue_slice, tissue_volume
+from crossmorph.images.image import Image
+from crossmorph.simulation.anatomy import SPACING, split_levels, tissue_slice, tissue_volume
 from crossmorph.simulation.deformation import ROUGH, SMOOTH, Difficulty, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.head_layers import surround
 from crossmorph.simulation.mri import CONTRASTS, Contrast, simulate
@@ -39,21 +40,26 @@ KINDS = {
     "two objects": 1.5,
     "noise": 1.5,
 }
-HOPELESS = ("other level", "upside down", "object", "two objects", "noise")
+CANNOT_BE_REGISTERED = ("other level", "object", "two objects", "noise")
 SLICES_ONLY = ("heads", "one head")
-APART = (
-    28.5  # mm at least between the levels of a pair of "other level": levels are 1.5 mm apart and drawn from a split
-)
-LESIONS = 0.2  # of the pairs that have a truth
+# mm at least between the levels of a pair of "other level": levels are 1.5 mm apart and drawn from a split.
+MIN_DISTANCE = 28.5
+MARGIN = 32  # voxels of 1.5 mm, around the slices of heads and of "far"
+LESIONS = 0.2  # of the pairs whose true field is known
 RADIUS = (5.0, 14.0)  # mm, of a lesion
 SCANNED: tuple[Contrast, ...] = ("t1", "t2", "pd", "flair")
 
 
-class Drawn(NamedTuple):
-    """A pair.
+class SimulatedPair(NamedTuple):
+    """A simulated pair.
 
-    ``truth`` is the field on the fixed grid, mm, None where there is none; ``tissue`` where the fixed image has any,
-    ``lesion`` where in it a blob lies that the moving image lacks.
+    Attributes:
+        kind: one of ``KINDS``.
+        moving: the moving image.
+        fixed: the fixed image.
+        truth: the true field on the fixed image's grid, mm; None where the pair cannot be registered.
+        tissue: where the fixed image shows tissue.
+        lesion: where in it the fixed image has a lesion that the moving image lacks.
     """
 
     kind: str
@@ -65,14 +71,20 @@ class Drawn(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Voxels and millimetres of a model's grid, and the split whose anatomies are drawn."""
+    """What pairs are drawn for.
+
+    Attributes:
+        shape: voxels of the model's grid.
+        spacing: millimetres of a voxel of that grid.
+        split: whose anatomies are drawn.
+    """
 
     shape: tuple[int, ...]
     spacing: float
     split: Split
 
 
-def draw(setting: Setting, seed: int, number: int) -> Drawn:
+def draw(setting: Setting, seed: int, number: int) -> SimulatedPair:
     """Pair ``number`` of a seed; it depends on these and the setting alone."""
     rng = np.random.default_rng([seed, ("train", "test").index(setting.split), number])
     dim = len(setting.shape)
@@ -88,33 +100,33 @@ def draw(setting: Setting, seed: int, number: int) -> Drawn:
     deformed = [warp_fractions(*pair) for pair in zip(brains, (moving_u, fixed_u), strict=True)]
     images = [simulate(f, contrast, rng, difficulty) for f, contrast in zip(deformed, contrasts, strict=True)]
     images = _replaced(rng, kind, images)
-    known = kind not in HOPELESS or kind == "upside down"
-    truth = true_field(moving_u, fixed_u) * setting.spacing if known else None
+    truth = None if kind in CANNOT_BE_REGISTERED else true_field(moving_u, fixed_u) * setting.spacing
     affine = _affine(shape, setting.spacing)
     tissue = deformed[1][:3].sum(0) > 0.5
-    drawn = Drawn(kind, Image(images[0], affine), Image(images[1], affine), truth, tissue, np.zeros(tissue.shape, bool))
-    sick = truth is not None and tissue.any() and rng.random() < LESIONS
-    return with_lesion(drawn, rng, rng.uniform(*RADIUS)) if sick else drawn
+    moving, fixed = (Image(data, affine) for data in images)
+    pair = SimulatedPair(kind, moving, fixed, truth, tissue, np.zeros(tissue.shape, bool))
+    has_lesion = truth is not None and tissue.any() and rng.random() < LESIONS
+    return with_lesion(pair, rng, rng.uniform(*RADIUS)) if has_lesion else pair
 
 
-def with_lesion(drawn: Drawn, rng: np.random.Generator, radius: float) -> Drawn:
-    """The pair with a blob in the fixed image that the moving one lacks; the truth is that of the tissue below it.
+def with_lesion(pair: SimulatedPair, rng: np.random.Generator, radius: float) -> SimulatedPair:
+    """The pair with a lesion in the fixed image only; the true field is that of the tissue below it.
 
     Args:
-        drawn: the pair.
+        pair: the pair.
         rng: source of its place, in the tissue, and its brightness.
         radius: millimetres.
     """
-    spacing = drawn.fixed.spacing[0]
-    inner = scipy.ndimage.distance_transform_edt(drawn.tissue) * spacing > radius
-    places = np.argwhere(inner if inner.any() else drawn.tissue)
-    centre = places[rng.integers(len(places))].reshape(-1, *[1] * drawn.fixed.dim)
-    distance = np.linalg.norm(np.indices(drawn.fixed.shape) - centre, axis=0) * spacing
-    inside = distance < radius * (1 + 0.2 * _texture(rng, drawn.fixed.shape, 4.0))
+    spacing = pair.fixed.spacing[0]
+    inner = scipy.ndimage.distance_transform_edt(pair.tissue) * spacing > radius
+    places = np.argwhere(inner if inner.any() else pair.tissue)
+    centre = places[rng.integers(len(places))].reshape(-1, *[1] * pair.fixed.dim)
+    distance = np.linalg.norm(np.indices(pair.fixed.shape) - centre, axis=0) * spacing
+    inside = distance < radius * (1 + 0.2 * _texture(rng, pair.fixed.shape, 4.0))
     soft = scipy.ndimage.gaussian_filter(inside.astype(np.float32), 0.7)
-    data = drawn.fixed.data * (1 - soft) + soft * rng.uniform(0.0, 1.0) * float(np.quantile(drawn.fixed.data, 0.99))
-    fixed = Image(data.astype(np.float32), drawn.fixed.affine)
-    return drawn._replace(fixed=fixed, lesion=inside & drawn.tissue)
+    data = pair.fixed.data * (1 - soft) + soft * rng.uniform(0.0, 1.0) * float(np.quantile(pair.fixed.data, 0.99))
+    fixed = Image(data.astype(np.float32), pair.fixed.affine)
+    return pair._replace(fixed=fixed, lesion=inside & pair.tissue)
 
 
 def _contrasts(rng: np.random.Generator, known: tuple[Contrast, ...]) -> tuple[Contrast, Contrast]:
@@ -151,19 +163,19 @@ def _anatomies(rng: np.random.Generator, kind: str, setting: Setting) -> tuple[n
         return (_slab(brain, -1), _slab(brain, 1)) if kind == "other level" else (brain, brain)
     levels = split_levels(setting.split)
     level = float(rng.choice(levels))
-    brain = tissue_slice(level)
+    grid = (setting.shape[0], setting.shape[1]), setting.spacing
+    brain = tissue_slice(level, *grid)
     if kind == "other level":
-        apart = [z for z in levels if abs(z - level) >= APART]
+        apart = [z for z in levels if abs(z - level) >= MIN_DISTANCE]
         nearest = min(apart, key=lambda z: abs(z - level)) if apart else max(levels, key=lambda z: abs(z - level))
-        return tissue_slice(nearest), brain
+        return tissue_slice(nearest, *grid), brain
+    margin = MARGIN * math.ceil(SPACING / setting.spacing)
+    padded = np.pad(brain, [(0, 0), (margin, margin), (margin, margin)])
     if kind in SLICES_ONLY:
-        room = np.pad(brain, [(0, 0), (32, 32), (32, 32)])
-        head = surround(room, SPACING, level, rng)
-        pairs = [(head, room), (room, head)]
+        head = surround(padded, setting.spacing, level, rng)
+        pairs = [(head, padded), (padded, head)]
         return (head, head) if kind == "heads" else pairs[rng.integers(2)]
-    if kind == "far":
-        brain = np.pad(brain, [(0, 0), (32, 32), (32, 32)])
-    return brain, brain
+    return (padded, padded) if kind == "far" else (brain, brain)
 
 
 @cache
@@ -181,27 +193,27 @@ def _slab(brain: ndarray, side: int) -> ndarray:
 
 
 def _displacement(rng: np.random.Generator, kind: str, shape: tuple[int, ...], difficulty: Difficulty) -> ndarray:
-    """Of the moving image: drawn near, or on top of a rotation, and far ones a scaling and a shift."""
-    near = random_deformation(rng, shape, difficulty)
+    """Of the moving image: a small one, in some kinds followed by a large rotation, in `far` by scale and shift too."""
+    small = random_deformation(rng, shape, difficulty)
     if kind not in ("far", "turned", "upside down"):
-        return near
+        return small
     degrees = {"far": (0, 45), "turned": (45, 180), "upside down": (168, 192)}[kind]
-    turn = np.deg2rad(rng.uniform(*degrees)) * rng.choice([-1, 1])
+    angle = np.deg2rad(rng.uniform(*degrees)) * rng.choice([-1, 1])
     dim = len(shape)
     generator = np.zeros((dim, dim))
     axis = rng.permutation(dim)[:2] if kind != "upside down" else np.array([0, dim - 1])
-    generator[axis[0], axis[1]], generator[axis[1], axis[0]] = -turn, turn
+    generator[axis[0], axis[1]], generator[axis[1], axis[0]] = -angle, angle
     matrix, shift = scipy.linalg.expm(generator), np.zeros(dim)
     if kind == "far":
         matrix = matrix * np.exp(rng.uniform(*np.log((0.75, 1.35))))
         shift = rng.uniform(-0.15, 0.15, dim) * shape
     column = (slice(None), *[None] * dim)
     centred = np.indices(shape) - (np.array(shape)[column] - 1) / 2
-    # First the near displacement, then the rotation about the centre.
-    return np.asarray(np.tensordot(matrix, centred + near, axes=1) + shift[column] - centred)
+    # First the small displacement, then the rotation about the centre.
+    return np.asarray(np.tensordot(matrix, centred + small, axes=1) + shift[column] - centred)
 
 
-# --- what is no brain ------------------------------------------------------------------------------------------------
+# --- images of no brain ----------------------------------------------------------------------------------------------
 
 
 def _replaced(rng: np.random.Generator, kind: str, images: list[ndarray]) -> list[ndarray]:

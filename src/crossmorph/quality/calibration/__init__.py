@@ -1,0 +1,1 @@
+"""Calibration of a model: its errors on simulated pairs, from which error network, error model and limits follow."""

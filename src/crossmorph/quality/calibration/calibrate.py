@@ -1,0 +1,178 @@
+"""Calibrate a model on simulated pairs whose true field is known, and measure how well its checks detect errors.
+
+Most of the pairs of the training levels train the error network. On the rest, which it never saw, the error model is
+fitted and the limits of the checks are set. Pairs of the test levels, which nothing was fitted to, then show how many
+errors the checks detect.
+"""
+
+import csv
+import datetime
+import importlib.metadata
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from crossmorph.errors import InputError
+from crossmorph.networks.checkpoint import Model, shipped_models
+from crossmorph.quality.calibration.limits import fit
+from crossmorph.quality.calibration.network_training import train
+from crossmorph.quality.calibration.predictions import Prediction, balance, measures_of, predict, raised
+from crossmorph.quality.calibration.tables import tables
+from crossmorph.quality.calibration.trials import Trial, run_trials
+from crossmorph.quality.error_model import SUFFIX, Calibration, calibration_path, read_calibration, write_calibration
+from crossmorph.quality.error_network import ErrorNetwork
+from crossmorph.system.files import output_set, write_whole
+
+SPLITS = ("train", "test")
+
+
+class CalibrationSettings(NamedTuple):
+    """How much to draw and to train; the defaults are those of the calibration of ``any-2d``.
+
+    Attributes:
+        learn: pairs to train the error network on.
+        iterations: of its training, 8 pairs each.
+        train: further pairs, to fit the error model and set the limits.
+        test: pairs to measure on.
+        seed: of the pairs and the training.
+    """
+
+    learn: int = 5000
+    iterations: int = 8000
+    train: int = 1000
+    test: int = 600
+    seed: int = 5
+
+
+DEFAULTS = CalibrationSettings()
+
+
+class Calibrated(NamedTuple):
+    """The outcome.
+
+    Attributes:
+        calibration: what was written.
+        text: the tables, in Markdown.
+        files: all that was written, the calibration first.
+    """
+
+    calibration: Calibration
+    text: str
+    files: tuple[Path, ...]
+
+
+def calibrate(
+    model: Model,
+    output: Path,
+    settings: CalibrationSettings = DEFAULTS,
+    network: Path | None = None,
+    kept: Path | None = None,
+    ship: bool = False,
+) -> Calibrated:
+    """Calibrate a model.
+
+    Writes ``NAME.quality.safetensors`` beside the weights of a user's own model, where it is found whenever they are
+    loaded; that of shipped weights goes into the output folder, unless ``ship``. The output folder also gets the tables
+    (``calibration.md``), a row for every pair (``calibration-train.csv``, ``calibration-test.csv``) and a plot
+    (``calibration.png``).
+
+    Args:
+        model: what to calibrate.
+        output: folder; made where it is missing.
+        settings: how much to draw and to train.
+        network: take the error network of this calibration instead of training one.
+        kept: folder where registered pairs are kept and reused.
+        ship: write the calibration of shipped weights beside them.
+
+    Raises:
+        InputError: files cannot be read or written, or too few pairs could be registered.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    files = tuple(output / name for name in ("calibration.md", *map(_rows_file, SPLITS), "calibration.png"))
+    files = (calibration_target(model, output, ship), *files)
+    # Claimed before the work, which takes hours.
+    with output_set(files) as written:
+        given = read_calibration(network).network if network else None
+        error_network, trials, refused = _registered(model, settings, given, kept)
+        balance(error_network, trials["train"], settings.seed)
+        rng = np.random.default_rng(settings.seed)
+        predictions = {split: [predict(each, error_network, rng) for each in trials[split]] for split in SPLITS}
+        calibration = fit(predictions["train"], error_network, _origin(model, settings, network is not None))
+        text = tables({split: (predictions[split], refused[split]) for split in SPLITS}, calibration)
+        _write(files, calibration, text, predictions)
+        written.publish()
+    return Calibrated(calibration, text, files)
+
+
+def calibration_target(model: Model, output: Path, ship: bool) -> Path:
+    """Where the calibration of a model goes; arguments as of :func:`calibrate`."""
+    shipped = {path.resolve() for path in shipped_models().values()}
+    if model.path is None or (model.path.resolve() in shipped and not ship):
+        return output / f"{model.card.name}{SUFFIX}"
+    return calibration_path(model.path)
+
+
+def _registered(
+    model: Model, settings: CalibrationSettings, network: ErrorNetwork | None, kept: Path | None
+) -> tuple[ErrorNetwork, dict[str, list[Trial]], dict[str, int]]:
+    """The error network, trained where there is none, further trials by split, and how many pairs were refused."""
+    learn, seed = settings.learn, settings.seed
+    if network is None:
+        learned = run_trials(model, "train", seed, range(learn), kept)
+        network = train([trial for trial in learned if trial is not None], settings.iterations, seed)
+    every = {
+        "train": run_trials(model, "train", seed, range(learn, learn + settings.train), kept),
+        "test": run_trials(model, "test", seed, range(settings.test), kept),
+    }
+    trials = {split: [trial for trial in part if trial is not None] for split, part in every.items()}
+    for split, part in trials.items():
+        if not part:
+            raise InputError(f"model {model.card.name} refused all {len(every[split])} pairs of split {split}")
+    return network, trials, {split: len(part) - len(trials[split]) for split, part in every.items()}
+
+
+def _origin(model: Model, settings: CalibrationSettings, network_given: bool) -> dict[str, str]:
+    options = " ".join(f"--{name} {value}" for name, value in settings._asdict().items())
+    return {
+        "model": model.card.name,
+        "sha256": model.card.sha256,
+        "command": f"crossmorph calibrate {model.card.name} {options}" + (" --network FILE" if network_given else ""),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "version": importlib.metadata.version("crossmorph"),
+    }
+
+
+def _write(
+    files: Sequence[Path], calibration: Calibration, text: str, predictions: dict[str, list[Prediction]]
+) -> None:
+    # Imported where it is needed: matplotlib takes half a second.
+    from crossmorph.quality.calibration.plot import draw_plot
+
+    target, page, *rows, plot = files
+    write_calibration(target, calibration)
+    write_whole(page, text.encode())
+    for path, split in zip(rows, SPLITS, strict=True):
+        write_whole(path, _rows(predictions[split], calibration).encode())
+    draw_plot(plot, predictions["test"], calibration)
+
+
+def _rows_file(split: str) -> str:
+    return f"calibration-{split}.csv"
+
+
+def _rows(predictions: Sequence[Prediction], calibration: Calibration) -> str:
+    """A line for every pair: its kind, its true error, its measures that any pair has, the checks that it raises."""
+    measures = [measures_of(each, calibration).as_dict() for each in predictions]
+    known = {name for each in measures for name in each} - {"unit"}
+    names = [name for name in type(predictions[0].trial.measures)._fields if name in known]
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(["kind", "error_mm", *names, "checks"])
+    for each, values in zip(predictions, measures, strict=True):
+        numbers = (f"{values[name]:.5g}" if name in values else "" for name in names)
+        checks = "; ".join(f"{name}: {level}" for name, level in raised(each, calibration).items())
+        writer.writerow([each.trial.kind, f"{each.trial.error:.4f}", *numbers, checks])
+    return stream.getvalue()

@@ -1,0 +1,109 @@
+"""The files that a registration writes: what is wanted, which names are refused, the same by ANTs."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crossmorph.errors import InputError
+from crossmorph.images.image import Image
+from crossmorph.images.io import IMAGE_SUFFIXES
+from crossmorph.provenance.record import check_replaceable, recorded_transforms
+from crossmorph.system.files import PICTURE_SUFFIXES, suffix_of
+from crossmorph.transforms.affine_files import ants_names
+from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES
+
+# What can be written, in the order of writing, and the formats of each.
+KINDS = {
+    "moved": ("image", IMAGE_SUFFIXES),
+    "transform": ("transform", TRANSFORM_SUFFIXES),
+    "inverse": ("transform", TRANSFORM_SUFFIXES),
+    "translated": ("image", IMAGE_SUFFIXES),
+    "error_map": ("image", IMAGE_SUFFIXES),
+    "report": ("report", (".html", *PICTURE_SUFFIXES)),
+    "labels": ("image", IMAGE_SUFFIXES),
+}
+
+
+class LabelFiles(NamedTuple):
+    """A label map to move, and where to."""
+
+    source: Path
+    target: Path
+
+
+class Sidecar(NamedTuple):
+    """A JSON file for the record of a run, and what else is to stand in it."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+class Outputs(NamedTuple):
+    """Files to write; None: not wanted. Where there are no ``sidecars``, the record goes beside each transform."""
+
+    moved: Path | None = None
+    transform: Path | None = None
+    inverse: Path | None = None
+    translated: Path | None = None
+    error_map: Path | None = None
+    report: Path | None = None
+    labels: tuple[LabelFiles, ...] = ()
+    ants_prefix: Path | None = None
+    sidecars: tuple[Sidecar, ...] = ()
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Every wanted file with what it is."""
+        for kind in KINDS:
+            if kind != "labels" and (path := getattr(self, kind)) is not None:
+                yield kind, path
+        for files in self.labels:
+            yield "labels", files.target
+        if self.ants_prefix is not None:
+            for path in ants_names(self.ants_prefix):
+                yield "ants", path
+        for sidecar in self.records():
+            yield "record", sidecar.path
+
+    def records(self) -> tuple[Sidecar, ...]:
+        """The JSON files that the record goes to."""
+        paths = recorded_transforms(self.transform, self.inverse, self.ants_prefix)
+        return self.sidecars or tuple(Sidecar(path, {}) for path in paths)
+
+    def claimed(self) -> list[Path]:
+        """Every file, in the order in which they appear: where a record is seen, so are the files that it is of."""
+        return [path for _, path in self.files()]
+
+
+def check_outputs(inputs: Sequence[Path], outputs: Outputs) -> None:
+    """No output may be an input or another output, and every name must end in a format. Raises InputError."""
+    seen = {path.resolve(): f"the input {path}" for path in inputs}
+    for kind, path in outputs.files():
+        if kind in KINDS:
+            what, suffixes = KINDS[kind]
+            suffix_of(path, suffixes, what)
+        if path.resolve() in seen:
+            raise InputError(f"{path}: wanted as {kind}, but is also {seen[path.resolve()]}; expected another name")
+        seen[path.resolve()] = f"wanted as {kind}"
+    for sidecar in outputs.records():
+        check_replaceable(sidecar.path)
+
+
+def ants_call(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Image]) -> tuple[str | None, str | None]:
+    """The `antsApplyTransforms` call that makes the same moved image from the written transform, and a caution."""
+    if outputs.transform is None or outputs.moved is None:
+        return None, None
+    files = {"-i": moving, "-r": fixed, "-o": outputs.moved, "-t": outputs.transform}
+    dim = images[fixed].dim
+    named = [str(word) for pair in files.items() for word in pair]
+    words = ["antsApplyTransforms", "-d", str(dim), *named, "-n", "Linear"]
+    # ITK's own 2-D reader, see crossmorph.images.nifti.
+    slices = [
+        str(path)
+        for path, image in images.items()
+        if dim == 2 and image.header and len(image.header.get_data_shape()) > 2
+    ]
+    caution = (
+        f"-d 2 ignores the axis directions of files stored (X, Y, 1), here {', '.join(slices)}" if slices else None
+    )
+    return shlex.join(words), caution

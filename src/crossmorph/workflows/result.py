@@ -1,0 +1,215 @@
+"""The result of a registration: what came out, its measures and checks, and its files."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crossmorph.errors import InputError
+from crossmorph.images.conversion import ImageLike, as_image
+from crossmorph.images.image import Image, in_stored_type
+from crossmorph.images.io import write_image
+from crossmorph.images.png_tiff import GREY_SUFFIXES
+from crossmorph.provenance.record import Made, Outcome, Run, make_record, plain_run, record_text
+from crossmorph.quality.checks import Assessment, Check, failures
+from crossmorph.quality.error_map import error_map
+from crossmorph.quality.measures import Measures
+from crossmorph.registration.register_images import Registered
+from crossmorph.system.files import OutputSet, output_set, write_whole
+from crossmorph.transforms.affine_files import write_ants
+from crossmorph.transforms.warp import Resampling, Warp, resample
+from crossmorph.transforms.warp_files import write_transform
+from crossmorph.workflows.outputs import KINDS, Outputs, ants_call, check_outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A registered pair.
+
+    Attributes:
+        moved: the moving image on the fixed image's grid, in the form in which the fixed image was given: a nibabel or
+            SimpleITK image, an array, and for a path or an :class:`Image` an :class:`Image`.
+        translated: the moving image in the fixed image's modality (about 0 to 1), in the form of the moving image.
+        moving: the moving image as it was read.
+        fixed: the fixed image as it was read.
+        registered: all fields and stages, see :class:`crossmorph.registration.register_images.Registered`.
+        assessment: measures, checks and maps, see :class:`crossmorph.quality.checks.Assessment`.
+        run: what decided the result, for the record beside a transform.
+    """
+
+    moved: Any
+    translated: Any
+    moving: Image
+    fixed: Image
+    registered: Registered
+    assessment: Assessment
+    run: Run
+
+    @property
+    def transform(self) -> Warp:
+        """The field, ``moved(x) = moving(x + d(x))`` in RAS millimetres, on the fixed image's grid."""
+        return self.registered.warp
+
+    @property
+    def inverse(self) -> Warp:
+        """The inverse of the transform, on the moving image's grid."""
+        return self.registered.inverse
+
+    @property
+    def measures(self) -> Measures:
+        """Measures of the registration."""
+        return self.assessment.measures
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The measures against their limits."""
+        return self.assessment.checks
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed; warnings may remain."""
+        return not failures(self.checks)
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the registration alone."""
+        return sum(self.registered.seconds.values())
+
+    def error_map(self) -> Image:
+        """The expected error of every voxel of the fixed image, millimetres (pixels where it has none).
+
+        Raises:
+            InputError: the model has no calibration.
+        """
+        if self.assessment.error is None:
+            raise InputError(
+                f"model {self.registered.model.card.name} has no calibration, so that the error is not known; expected "
+                "a model that has one (crossmorph calibrate)"
+            )
+        return error_map(self.assessment.error, self.registered.grid, self.fixed)
+
+    def save(self, moved: str | Path | None = None, **outputs: str | Path) -> list[Path]:
+        """Write what is named, all of it or nothing, and beside transforms their record.
+
+        Args:
+            moved: where the moved image goes; its suffix chooses the format.
+            outputs: paths for ``transform``, ``inverse``, ``translated``, ``error_map``, ``report`` and
+                ``ants_prefix``, as of :class:`Outputs`.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: nothing or something unknown is named, formats are unknown, a name is also an input's, or files
+                cannot be written.
+        """
+        named = {name: Path(path) for name, path in {"moved": moved, **outputs}.items() if path is not None}
+        known = (*(kind for kind in KINDS if kind != "labels"), "ants_prefix")
+        if not named or set(named) - set(known):
+            raise InputError(f"save: received {', '.join(named) or 'nothing'}; expected some of {', '.join(known)}")
+        files = Outputs(**named)  # type: ignore[arg-type]
+        check_outputs([Path(source.path) for source in self.run.inputs if source.path], files)
+        with output_set(files.claimed()) as written:
+            self.write(files, written, {})
+            written.publish()
+        return [path for _, path in files.files()]
+
+    def write(self, outputs: Outputs, written: OutputSet, labels: dict[Path, Image]) -> None:
+        """Write everything into a set of outputs, which the caller publishes.
+
+        Args:
+            outputs: what to write.
+            written: the set of exactly these files.
+            labels: the label maps by their paths.
+        """
+        if outputs.moved:
+            write_image(outputs.moved, self._moved_in_stored_type(self.moving, "linear"))
+        if outputs.transform:
+            write_transform(outputs.transform, self.transform)
+        if outputs.inverse:
+            write_transform(outputs.inverse, self.inverse)
+        if outputs.translated:
+            write_image(outputs.translated, _storable(self.registered.translated, outputs.translated))
+        for files in outputs.labels:
+            write_image(files.target, self._moved_in_stored_type(labels[files.source], "nearest"))
+        if outputs.ants_prefix:
+            write_ants(outputs.ants_prefix, self.registered.initial_affine, self.transform, self.inverse)
+        if outputs.error_map:
+            write_image(outputs.error_map, self.error_map())
+        if outputs.report:
+            self._write_report(outputs.report)
+        self._write_records(outputs, written)
+
+    def apply(self, image: ImageLike, interpolation: Resampling = "linear") -> Image:
+        """Move another image of the moving space, or with ``nearest`` its labels, onto the fixed image's grid.
+
+        Raises:
+            InputError: the image cannot be used, or has another dimension.
+        """
+        ours = as_image(image, "image", labels=interpolation != "linear")
+        return replace(self.transform.apply(ours, interpolation), header=self.fixed.header)
+
+    def _moved_in_stored_type(self, image: Image, interpolation: Resampling) -> Image:
+        moved = in_stored_type(resample(image, self.transform, interpolation), image)
+        return Image(moved.data, self.fixed.affine, self.fixed.physical, self.fixed.header)
+
+    @property
+    def _paths(self) -> tuple[str | None, str | None]:
+        """Of the moving and the fixed image; None for images in memory."""
+        moving, fixed = self.run.inputs[:2]
+        return moving.path, fixed.path
+
+    @property
+    def title(self) -> str:
+        """What was registered to what, by the names of the files."""
+        moving, fixed = self._paths
+        return f"{Path(moving).name} to {Path(fixed).name}" if moving and fixed else "moving to fixed"
+
+    def _write_report(self, path: Path) -> None:
+        """A page or a picture, as the name says."""
+        # Imported where it is needed: matplotlib and Jinja2 take half a second.
+        from crossmorph.reports.figure import write_picture
+        from crossmorph.reports.registration_page import content_of, page
+
+        if path.suffix.lower() != ".html":
+            write_picture(path, self.moving, self.fixed, self.transform, self.registered.translated, self.title)
+            return
+        content = content_of(self.moving, self.fixed, self.registered, self.measures, self.checks, self.title)
+        expected = None if self.assessment.error is None else self.error_map()
+        content = content._replace(error_map=expected, provenance=plain_run(self.run))
+        write_whole(path, page(content).encode())
+
+    def _write_records(self, outputs: Outputs, written: OutputSet) -> None:
+        """The record of the run; all other files are written by now."""
+        if not outputs.records():
+            return
+        sources = {files.target: files.source for files in outputs.labels}
+        files = [
+            Made(kind, path, written.temporary[path], sources.get(path))
+            for kind, path in outputs.files()
+            if kind != "record"
+        ]
+        record = make_record(self.run, self._outcome(outputs), files)
+        for sidecar in outputs.records():
+            write_whole(sidecar.path, record_text(record, sidecar.content))
+
+    def _outcome(self, outputs: Outputs) -> Outcome:
+        checks = [check._asdict() for check in self.checks]
+        return Outcome(self.measures.as_dict(), checks, self.seconds, *self.ants_call(outputs))
+
+    def ants_call(self, outputs: Outputs) -> tuple[str | None, str | None]:
+        """The `antsApplyTransforms` call that makes the same moved image from the written transform, and a caution.
+
+        Both None where no transform or no moved image is written, or where the images were in memory.
+        """
+        moving, fixed = self._paths
+        if moving is None or fixed is None:
+            return None, None
+        images = {Path(moving): self.moving, Path(fixed): self.fixed}
+        return ants_call(Path(moving), Path(fixed), outputs, images)
+
+
+def _storable(translated: Image, path: Path) -> Image:
+    """The translation, which strays a little beyond [0, 1], as a format of grey levels can hold it."""
+    if path.suffix.lower() not in GREY_SUFFIXES:
+        return translated
+    return Image(translated.data.clip(0, 1), translated.affine, translated.physical)

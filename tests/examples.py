@@ -1,7 +1,6 @@
 """Measures and checks of no registration in particular."""
 
-from crossmorph.quality.checks import Check
-from crossmorph.quality.measures import Measures
+from crossmorph.quality.assessment import Check, Measures
 
 
 def measures(**changes: object) -> Measures:

@@ -1,21 +1,24 @@
 """A registered pair made by hand, for the tests of its page."""
 
-import math
-
 import nibabel
 import numpy as np
+from examples import check, measures
 from numpy import ndarray
 from scipy.ndimage import gaussian_filter
 
 from crossmorph.images.image import Image
-from crossmorph.quality.checks import Check
+from crossmorph.quality.assessment import Check
 from crossmorph.reports.registration_page import Content, Stage
 from crossmorph.transforms.warp import Warp
 
 SPACING = (1.0, 1.5, 3.0)
 SHAPE = (28, 24, 10)
 MARK = (slice(3, 7), slice(15, 20), slice(6, 9))  # of a volume in RAS: left, anterior, superior
-FLAGS = [Check("order", "ok", "fine."), Check("folding", "failed", "it folds."), Check("inverse", "warning", "apart.")]
+CHECKS = (
+    Check("swap consistency", "passed", 0.2, 1.5, "fine."),
+    check("folding", "failed", "it folds."),
+    check("inverse consistency", "warning", "apart."),
+)
 
 
 def header(affine: ndarray, shape: tuple[int, ...], code: int = 1) -> nibabel.Nifti1Header:
@@ -37,7 +40,7 @@ def scene(dim: int, flips: tuple[int, ...] = (), order: tuple[int, ...] = (0, 1,
     field = np.stack([5 * gaussian_filter(rng.standard_normal(shape), 4) + axis for axis in range(dim)])
     logarithm = rng.normal(0, 0.2, shape)
     logarithm[2, 3] = -np.inf
-    doubt = rng.random(shape) * 3
+    error = rng.random(shape) * 3
 
     def voxels(data: ndarray) -> ndarray:
         data = np.flip(data, [data.ndim - dim + axis for axis in flips])
@@ -66,9 +69,8 @@ def scene(dim: int, flips: tuple[int, ...] = (), order: tuple[int, ...] = (0, 1,
         translated=image(moved[-1] / 4),
         warp=Warp(voxels(field).astype(np.float32), stored),
         jacobian=image(logarithm),
-        doubt=image(doubt),
-        flags=FLAGS,
-        quality={"overlap": 0.91, "order": 0.2, "order_limit": 1.5, "new_number": math.nan},
-        unit="mm",
+        error_map=image(error),
+        checks=CHECKS,
+        measures=measures(overlap=0.91, swap_consistency=0.2, residual=float("nan")),
         provenance={"command": "crossmorph register", "inputs": [{"path": "T2.nii.gz", "sha256": "0" * 64}]},
     )

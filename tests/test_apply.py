@@ -18,7 +18,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.transforms.affine_files import fsl_coordinates, read_affine_transform, write_affine_transform
 from crossmorph.transforms.composition import as_warp, inverted, move_points
-from crossmorph.transforms.warp import jacobian, Warp, followed_by, resample, transform_points
+from crossmorph.transforms.warp import Warp, followed_by, jacobian, resample, transform_points
 from crossmorph.transforms.warp_files import read_transform, write_transform
 from crossmorph.workflows.transform_files import (
     ImageFiles,

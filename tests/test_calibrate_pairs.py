@@ -1,27 +1,21 @@
-"""Pairs for calibration: the same again for the same numbers, with truths that are true, at levels of their split."""
+"""Pairs for calibration: the same again for the same numbers, with true fields, at levels of their split."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from crossmorph.images.image import Image
+from crossmorph.quality.calibration.pairs import CANNOT_BE_REGISTERED, KINDS, SLICES_ONLY, Setting, draw, with_lesion
 from crossmorph.transforms.warp import Warp, resample
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import calibration_pairs
-from calibration_pairs import HOPELESS, KINDS, SLICES_ONLY, Setting, draw, with_lesion
-from calibration_tables import wilson
 
 SLICES = Setting((128, 128), 1.5, "train")
 VOLUMES = Setting((24, 28, 24), 8.0, "test")
 
 
 def only(monkeypatch, kind: str) -> None:
-    monkeypatch.setattr(calibration_pairs, "KINDS", {kind: 1.0})
-    monkeypatch.setattr(calibration_pairs, "LESIONS", 0.0)
+    monkeypatch.setattr(module, "KINDS", {kind: 1.0})
+    monkeypatch.setattr(module, "LESIONS", 0.0)
 
 
 @pytest.mark.parametrize("setting", [SLICES, VOLUMES], ids=["slices", "volumes"])
@@ -33,12 +27,12 @@ def test_a_pair_depends_on_its_numbers_alone(setting):
     assert one.fixed.shape != other.fixed.shape or not np.array_equal(one.fixed.data, other.fixed.data)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in HOPELESS] + ["upside down"])
-def test_the_truth_lays_tissue_on_tissue(kind, monkeypatch):
-    """Both images without noise and bias, of one contrast, where the moving one is resampled by the truth."""
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in CANNOT_BE_REGISTERED])
+def test_the_true_field_moves_tissue_onto_tissue(kind, monkeypatch):
+    """Both images without noise and bias, of one contrast, where the moving one is resampled by the true field."""
     only(monkeypatch, kind)
-    monkeypatch.setattr(calibration_pairs, "_contrasts", lambda *_: ("t1", "t1"))
-    monkeypatch.setattr(calibration_pairs, "simulate", lambda fractions, *_: fractions[1:3].sum(0).astype(np.float32))
+    monkeypatch.setattr(module, "_contrasts", lambda *_: ("t1", "t1"))
+    monkeypatch.setattr(module, "simulate", lambda fractions, *_: fractions[1:3].sum(0).astype(np.float32))
     drawn = draw(SLICES, 0, 1)
     moved = resample(drawn.moving, Warp(drawn.truth, drawn.fixed.affine)).data
     inside = drawn.tissue & (moved > 0)
@@ -46,8 +40,8 @@ def test_the_truth_lays_tissue_on_tissue(kind, monkeypatch):
     assert inside.sum() > 0.7 * drawn.tissue.sum()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in HOPELESS if kind != "upside down"])
-def test_hopeless_pairs_have_no_truth(kind, monkeypatch):
+@pytest.mark.parametrize("kind", CANNOT_BE_REGISTERED)
+def test_pairs_that_cannot_be_registered_have_no_true_field(kind, monkeypatch):
     only(monkeypatch, kind)
     drawn = draw(SLICES, 0, 0)
     assert drawn.truth is None
@@ -58,21 +52,19 @@ def test_hopeless_pairs_have_no_truth(kind, monkeypatch):
 def test_levels_of_other_levels_lie_apart_and_in_the_split(monkeypatch):
     only(monkeypatch, "other level")
     seen = []
-    monkeypatch.setattr(
-        calibration_pairs, "tissue_slice", lambda z, f=calibration_pairs.tissue_slice: seen.append(z) or f(z)
-    )
+    monkeypatch.setattr(module, "tissue_slice", lambda z, *grid, f=module.tissue_slice: seen.append(z) or f(z, *grid))
     for split in ("train", "test"):
         seen.clear()
         for number in range(6):
             draw(Setting((128, 128), 1.5, split), 0, number)
-        assert set(seen) <= set(calibration_pairs.split_levels(split))
+        assert set(seen) <= set(module.split_levels(split))
         pairs = np.array(seen).reshape(-1, 2)
         assert np.abs(pairs[:, 0] - pairs[:, 1]).min() >= 28.5
 
 
 def test_slabs_of_volumes_share_no_tissue(monkeypatch):
     only(monkeypatch, "other level")
-    lower, upper = calibration_pairs._anatomies(np.random.default_rng(0), "other level", VOLUMES)
+    lower, upper = module._anatomies(np.random.default_rng(0), "other level", VOLUMES)
     assert lower.shape == upper.shape == (3, *VOLUMES.shape)
     assert lower.any()
     assert upper.any()
@@ -86,20 +78,26 @@ def test_volumes_have_no_kind_that_exists_of_slices_only():
 def test_a_lesion_lies_in_the_tissue_and_changes_nothing_else(monkeypatch):
     only(monkeypatch, "smooth")
     plain = draw(SLICES, 0, 2)
-    sick = with_lesion(plain, np.random.default_rng(1), 9.0)
+    lesioned = with_lesion(plain, np.random.default_rng(1), 9.0)
     assert not plain.lesion.any()
-    assert 0.5 < sick.lesion.sum() * 1.5**2 / (math.pi * 81) < 1.5
-    assert (sick.tissue | ~sick.lesion).all()
-    far = np.ones(sick.lesion.shape, bool)
-    x, y = np.nonzero(sick.lesion)
+    assert 0.5 < lesioned.lesion.sum() * 1.5**2 / (math.pi * 81) < 1.5
+    assert (lesioned.tissue | ~lesioned.lesion).all()
+    far = np.ones(lesioned.lesion.shape, bool)
+    x, y = np.nonzero(lesioned.lesion)
     far[x.min() - 5 : x.max() + 6, y.min() - 5 : y.max() + 6] = False
-    assert np.array_equal(sick.fixed.data[far], plain.fixed.data[far])
-    assert sick.truth is plain.truth
-    assert isinstance(sick.fixed, Image)
+    assert np.array_equal(lesioned.fixed.data[far], plain.fixed.data[far])
+    assert lesioned.truth is plain.truth
+    assert isinstance(lesioned.fixed, Image)
 
 
-def test_intervals_of_shares():
-    """95 of 100: 0.888 to 0.978 (Wilson)."""
-    assert wilson(95, 100) == pytest.approx((0.888, 0.978), abs=1e-3)
-    assert wilson(0, 50)[0] == pytest.approx(0, abs=1e-12)
-    assert all(map(math.isnan, wilson(0, 0)))
+@pytest.mark.parametrize("kind", ["smooth", "far", "one head", "other level"])
+def test_slices_have_the_grid_of_the_model(kind, monkeypatch):
+    """A model of 1 mm: 192 voxels, and margins of 48 mm or more; as much brain in mm^2 as at 1.5 mm."""
+    only(monkeypatch, kind)
+    fine, usual = (
+        draw(Setting(shape, spacing, "train"), 0, 1) for shape, spacing in (((192, 192), 1.0), ((128, 128), 1.5))
+    )
+    assert fine.fixed.spacing == (1.0, 1.0)
+    margins = 0 if kind in ("smooth", "other level") else 128
+    assert fine.fixed.shape == fine.moving.shape == fine.tissue.shape == (192 + margins,) * 2
+    assert fine.tissue.sum() == pytest.approx(usual.tissue.sum() * 1.5**2, rel=0.3)

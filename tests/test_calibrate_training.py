@@ -1,36 +1,42 @@
-"""Training of doubt: turned maps keep their meaning, and the network learns where errors are and how large."""
+"""Training of the error network: augmented maps keep their meaning, and it learns where and how large errors are."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from examples import measures
 
-from crossmorph.quality.error_model import FORETELLING, logarithms
-from crossmorph.quality.error_network import foretell
+from crossmorph.errors import InputError
+from crossmorph.quality.calibration.network_training import (
+    BATCH,
+    PAIR_LEAST,
+    PAIR_MOST,
+    _augmented,
+    _cropped,
+    pair_error,
+    train,
+)
+from crossmorph.quality.calibration.trials import Trial, read_trial, write_trial
+from crossmorph.quality.error_network import expected_error
+from crossmorph.quality.measures import PREDICTORS, error_predictors
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from calibration_trials import Trial, read_trial, write_trial
-from doubt_training import PAIR_LEAST, PAIR_MOST, _cut, _turned, pair_error, train
-
-NUMBERS = dict.fromkeys(FORETELLING, 0.5) | {"working_spacing": 1.5}
+MEASURES = measures(**dict.fromkeys(PREDICTORS, 0.5), working_spacing=1.5)
 
 
 def trial(seed: int, shape: tuple[int, ...] = (32, 32), known: bool = True) -> Trial:
     """The residual shows the error: 4 voxels in the left half or in the right, else half a voxel."""
     rng = torch.Generator().manual_seed(seed)
     maps = 0.1 * torch.randn(5 + 2 * len(shape), *shape, generator=rng)
-    wrong = torch.full(shape, 0.5 if known else math.inf)
+    errors = torch.full(shape, 0.5 if known else math.inf)
     if seed % 2:
         half = slice(shape[0] // 2) if seed % 4 == 1 else slice(shape[0] // 2, None)
-        wrong[half] = 4.0
+        errors[half] = 4.0
         maps[4, half] += 1.0
     inside = torch.ones(shape, dtype=torch.bool)
-    median = 1.5 * float(wrong.median())
+    median = 1.5 * float(errors.median())
     return Trial(
-        "made", median, NUMBERS, torch.zeros(2, 4), maps.half(), wrong.half(), inside, ~inside, inside, (0.0, 1.0)
+        "made", median, MEASURES, torch.zeros(2, 4), maps.half(), errors.half(), inside, ~inside, inside, (0.0, 1.0)
     )
 
 
@@ -47,6 +53,7 @@ def test_what_is_kept_is_what_was_found(tmp_path, known):
         )
         assert same, name
     assert found.bad == (not known)
+    assert found.measures.mutual_information_refined is None
 
 
 def test_a_refused_pair_is_kept_too(tmp_path):
@@ -54,13 +61,25 @@ def test_a_refused_pair_is_kept_too(tmp_path):
     assert read_trial(tmp_path / "a.npz") is None
 
 
-def test_medians_of_pairs_are_told_apart_between_two_ends():
+@pytest.mark.parametrize("arrays", [{}, {"text": np.array("no JSON")}, {"text": np.array('{"kind": "smooth"}')}])
+def test_other_files_are_refused(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match="not a kept pair of this version"):
+        read_trial(tmp_path / "a.npz")
+
+
+def test_fewer_pairs_than_a_batch_are_refused():
+    with pytest.raises(InputError, match="7 pairs to train the error network on; expected at least 8"):
+        train([trial(seed) for seed in range(BATCH - 1)], iterations=1, seed=0)
+
+
+def test_medians_of_pairs_are_distinguished_between_two_ends():
     errors = [0.1, 3.0, 100.0, math.inf]
     assert [pair_error(trial(0)._replace(error=error)) for error in errors] == [PAIR_LEAST, 2.0, PAIR_MOST, PAIR_MOST]
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_turned_vectors_point_to_where_they_pointed(dim):
+def test_augmented_vectors_point_to_where_they_pointed(dim):
     """Vectors that point from the centre still do, and vectors along an axis are still along that of a ramp."""
     shape = (8,) * dim
     outwards = torch.stack(torch.meshgrid(*[torch.arange(8) - 3.5] * dim, indexing="ij"))
@@ -70,21 +89,21 @@ def test_turned_vectors_point_to_where_they_pointed(dim):
     layers = torch.cat([ramp[None].expand(5, *shape), outwards, along, ramp[None].expand(3, *shape)])
     orders = set()
     for seed in range(20):
-        turned = _turned(layers, dim, np.random.default_rng(seed))
-        torch.testing.assert_close(turned[5 : 5 + dim], outwards)
-        gradient = torch.stack(torch.gradient(turned[0]))
-        torch.testing.assert_close(turned[5 + dim : 5 + 2 * dim], gradient)
-        torch.testing.assert_close(turned[-1], turned[0])
+        changed = _augmented(layers, dim, np.random.default_rng(seed))
+        torch.testing.assert_close(changed[5 : 5 + dim], outwards)
+        gradient = torch.stack(torch.gradient(changed[0]))
+        torch.testing.assert_close(changed[5 + dim : 5 + 2 * dim], gradient)
+        torch.testing.assert_close(changed[-1], changed[0])
         orders.add(str(gradient.flatten(1)[:, 0].tolist()))
     assert len(orders) == 2 * dim
 
 
-def test_larger_maps_are_cut_where_the_error_counts():
+def test_larger_maps_are_cropped_where_the_error_counts():
     layers = torch.zeros(4, 96, 32)
     layers[-2, 70:80, 5:10] = 1
-    cut = _cut(layers, 32, np.random.default_rng(0))
-    assert cut.shape == (4, 32, 32)
-    assert float(cut[-2].sum()) == 50
+    cropped = _cropped(layers, 32, np.random.default_rng(0))
+    assert cropped.shape == (4, 32, 32)
+    assert float(cropped[-2].sum()) == 50
 
 
 @pytest.mark.slow
@@ -92,7 +111,9 @@ def test_the_network_learns_where_errors_are():
     trials = [trial(seed) for seed in range(64)]
     network = train(trials, iterations=120, seed=0)
     sharp, flat = (trial(seed) for seed in (65, 66))
-    told, nothing = (foretell(network, row.maps[None].float(), logarithms(row.numbers)) for row in (sharp, flat))
-    large = sharp.wrong > 2
-    assert float(told[large].median()) > 2 * float(told[~large].median())
-    assert float(nothing.median()) < 1.0
+    found, small = (
+        expected_error(network, row.maps[None].float(), error_predictors(row.measures)) for row in (sharp, flat)
+    )
+    large = sharp.errors > 2
+    assert float(found[large].median()) > 2 * float(found[~large].median())
+    assert float(small.median()) < 1.0

@@ -21,7 +21,8 @@ from crossmorph.cli import main
 from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
-from crossmorph.quality.checks import Assessment, assess
+from crossmorph.quality.assessment import Assessment
+from crossmorph.quality.checks import assess
 from crossmorph.workflows import batch, register
 
 

@@ -18,7 +18,8 @@ from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
-from crossmorph.quality.checks import Assessment, assess
+from crossmorph.quality.assessment import Assessment
+from crossmorph.quality.checks import assess
 from crossmorph.registration.register_images import Settings
 from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import Warp, resample

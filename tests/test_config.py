@@ -44,7 +44,7 @@ def test_overrides_replace_values():
         ("stages.coarse.iterations=-1", "stages.coarse.iterations: .*greater than or equal to 0"),
         ("batch=3 4", "batch: "),
         ("devices=3", "batch 4 cannot be shared evenly by 3 processes"),
-        ("hierarchy.dim=3", "has 2 axes; expected 3, the value of hierarchy.dim"),
+        ("hierarchy.dim=3", "has 2 axes; expected hierarchy.dim = 3"),
         ("name=../escape", "name: "),
         ("batch", "expected key=value"),
         ("batch.size=3", "batch is a value, not a section"),

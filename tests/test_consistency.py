@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from crossmorph.datasets.pairs import read_pairs
-from crossmorph.functional.similarity import mi
+from crossmorph.functional.similarity import foreground, mi
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.networks.checkpoint import Model, load_model
 from crossmorph.networks.hierarchy import Flow, Registration
-from crossmorph.quality.consistency import SHIFT, consistency, encoder_features, foreground
+from crossmorph.quality.consistency import SHIFT, consistency, encoder_features
 from crossmorph.registration.register_images import Registered, register_images
 from crossmorph.transforms.grid import Grid
 from crossmorph.transforms.warp import Warp

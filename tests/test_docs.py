@@ -18,13 +18,11 @@ from test_architecture import ROWS
 import crossmorph
 from crossmorph.cli.main import app
 from crossmorph.evaluation.evaluate import METHODS
-
 from crossmorph.networks.affine import AffineSpec
 from crossmorph.networks.hierarchy import HierarchySpec
 from crossmorph.networks.pyramid import PyramidSpec
 from crossmorph.networks.unet import UNetSpec
-from crossmorph.quality.checks import Check
-from crossmorph.quality.measures import Measures
+from crossmorph.quality.assessment import Check, Measures
 from crossmorph.training.augmentation import AugmentSpec
 from crossmorph.training.config import DataSpec, StageSpec, StageSpecs, TrainConfig
 from crossmorph.training.losses import Weights

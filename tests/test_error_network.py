@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from crossmorph.quality.consistency import Consistency, network_maps
+from crossmorph.quality.assessment import Consistency
+from crossmorph.quality.consistency import network_maps
 from crossmorph.quality.error_network import BEGIN, MOST, ErrorNetwork, expected_error
 
 NUMBERS = 3

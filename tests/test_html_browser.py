@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from html_scene import SHAPE, scene
 
-from crossmorph.reports.registration_page import write_html
+from crossmorph.reports.registration_page import page as page_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
@@ -100,13 +100,13 @@ class Page:
 
 @pytest.fixture
 def volume_page(browser, tmp_path) -> Page:
-    write_html(tmp_path / "report.html", scene(3))
+    (tmp_path / "report.html").write_text(page_of(scene(3)))
     return Page(browser, tmp_path / "report.html")
 
 
 def test_modes_stages_and_overlays_change_the_pixels(browser, tmp_path):
     content = scene(2)._replace(title="<script>document.title='run'</script>")
-    write_html(tmp_path / "report.html", content)
+    (tmp_path / "report.html").write_text(page_of(content))
     page = Page(browser, tmp_path / "report.html")
     assert browser.title == "<script>document.title='run'</script> · crossmorph"
     seen = [page.pictures()[0]]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from examples import check, measures
 from html_scene import MARK, SHAPE, header, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,10 +22,9 @@ from scipy import ndimage
 
 import crossmorph
 from crossmorph.images.image import Image
-from crossmorph.quality.checks import Check
 from crossmorph.reports import registration_page
 from crossmorph.reports.layers import average_to, lattice_within, mosaic
-from crossmorph.reports.registration_page import Content, Stage, content_of, page, write_html
+from crossmorph.reports.registration_page import Content, Stage, content_of, page
 from crossmorph.transforms.warp import Warp, resample
 
 ROOT = Path(__file__).parent.parent
@@ -183,7 +183,7 @@ def test_a_map_is_read_back_from_its_levels():
     mark[MARK[:2]] = True
     assert inside[np.flip(mark)].all()
     assert (levels[~ndimage.binary_dilation(np.flip(mark), iterations=6)] == 1).all()
-    np.testing.assert_allclose(values[inside], np.flip(content.doubt.data)[inside], atol=3 / 253)
+    np.testing.assert_allclose(values[inside], np.flip(content.error_map.data)[inside], atol=3 / 253)
 
 
 def test_letters_only_where_the_file_knows_the_patient():
@@ -207,7 +207,9 @@ def test_a_large_page_is_drawn_coarser(monkeypatch):
     shape, affine = (48, 48, 48), np.eye(4)
     noise = [Image(rng.random(shape).astype(np.float32), affine) for _ in range(4)]
     warp = Warp(np.zeros((3, *shape), np.float32), affine)
-    content = Content("a to b", noise[0], [Stage("fine", noise[1])], noise[2], warp, noise[3], None, [], {}, "mm", None)
+    content = Content(
+        "a to b", noise[0], [Stage("fine", noise[1])], noise[2], warp, noise[3], None, (), measures(), None
+    )
     monkeypatch.setattr(layers, "FIELD_NODES", 1000)
     monkeypatch.setattr(layers, "MAP_VOXELS", 1000)
     whole = page(content)
@@ -232,19 +234,22 @@ def test_what_the_page_says():
     parsed = Parsed(page(scene(3)))
     words = " ".join(parsed.text.split())
     assert "1 of 3 checks failed: do not use this result as it is" in words
-    assert words.index("Failed: folding it folds.") < words.index("Warning: inverse apart.") < words.index("OK: order")
-    assert "Part of the fixed field of view covered, after the start 0.910" in words
-    assert "In the other order the field differs, median (mm) 0.200 1.500" in words
-    assert "New number not a number" in words
+    assert words.index("Failed: folding it folds.") < words.index("Warning: inverse consistency apart.")
+    assert words.index("Warning: inverse consistency") < words.index("Passed: swap consistency fine.")
+    assert "Overlap of the fields of view, after the initial affine 0.910" in words
+    assert "Change of the field when the images are swapped, median (mm) 0.200 1.500" in words
+    assert "Difference of translated and fixed image, median (of 1) not a number" in words
     assert "sha256" in words
     assert "0" * 64 in words
     assert "Shown at 1 \u00d7 1.5 \u00d7 3 mm a voxel, as the fixed image" in words
 
 
-@pytest.mark.parametrize(("levels", "said"), [("ok ok", "All 2 checks passed"), ("ok warning", "1 of 2 checks warns")])
+@pytest.mark.parametrize(
+    ("levels", "said"), [("passed passed", "All 2 checks passed"), ("passed warning", "1 of 2 checks warns")]
+)
 def test_the_verdict(levels, said):
-    flags = [Check("a", level, "b") for level in levels.split()]
-    parsed = Parsed(page(scene(2)._replace(flags=flags, doubt=None, provenance=None)))
+    checks = [check("a", level, "b") for level in levels.split()]
+    parsed = Parsed(page(scene(2)._replace(checks=checks, error_map=None, provenance=None)))
     assert said in parsed.text
     assert "Expected error" not in parsed.text
     assert "Provenance" not in parsed.text
@@ -272,10 +277,9 @@ def test_names_cannot_run():
     content = scene(2)
     content = content._replace(
         title=nasty,
-        flags=[Check(nasty, "failed", nasty)],
+        checks=[check(nasty, "failed", nasty)],
         stages=[Stage("</script>" + nasty, content.stages[0].moved)],
-        quality={nasty: 1.0},
-        unit=nasty,
+        measures=measures(unit=nasty),
         provenance={nasty: [nasty]},
     )
     parsed = Parsed(page(content))
@@ -285,18 +289,17 @@ def test_names_cannot_run():
     assert parsed.data["pictures"][1]["name"] == "</script>" + nasty
 
 
-def test_what_does_not_lie_on_the_fixed_grid_is_refused(tmp_path):
+def test_what_does_not_lie_on_the_fixed_grid_is_refused():
     content = scene(2)
     small = Image(np.ones((3, 3), np.float32), np.eye(3))
     with pytest.raises(
         ValueError, match=r"translated has shape \(3, 3\), expected that of the fixed image, \(28, 24\)"
     ):
-        write_html(tmp_path / "a.html", content._replace(translated=small))
-    with pytest.raises(ValueError, match="doubt has shape"):
-        page(content._replace(doubt=small))
+        page(content._replace(translated=small))
+    with pytest.raises(ValueError, match="error map has shape"):
+        page(content._replace(error_map=small))
     with pytest.raises(ValueError, match="no stage to show"):
         page(content._replace(stages=[]))
-    assert not list(tmp_path.iterdir())
 
 
 def test_images_of_one_intensity_are_black():
@@ -308,7 +311,7 @@ def test_images_of_one_intensity_are_black():
 
 def test_a_registered_pair_from_end_to_end():
     result = crossmorph.register(ROOT / "demo" / "moving.nii.gz", ROOT / "demo" / "fixed.nii.gz")
-    arguments = result.moving, result.fixed, result.registered, result.quality, result.flags
+    arguments = result.moving, result.fixed, result.registered, result.measures, result.checks
     content = content_of(*arguments, "moving to fixed")
     assert [stage.name for stage in content.stages][:3] == ["as given", "affine", "coarse"]
     np.testing.assert_allclose(content.stages[-1].moved.data, result.moved.data, atol=1e-4)

@@ -16,7 +16,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.transforms.affine_files import write_affine_transform, write_ants
 from crossmorph.transforms.composition import as_warp, inverted, move_points
-from crossmorph.transforms.warp import nearest_affine, Resampling, Warp, followed_by, resample, resample_warp
+from crossmorph.transforms.warp import Resampling, Warp, followed_by, nearest_affine, resample, resample_warp
 from crossmorph.transforms.warp_files import write_transform
 
 NEARNESS = 1e-3  # of the intensity range, and of a millimetre

@@ -1,4 +1,4 @@
-"""The self-test: known fields are those asked for, and its errors are those of registrations whose true field is known."""
+"""The self-test: known fields are those asked for, its errors those of registrations whose true field is known."""
 
 import numpy as np
 import pytest

@@ -207,7 +207,7 @@ def _peer_register(name: str, threads: int) -> Callable[[Image, Image], Timed]:
 
 def unregistered(case: Case) -> Outcome:
     """A displacement of zero."""
-    return Outcome(Warp(np.zeros((case.fixed.dim, *case.fixed.shape), np.float32), case.fixed.affine))
+    return Outcome(Warp.identity(case.fixed))
 
 
 def _peer(register: Callable[[Image, Image], Timed], case: Case) -> Outcome:
@@ -343,7 +343,7 @@ def _intensity_scores(case: Case, warp: Warp) -> dict[str, float]:
         return {}
     same = case.moving_same
     fixed = scale_intensity(case.fixed.data).data
-    moved = resample(Image(scale_intensity(same.data).data, same.affine, same.physical), warp).data
+    moved = resample(same.scaled(), warp).data
     inside = resample(Image(np.ones(same.shape, np.uint8), same.affine, same.physical), warp, "nearest").data > 0
     return {"mse_percent": metrics.mse_percent(moved, fixed), "ncc": metrics.ncc(moved, fixed, inside)}
 

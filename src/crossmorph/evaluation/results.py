@@ -152,13 +152,17 @@ def markdown_table(summaries: Sequence[Summary], caption: str = "") -> str:
     for summary in summaries:
         cells = [_cell(name, summary.scores[name]) if name in summary.scores else "-" for name in names]
         table.append([summary.method, *([f"{summary.failed} of {summary.pairs}"] if failures else []), *cells])
+    return "\n".join([markdown_rows(table), *(["", caption] if caption else [])])
+
+
+def markdown_rows(table: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells; the first row is the heading, and all columns but the first are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
+    return "\n".join(
         "| " + " | ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]) + " |"
         for cells in [table[0], rule, *table[1:]]
-    ]
-    return "\n".join([*lines, *(["", caption] if caption else [])])
+    )
 
 
 def _heading(name: str) -> str:

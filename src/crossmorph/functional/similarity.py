@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
+NEAR = 5  # voxels a side, over which foreground and residual are averaged
+DARK = 0.5  # of the image's mean: below it lies the background
 BINS = 32
 
 
@@ -171,3 +173,14 @@ def overlap(
 
 
 SIMILARITIES: dict[str, Similarity] = {"mi": mi, "nmi": nmi, "ncc": ncc, "lg": lg}
+
+
+def foreground(image: Float[Tensor, "batch 1 *space"]) -> Bool[Tensor, "batch 1 *space"]:
+    """Where an image's local mean is above half of its mean; everywhere, where that is nowhere."""
+    bright = local_mean(image) > DARK * image.mean()
+    return bright if bright.any() else torch.ones_like(bright)
+
+
+def local_mean(image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
+    """Mean over a centred cube of ``NEAR`` voxels a side, zeros outside the image."""
+    return box_sum(image, NEAR) / NEAR ** (image.ndim - 2)

@@ -5,19 +5,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
-
-from jaxtyping import Float
-from torch import Tensor
 
 from crossmorph.images.image import Image
-from crossmorph.quality.consistency import Consistency, consistency, encoder_features, network_maps
+from crossmorph.quality.assessment import Assessment, Check, Limits, Measures
+from crossmorph.quality.consistency import consistency, encoder_features, network_maps
 from crossmorph.quality.error_model import Calibration, calibration_of
 from crossmorph.quality.error_network import expected_error
-from crossmorph.quality.measures import Measures, error_predictors, mean_error, measure, with_expected_error
+from crossmorph.quality.measures import error_predictors, mean_error, measure, with_expected_error
 from crossmorph.registration.register_images import Registered, RejectedStage
 
-Level = Literal["passed", "warning", "failed"]
 MIN_KEPT = 0.8  # of the mutual information of the images as they were given
 MAX_STRETCH = 2.0  # |log-Jacobian|, 99th percentile: volumes changed by a factor of 7
 MAX_INCONSISTENCY = 1.0  # voxels of the working grid, of forward and inverse transform
@@ -25,49 +21,6 @@ ROTATION_WARNING, ROTATION_FAILED = 1.0, 1.1  # times the mutual information
 MIN_OVERLAP = 0.6  # of the fixed field of view, by the headers
 NOT_CALIBRATED = "not calibrated"  # the check in place of "expected error" where a model has no calibration
 UNSTABLE = "the result is unstable: give a better initial affine (--init FILE), or use a smoother field."
-
-
-class Check(NamedTuple):
-    """One check.
-
-    Attributes:
-        name: what was checked.
-        level: ``passed``, ``warning`` or ``failed``.
-        value: the measure, or None where it is not known.
-        limit: from where it is not passed, or None where no limit is known.
-        message: a sentence that says what was found, and what to try.
-    """
-
-    name: str
-    level: Level
-    value: float | None
-    limit: float | None
-    message: str
-
-
-class Limits(NamedTuple):
-    """Limits that a calibration sets, in the unit of the measures."""
-
-    expected_error: float
-    expected_error_failed: float
-    swap_consistency: float
-    shift_consistency: float
-
-
-class Assessment(NamedTuple):
-    """What is known of the quality of a registered pair.
-
-    Attributes:
-        measures: its measures.
-        checks: the same names in the same order for the same model.
-        maps: the consistency maps on the working grid.
-        error: expected error of every voxel of the working grid, in its voxels; None where the model is not calibrated.
-    """
-
-    measures: Measures
-    checks: tuple[Check, ...]
-    maps: Consistency
-    error: Float[Tensor, "*space"] | None
 
 
 def assess(registered: Registered, moving: Image, fixed: Image) -> Assessment:
@@ -120,11 +73,6 @@ def check(measures: Measures, limits: Limits | None, rejected: Sequence[Rejected
         _overlap(measures),
         _stages(measures, rejected),
     )
-
-
-def failures(checks: Sequence[Check]) -> list[str]:
-    """Names of the checks that failed."""
-    return [each.name for each in checks if each.level == "failed"]
 
 
 def _expected_error(measures: Measures, limits: Limits | None) -> Check:

@@ -7,47 +7,19 @@ rotated by 180 degrees.
 """
 
 from itertools import combinations
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from crossmorph.functional import spatial
-from crossmorph.functional.similarity import box_sum, mi
+from crossmorph.functional.similarity import box_sum, foreground, local_mean, mi
 from crossmorph.networks.hierarchy import Flow, Hierarchy, chain
+from crossmorph.quality.assessment import Consistency
 from crossmorph.registration.register_images import Registered
 
 SHIFT = (4, -3, 2)  # voxels of the working grid along each axis: more than noise moves a field, less than a gyrus
 WINDOW = 9  # voxels a side, of local correlations, as in training
-NEAR = 5  # voxels a side, over which foreground and residual are averaged
-DARK = 0.5  # of the image's mean: below it lies the background
-
-
-class Consistency(NamedTuple):
-    """Maps of a registered pair on the working grid.
-
-    Attributes:
-        shifted: change of the networks' field when the moving image is shifted by ``SHIFT``, the shift itself taken
-            out; voxels.
-        swapped: where a point ends, from itself, after the networks' field and that of the swapped images; voxels.
-        moved: the moving image, moved by the final field.
-        translated: the translation T, moved by the final field.
-        correlation: squared local correlation of the moved and the fixed image, 0 to 1.
-        residual: local mean of ``|T o phi - F|``, T the translation.
-        foreground: where the fixed image shows something.
-        rotated: the most mutual information (nats) that the coarse network reaches with the moving image rotated by
-            180 degrees, about an axis through its centre of intensity.
-    """
-
-    shifted: Float[Tensor, "dim *space"]
-    swapped: Float[Tensor, "dim *space"]
-    moved: Float[Tensor, "*space"]
-    translated: Float[Tensor, "*space"]
-    correlation: Float[Tensor, "*space"]
-    residual: Float[Tensor, "*space"]
-    foreground: Bool[Tensor, "*space"]
-    rotated: float
 
 
 @torch.inference_mode()
@@ -70,16 +42,10 @@ def consistency(registered: Registered) -> Consistency:
         moved=moved[0, 0],
         translated=translated[0, 0],
         correlation=_local_correlation(moved, fixed)[0, 0],
-        residual=_local_mean((translated - fixed).abs())[0, 0],
+        residual=local_mean((translated - fixed).abs())[0, 0],
         foreground=foreground(fixed)[0, 0],
         rotated=_rotated(registered),
     )
-
-
-def foreground(image: Float[Tensor, "batch 1 *space"]) -> Bool[Tensor, "batch 1 *space"]:
-    """Where an image's local mean is above half of its mean; everywhere, where that is nowhere."""
-    bright = _local_mean(image) > DARK * image.mean()
-    return bright if bright.any() else torch.ones_like(bright)
 
 
 def network_maps(fixed: Float[Tensor, "1 1 *space"], maps: Consistency) -> Float[Tensor, "1 maps *space"]:
@@ -153,10 +119,6 @@ def _shifted(image: Tensor, axis: int, step: int) -> Tensor:
     image = image.roll(-step, axis)
     image.narrow(axis, image.shape[axis] - step if step > 0 else 0, abs(step)).zero_()
     return image
-
-
-def _local_mean(image: Tensor) -> Tensor:
-    return box_sum(image, NEAR) / NEAR ** (image.ndim - 2)
 
 
 def _local_correlation(moved: Tensor, fixed: Tensor) -> Tensor:

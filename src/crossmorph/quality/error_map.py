@@ -17,7 +17,7 @@ def error_map(error: Float[Tensor, "*space"], grid: Grid, fixed: Image) -> Image
     """The expected error as an image on the fixed image's grid.
 
     Args:
-        error: on the working grid, in its voxels, see :class:`crossmorph.quality.checks.Assessment`.
+        error: on the working grid, in its voxels, see :class:`crossmorph.quality.assessment.Assessment`.
         grid: the working grid, which covers the fixed image.
         fixed: the fixed image as it was given; its grid and header are the map's.
 

@@ -4,16 +4,15 @@
 """
 
 import math
-from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossmorph.functional import spatial
-from crossmorph.functional.similarity import mi
+from crossmorph.functional.similarity import foreground, mi
 from crossmorph.images.image import Image
-from crossmorph.quality.consistency import Consistency, foreground
+from crossmorph.quality.assessment import Consistency, Measures
 from crossmorph.quality.error_model import Calibration, predicted_error, training_distance
 from crossmorph.registration.register_images import Registered
 from crossmorph.transforms.grid import onto_grid
@@ -23,72 +22,6 @@ from crossmorph.transforms.warp import fields_overlap
 LENGTHS = ("swap_consistency_quartile", "swap_consistency", "shift_consistency_quartile", "shift_consistency")
 PREDICTORS = (*LENGTHS, "local_correlation", "residual", "mutual_information_final")
 SMALLEST = 0.02  # added before the logarithm, so that of a measure of 0 it is finite
-
-
-class Measures(NamedTuple):
-    """Measures of a registered pair, on the working grid. None: not known.
-
-    Attributes:
-        unit: of all lengths, ``mm``, or ``pixels`` where the fixed image has no millimetres.
-        overlap_before: fraction of the fixed field of view that the moving image covers by its header.
-        overlap: the same after the initial affine.
-        mutual_information_before: of the images as they were given; nats, as all mutual information.
-        mutual_information_initial: after the initial affine.
-        mutual_information_coarse: after the coarse stage.
-        mutual_information_fine: after the fine stage.
-        mutual_information_refined: after instance optimisation, if there was any.
-        mutual_information_final: of the result.
-        folds_percent: percent of the grid's cells that fold, strictly.
-        min_jacobian: smallest Jacobian determinant, strictly.
-        log_jacobian: 99th percentile of ``|log det|``.
-        inverse_consistency_median: median of ``|phi(phi^-1(p)) - p|`` over the moving image's foreground.
-        inverse_consistency: its 99th percentile.
-        swap_consistency_quartile: lower quartile over the foreground of the change of the field when the images are
-            swapped, see :class:`crossmorph.quality.consistency.Consistency`.
-        swap_consistency: its median.
-        shift_consistency_quartile: lower quartile of the change when the moving image is shifted.
-        shift_consistency: its median.
-        local_correlation: mean squared local correlation over the foreground.
-        residual: median over the foreground of the local mean of ``|T o phi - F|``, images in [0, 1].
-        rotation_ratio: mutual information that the coarse network reaches with the moving image rotated by 180
-            degrees, as a multiple of what it reached.
-        rejected_stages: number of stages that were rejected.
-        working_spacing: length of a voxel of the working grid.
-        refine_steps: steps of instance optimisation, if there was any.
-        expected_error: expected median error over the foreground, if the model is calibrated.
-        training_distance: distance of the images from the training images, as a multiple of its limit, likewise.
-    """
-
-    unit: str
-    overlap_before: float
-    overlap: float
-    mutual_information_before: float
-    mutual_information_initial: float
-    mutual_information_coarse: float
-    mutual_information_fine: float
-    mutual_information_refined: float | None
-    mutual_information_final: float
-    folds_percent: float
-    min_jacobian: float
-    log_jacobian: float
-    inverse_consistency_median: float
-    inverse_consistency: float
-    swap_consistency_quartile: float
-    swap_consistency: float
-    shift_consistency_quartile: float
-    shift_consistency: float
-    local_correlation: float
-    residual: float
-    rotation_ratio: float
-    rejected_stages: int
-    working_spacing: float
-    refine_steps: int | None = None
-    expected_error: float | None = None
-    training_distance: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """What is known, by name."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def measure(registered: Registered, moving: Image, fixed: Image, maps: Consistency) -> Measures:

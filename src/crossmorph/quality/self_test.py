@@ -21,10 +21,11 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from crossmorph.functional.interpolation import affine_slab, slabs
+from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
-from crossmorph.quality.checks import NOT_CALIBRATED, Check, assess
-from crossmorph.quality.consistency import foreground
+from crossmorph.quality.assessment import Check
+from crossmorph.quality.checks import NOT_CALIBRATED, assess
 from crossmorph.registration.register_images import DEFAULTS, Registered, Settings, register_images
 from crossmorph.simulation.anatomy import SPACING
 from crossmorph.simulation.deformation import SMOOTH, Difficulty, random_deformation

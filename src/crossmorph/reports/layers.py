@@ -18,8 +18,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy import ndimage
 
+from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import SCALE_PERCENTILES, Image, scale_intensity
-from crossmorph.quality.consistency import foreground
 from crossmorph.reports.figure import hang
 from crossmorph.transforms.warp import Warp, voxel_displacement
 

@@ -14,8 +14,7 @@ import jinja2
 import numpy as np
 
 from crossmorph.images.image import Image
-from crossmorph.quality.checks import Check
-from crossmorph.quality.measures import Measures
+from crossmorph.quality.assessment import Check, Measures
 from crossmorph.registration.register_images import Registered
 from crossmorph.reports.layers import field_layer, map_layers, picture_layers, view_of
 from crossmorph.transforms.warp import Warp, followed_by, from_voxel_displacement, jacobian, resample, resample_warp
@@ -206,7 +205,7 @@ def _rows(measures: Measures, checks: Sequence[Check]) -> list[tuple[str, str, s
     ]
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     return f"{value:.0f}" if value == round(value) else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.2g}"

@@ -18,7 +18,7 @@ from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.evaluation.evaluate import Case, Outcome, load_case
 from crossmorph.functional import metrics
-from crossmorph.images.image import Image, scale_intensity
+from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import load_model
 from crossmorph.networks.hierarchy import Flow
 from crossmorph.registration.register_images import register_networks
@@ -85,9 +85,9 @@ def median_pair(found: Found) -> Pair:
 def _draw_registrations(found: Found, scene: Scene, masks: bool) -> Figure:
     """Two blocks of panels: the moved images, a box of each, and the masks or the error of the moved T1w."""
     case = scene.case
-    shown = _scaled(case.moving) if masks else _same(case)
-    fixed = _scaled(case.fixed)
-    still = Warp(np.zeros((2, *case.fixed.shape), np.float32), case.fixed.affine)
+    shown = case.moving.scaled() if masks else _same(case)
+    fixed = case.fixed.scaled()
+    still = Warp.identity(case.fixed)
     blocks = [
         ["unregistered", *(name for name in FIRST if name in found.entries)],
         ["fixed", *(name for name in SECOND if name in found.entries)],
@@ -157,7 +157,7 @@ def _draw_masks(axis: Axes, case: Case, warp: Warp | None) -> None:
 
 def _draw_error(axis: Axes, case: Case, warp: Warp) -> None:
     """``|M_T1 o phi - F|``."""
-    moved, fixed = resample(_same(case), warp).data, _scaled(case.fixed).data
+    moved, fixed = resample(_same(case), warp).data, case.fixed.scaled().data
     _show(axis, hung(Image(np.abs(moved - fixed), case.fixed.affine)).data, cmap="magma", highest=0.5)
     error = metrics.mse_percent(moved, fixed)
     axis.text(
@@ -176,7 +176,7 @@ def _draw_translations(found: Found, scene: Scene) -> Figure:
     axes = figure.subplots(2, len(names) + 2)
     for axis in axes.flat:
         axis.set_axis_off()
-    _show(axes[0, 0], hung(_scaled(scene.case.moving)).data, "moving (T2w)")
+    _show(axes[0, 0], hung(scene.case.moving.scaled()).data, "moving (T2w)")
     _show(axes[0, -1], hung(truth).data, "ground truth (T1w)")
     for column, name in enumerate(names, start=1):
         translated = scene.outcome(name).translated
@@ -213,10 +213,10 @@ def _draw_stages(found: Found, scene: Scene) -> Figure:
         row[1].set_title("warped grid; displacement, mm", fontsize=8)
         _show(
             row[2],
-            hung(resample(_scaled(case.moving), warp)).data,
+            hung(resample(case.moving.scaled(), warp)).data,
             f"moving, moved by the {name} field alone" if name == "fine" else f"moving, moved by the {name} field",
         )
-        _show(row[3], hung(_scaled(case.fixed)).data, "fixed")
+        _show(row[3], hung(case.fixed.scaled()).data, "fixed")
     return figure
 
 
@@ -244,14 +244,10 @@ def _figure(rows: int, columns: int) -> Figure:
     return figure
 
 
-def _scaled(image: Image) -> Image:
-    return Image(scale_intensity(image.data).data, image.affine, image.physical)
-
-
 def _same(case: Case) -> Image:
     """The moving anatomy in the fixed image's modality."""
     assert case.moving_same is not None
-    return _scaled(case.moving_same)
+    return case.moving_same.scaled()
 
 
 def _show(axis: Axes, image: ndarray, title: str = "", cmap: str = "gray", highest: float = 1.0) -> None:

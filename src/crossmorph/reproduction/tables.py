@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from crossmorph.evaluation.results import Row, Statistic, statistic, summarise, write_rows
+from crossmorph.evaluation.results import Row, Statistic, markdown_rows, statistic, summarise, write_rows
 from crossmorph.reproduction.plan import PAPER_SMOOTHNESS, SIMILARITIES, Found
 from crossmorph.reproduction.published import PUBLISHED
 from crossmorph.system.environment import processor
@@ -170,7 +170,7 @@ def as_markdown(table: Table, found: Found, names: Sequence[str]) -> str:
             cells.append(_number(float(np.median(seconds)) if seconds else None, 3))
             cells.append(_number(published.get(name, {}).get("seconds"), 3))
         lines.append(cells)
-    parts = [f"## {TITLES[table]}", _grid(lines), _caption(table, found), _differences(table, found)]
+    parts = [f"## {TITLES[table]}", markdown_rows(lines), _caption(table, found), _differences(table, found)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -220,16 +220,6 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _grid(lines: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    texts = [
-        "| " + " | ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]) + " |"
-        for cells in (lines[0], rule, *lines[1:])
-    ]
-    return "\n".join(texts)
-
-
 def _caption(table: Table, found: Found) -> str:
     """Data, budget, seed, hardware and the definition of the values, in one line."""
     data, budget = found.context.data, found.context.budget
@@ -268,4 +258,4 @@ def _differences(table: Table, found: Found) -> str:
         tests = [f"{p:.1e}" if not math.isnan(p) else "-" for p in (result.t, result.wilcoxon)]
         digits = column.digits
         lines.append([name, f"{value:+.{digits}f}", f"[{low:+.{digits}f}, {high:+.{digits}f}]", best, *tests])
-    return _grid(lines) if len(lines) > 1 else ""
+    return markdown_rows(lines) if len(lines) > 1 else ""

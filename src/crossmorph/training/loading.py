@@ -8,7 +8,6 @@ from torch import Tensor
 
 from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
-from crossmorph.images.image import Image, scale_intensity
 from crossmorph.images.io import read_image
 from crossmorph.training.dataset import Dataset
 from crossmorph.transforms.grid import Grid, centred_grid, onto_grid
@@ -52,8 +51,7 @@ def _intensities(path: Path, grid: Grid) -> Tensor:
     image = read_image(path)
     if image.dim != len(grid.shape):
         raise InputError(f"{path}: {image.dim}-D image, expected {len(grid.shape)}-D for a grid of {grid.shape} voxels")
-    scaled = Image(scale_intensity(image.data).data, image.affine, image.physical)
-    return torch.from_numpy(onto_grid(scaled, grid).data.astype(np.float32))[None]
+    return torch.from_numpy(onto_grid(image.scaled(), grid).data.astype(np.float32))[None]
 
 
 def _labels(files: list[tuple[Path | None, Grid]]) -> Tensor | None:
@@ -61,7 +59,7 @@ def _labels(files: list[tuple[Path | None, Grid]]) -> Tensor | None:
     for path, grid in files:
         if path is None:
             return None
-        still = Warp(np.zeros((len(grid.shape), *grid.shape), np.float32), grid.affine)
+        still = Warp.identity(grid)
         labels = resample(read_image(path, labels=True), still, "nearest")
         maps.append(torch.from_numpy(labels.data.astype(np.int64))[None])
     return torch.stack(maps)

@@ -146,25 +146,16 @@ def register_batch(
     _weights(model)  # a damaged card shows before the first pair
     if scheduler is None and threads is None:
         threads = max(1, (os.cpu_count() or 1) // jobs)
-    tasks = [
-        Task(
-            pair.name,
-            pair.moving.absolute(),
-            pair.fixed.absolute(),
-            pair.moving_labels and pair.moving_labels.absolute(),
-            output / pair.name,
-            model,
-            settings,
-            device,
-            threads,
-            keep_failed,
-            command,
-        )
-        for pair in pairs
-    ]
+    how = (model, settings, device, threads, keep_failed, command)
+    tasks = [_task(pair, output / pair.name, *how) for pair in pairs]
     with claimed(output):
         entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
         return _collect(output / SUMMARY, tasks, entries)
+
+
+def _task(pair: Pair, folder: Path, *how: Any) -> Task:
+    labels = pair.moving_labels and pair.moving_labels.absolute()
+    return Task(pair.name, pair.moving.absolute(), pair.fixed.absolute(), labels, folder, *how)
 
 
 # --- one pair --------------------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
-from crossmorph.quality.checks import Check, failures
-from crossmorph.quality.measures import Measures
+from crossmorph.quality.assessment import Check, Measures, failures
 from crossmorph.registration.initialization import NAMED_INITS
 from crossmorph.registration.register_images import DEFAULTS, Settings
 from crossmorph.system.files import output_set

@@ -10,9 +10,8 @@ from crossmorph.images.image import Image, in_stored_type
 from crossmorph.images.io import write_image
 from crossmorph.images.png_tiff import GREY_SUFFIXES
 from crossmorph.provenance.record import Made, Outcome, Run, make_record, plain_run, record_text
-from crossmorph.quality.checks import Assessment, Check, failures
+from crossmorph.quality.assessment import Assessment, Check, Measures, failures
 from crossmorph.quality.error_map import error_map
-from crossmorph.quality.measures import Measures
 from crossmorph.registration.register_images import Registered
 from crossmorph.system.files import OutputSet, output_set, write_whole
 from crossmorph.transforms.affine_files import write_ants
@@ -32,7 +31,7 @@ class Result:
         moving: the moving image as it was read.
         fixed: the fixed image as it was read.
         registered: all fields and stages, see :class:`crossmorph.registration.register_images.Registered`.
-        assessment: measures, checks and maps, see :class:`crossmorph.quality.checks.Assessment`.
+        assessment: measures, checks and maps, see :class:`crossmorph.quality.assessment.Assessment`.
         run: what decided the result, for the record beside a transform.
     """
 

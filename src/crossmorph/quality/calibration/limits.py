@@ -35,14 +35,15 @@ def fit(predictions: Sequence[Prediction], network: ErrorNetwork, origin: dict[s
         origin: see :class:`crossmorph.quality.error_model.Calibration`.
 
     Raises:
-        InputError: too few of the pairs are good.
+        InputError: no pair is good, or all good pairs raise other checks than the expected error.
     """
     limits = _limits(predictions, network, origin)
     if not all(map(math.isfinite, limits.values())):
         good = sum(not prediction.trial.bad for prediction in predictions)
+        which = f", and all {good} raise other checks than the expected error" if good else ""
         raise InputError(
-            f"{good} of {len(predictions)} pairs were registered within {MAX_ERROR:g} mm, too few to set limits by; "
-            "expected more pairs (--train) or a better model"
+            f"{good} of {len(predictions)} pairs were registered within {MAX_ERROR:g} mm{which}, so that limits cannot "
+            "be set; expected more pairs (--train) or a better model"
         )
     return _without_limits(predictions, network, origin)._replace(limits=limits)
 
@@ -55,7 +56,7 @@ def _without_limits(predictions: Sequence[Prediction], network: ErrorNetwork, or
     targets = torch.tensor([pair_error(each.trial) for each in predictions]).log()
     usual = [each.trial.features for each in predictions if each.trial.kind not in UNUSUAL]
     if not usual:
-        raise InputError(f"{len(predictions)} pairs are too few to set limits by; expected more (--train)")
+        raise InputError(f"{len(predictions)} pairs are too few to set limits; expected more (--train)")
     error = _least_squares(torch.stack(inputs), targets)
     return Calibration(network, error, *feature_statistics(torch.cat(usual)), dict.fromkeys(LIMITS, math.inf), origin)
 

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crossmorph.quality.assessment import Level, Measures
 from crossmorph.quality.calibration.trials import Trial
-from crossmorph.quality.checks import Level, calibrated_limits, check
+from crossmorph.quality.checks import calibrated_limits, check
 from crossmorph.quality.error_model import Calibration, predicted_error
 from crossmorph.quality.error_network import MOST, ErrorNetwork, expected_error
-from crossmorph.quality.measures import Measures, error_predictors, mean_error, with_expected_error
+from crossmorph.quality.measures import error_predictors, mean_error, with_expected_error
 
 SAMPLED = 60  # voxels of each pair for the tables of the error map, and as many of its lesion
 ROUNDS = 4  # of balancing: the largest expected error makes the mean depend on the constant not quite linearly

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import Model
+from crossmorph.quality.assessment import Measures
 from crossmorph.quality.calibration.pairs import Setting, SimulatedPair, Split, draw
 from crossmorph.quality.consistency import consistency, encoder_features, network_maps
-from crossmorph.quality.measures import Measures, measure
+from crossmorph.quality.measures import measure
 from crossmorph.registration.register_images import register_images
 from crossmorph.system.files import atomic_output
 
@@ -37,7 +38,7 @@ class Trial(NamedTuple):
         errors: true error of every voxel, voxels of the working grid; infinite where the pair cannot be registered.
         tissue: where the fixed image shows tissue.
         lesion: where only the fixed image has a lesion.
-        foreground: of the fixed image, see :class:`crossmorph.quality.consistency.Consistency`.
+        foreground: of the fixed image, see :class:`crossmorph.quality.assessment.Consistency`.
         seconds: CPU time of the registration, and of consistency maps and measures.
     """
 

@@ -1,0 +1,149 @@
+"""What is known of the quality of a registered pair: consistency maps, measures, checks."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Level = Literal["passed", "warning", "failed"]
+
+
+class Consistency(NamedTuple):
+    """Maps of a registered pair on the working grid.
+
+    Attributes:
+        shifted: change of the networks' field when the moving image is shifted by ``SHIFT``, the shift itself taken
+            out; voxels.
+        swapped: where a point ends, from itself, after the networks' field and that of the swapped images; voxels.
+        moved: the moving image, moved by the final field.
+        translated: the translation T, moved by the final field.
+        correlation: squared local correlation of the moved and the fixed image, 0 to 1.
+        residual: local mean of ``|T o phi - F|``, T the translation.
+        foreground: where the fixed image shows something.
+        rotated: the most mutual information (nats) that the coarse network reaches with the moving image rotated by
+            180 degrees, about an axis through its centre of intensity.
+    """
+
+    shifted: Float[Tensor, "dim *space"]
+    swapped: Float[Tensor, "dim *space"]
+    moved: Float[Tensor, "*space"]
+    translated: Float[Tensor, "*space"]
+    correlation: Float[Tensor, "*space"]
+    residual: Float[Tensor, "*space"]
+    foreground: Bool[Tensor, "*space"]
+    rotated: float
+
+
+class Measures(NamedTuple):
+    """Measures of a registered pair, on the working grid. None: not known.
+
+    Attributes:
+        unit: of all lengths, ``mm``, or ``pixels`` where the fixed image has no millimetres.
+        overlap_before: fraction of the fixed field of view that the moving image covers by its header.
+        overlap: the same after the initial affine.
+        mutual_information_before: of the images as they were given; nats, as all mutual information.
+        mutual_information_initial: after the initial affine.
+        mutual_information_coarse: after the coarse stage.
+        mutual_information_fine: after the fine stage.
+        mutual_information_refined: after instance optimisation, if there was any.
+        mutual_information_final: of the result.
+        folds_percent: percent of the grid's cells that fold, strictly.
+        min_jacobian: smallest Jacobian determinant, strictly.
+        log_jacobian: 99th percentile of ``|log det|``.
+        inverse_consistency_median: median of ``|phi(phi^-1(p)) - p|`` over the moving image's foreground.
+        inverse_consistency: its 99th percentile.
+        swap_consistency_quartile: lower quartile over the foreground of the change of the field when the images are
+            swapped, see :class:`crossmorph.quality.assessment.Consistency`.
+        swap_consistency: its median.
+        shift_consistency_quartile: lower quartile of the change when the moving image is shifted.
+        shift_consistency: its median.
+        local_correlation: mean squared local correlation over the foreground.
+        residual: median over the foreground of the local mean of ``|T o phi - F|``, images in [0, 1].
+        rotation_ratio: mutual information that the coarse network reaches with the moving image rotated by 180
+            degrees, as a multiple of what it reached.
+        rejected_stages: number of stages that were rejected.
+        working_spacing: length of a voxel of the working grid.
+        refine_steps: steps of instance optimisation, if there was any.
+        expected_error: expected median error over the foreground, if the model is calibrated.
+        training_distance: distance of the images from the training images, as a multiple of its limit, likewise.
+    """
+
+    unit: str
+    overlap_before: float
+    overlap: float
+    mutual_information_before: float
+    mutual_information_initial: float
+    mutual_information_coarse: float
+    mutual_information_fine: float
+    mutual_information_refined: float | None
+    mutual_information_final: float
+    folds_percent: float
+    min_jacobian: float
+    log_jacobian: float
+    inverse_consistency_median: float
+    inverse_consistency: float
+    swap_consistency_quartile: float
+    swap_consistency: float
+    shift_consistency_quartile: float
+    shift_consistency: float
+    local_correlation: float
+    residual: float
+    rotation_ratio: float
+    rejected_stages: int
+    working_spacing: float
+    refine_steps: int | None = None
+    expected_error: float | None = None
+    training_distance: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is known, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+class Check(NamedTuple):
+    """One check.
+
+    Attributes:
+        name: what was checked.
+        level: ``passed``, ``warning`` or ``failed``.
+        value: the measure, or None where it is not known.
+        limit: from where it is not passed, or None where no limit is known.
+        message: a sentence that says what was found, and what to try.
+    """
+
+    name: str
+    level: Level
+    value: float | None
+    limit: float | None
+    message: str
+
+
+class Limits(NamedTuple):
+    """Limits that a calibration sets, in the unit of the measures."""
+
+    expected_error: float
+    expected_error_failed: float
+    swap_consistency: float
+    shift_consistency: float
+
+
+class Assessment(NamedTuple):
+    """What is known of the quality of a registered pair.
+
+    Attributes:
+        measures: its measures.
+        checks: the same names in the same order for the same model.
+        maps: the consistency maps on the working grid.
+        error: expected error of every voxel of the working grid, in its voxels; None where the model is not calibrated.
+    """
+
+    measures: Measures
+    checks: tuple[Check, ...]
+    maps: Consistency
+    error: Float[Tensor, "*space"] | None
+
+
+def failures(checks: Sequence[Check]) -> list[str]:
+    """Names of the checks that failed."""
+    return [each.name for each in checks if each.level == "failed"]

@@ -24,7 +24,7 @@ from crossmorph.networks.checkpoint import Card, save_model, save_tensors
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.pyramid import PyramidSpec
 from crossmorph.networks.unet import UNetSpec
-from crossmorph.registration.register_images import Settings
+from crossmorph.registration.settings import Settings
 from crossmorph.transforms.affine_files import write_affine_transform
 from crossmorph.transforms.warp import Warp
 from crossmorph.transforms.warp_files import write_transform

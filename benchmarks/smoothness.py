@@ -13,7 +13,8 @@ import torch
 from crossmorph import DEFAULT_MODELS, load_model, read_image, read_transform
 from crossmorph.datasets.pairs import read_pairs
 from crossmorph.functional import metrics
-from crossmorph.registration.register_images import Settings, register_images
+from crossmorph.registration.register_images import register_images
+from crossmorph.registration.settings import Settings
 from crossmorph.transforms.warp import resample, voxel_displacement
 
 VALUES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

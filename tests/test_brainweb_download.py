@@ -137,7 +137,7 @@ def test_what_is_not_the_volume_is_removed(site, tmp_path, sent, reason):
     site.files[CRISP] = sent or b""
     if not sent:
         site.answer = lambda handler: (handler.send_response(200), handler.end_headers())
-    with pytest.raises(InputError, match=f"{reason}.* and is removed"):
+    with pytest.raises(InputError, match=f"{reason}.*; the file is removed"):
         fetch(tmp_path)
     assert not list(tmp_path.glob("*.part"))
     assert CRISP not in find_files(tmp_path)
@@ -152,7 +152,7 @@ def test_without_a_network_there_is_one_clear_error(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=expected):
         download_brainweb(tmp_path, report=lambda _: None)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file: cannot be made"):
+    with pytest.raises(InputError, match="file: cannot be created"):
         download_brainweb(tmp_path / "file", report=lambda _: None)
 
 

@@ -26,7 +26,7 @@ MODULE = "crossmorph.quality.calibration.calibrate."
 SHAPE = (32, 32)
 FILES = ("calibration.md", "calibration-train.csv", "calibration-test.csv", "calibration.png")
 FOLDED = measures(folds_percent=1.0)
-FEW = CalibrationSettings(learn=8, iterations=2, train=60, test=20, seed=1)
+FEW = CalibrationSettings(learn=8, iterations=2, train=40, test=12, seed=1)
 
 
 def trial(seed: int) -> Trial:
@@ -63,7 +63,7 @@ def made_up(model: Model, split: str, seed: int, numbers: range, kept: Path | No
 def predictions() -> list[Prediction]:
     torch.manual_seed(0)
     network = ErrorNetwork(2, PREDICTORS).eval().requires_grad_(False)
-    trials = [trial(number) for number in range(100)]
+    trials = [trial(number) for number in range(60)]
     balance(network, trials, 0)
     rng = np.random.default_rng(0)
     return [predict(each, network, rng) for each in trials]
@@ -162,14 +162,14 @@ def test_a_folder_of_ones_own_is_calibrated_and_then_checked_by_it(tmp_path, own
     assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == set(FILES)
     found = calibration_of(load_model(str(own)))
     assert found.limits == done.calibration.limits
-    assert found.origin["command"] == "crossmorph calibrate own --learn 8 --iterations 2 --train 60 --test 20 --seed 1"
+    assert found.origin["command"] == "crossmorph calibrate own --learn 8 --iterations 2 --train 40 --test 12 --seed 1"
     text = (tmp_path / "a" / "b" / "calibration.md").read_text()
     assert text == done.text
-    assert "## train, 60 pairs, 0 refused" in text
-    assert "## test, 19 pairs, 1 refused" in text
+    assert "## train, 40 pairs, 0 refused" in text
+    assert "## test, 11 pairs, 1 refused" in text
     with (tmp_path / "a" / "b" / "calibration-test.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 19
+    assert len(rows) == 11
     assert float(rows[0]["swap_consistency"]) == pytest.approx(trial(1001).measures.swap_consistency, rel=1e-3)
     assert {row["checks"].partition(":")[0] for row in rows if row["error_mm"] == "inf"} == {"expected error"}
     assert "refine_steps" not in rows[0]
@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_written_to_shows_before_the_work(tmp_path, monk
 def test_nothing_is_written_where_the_model_registers_nothing(tmp_path, own, monkeypatch):
     monkeypatch.setattr(MODULE + "run_trials", lambda *arguments: [None for _ in arguments[3]])
     network = shipped_models()["any-2d"].with_name(f"any-2d{SUFFIX}")
-    with pytest.raises(InputError, match="model own refused all 60 pairs of split train"):
+    with pytest.raises(InputError, match="model own refused all 40 pairs of split train"):
         calibrate(load_model(str(own)), tmp_path / "out", FEW, network=network)
     assert not list((tmp_path / "out").iterdir())
     assert {path.name for path in own.iterdir()} == {"own.json", "own.safetensors"}
@@ -205,12 +205,12 @@ def test_nothing_is_written_where_the_model_registers_nothing(tmp_path, own, mon
 
 def test_the_command_prints_tables_and_files(tmp_path, monkeypatch):
     monkeypatch.setattr(MODULE + "run_trials", made_up)
-    words = ["calibrate", "any-2d", "-o", str(tmp_path), "--learn", "8", "--iterations", "1", "--train", "60"]
-    done = CliRunner().invoke(app, [*words, "--test", "20", "--seed", "3"])
+    words = ["calibrate", "any-2d", "-o", str(tmp_path), "--learn", "8", "--iterations", "1", "--train", "40"]
+    done = CliRunner().invoke(app, [*words, "--test", "12", "--seed", "3"])
     assert done.exit_code == 0
     assert "| pairs | number | a check raised |" in done.output
     assert done.output.splitlines()[-5:] == [f"wrote {tmp_path / name}" for name in (f"any-2d{SUFFIX}", *FILES)]
-    assert read_calibration(tmp_path / f"any-2d{SUFFIX}").origin["command"].endswith("--test 20 --seed 3")
+    assert read_calibration(tmp_path / f"any-2d{SUFFIX}").origin["command"].endswith("--test 12 --seed 3")
 
 
 def test_trials_are_kept_and_reused(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from crossmorph.images.io import read_image, write_image
 from crossmorph.networks.checkpoint import Card, save_model
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.unet import UNetSpec
-from crossmorph.registration.register_images import Settings
+from crossmorph.registration.settings import Settings
 from crossmorph.workflows import batch
 from crossmorph.workflows.batch import Entry, Summary, Task, register_batch
 from crossmorph.workflows.outputs import Outputs

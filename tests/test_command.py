@@ -20,7 +20,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.quality.assessment import Assessment
 from crossmorph.quality.checks import assess
-from crossmorph.registration.register_images import Settings
+from crossmorph.registration.settings import Settings
 from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import Warp, resample
 from crossmorph.transforms.warp_files import read_transform

@@ -17,12 +17,12 @@ from crossmorph.networks.checkpoint import Model, load_model
 from crossmorph.registration.initialization import searched_affine
 from crossmorph.registration.register_images import (
     Registered,
-    Settings,
     register_coarse,
     register_images,
     register_networks,
     translated_image,
 )
+from crossmorph.registration.settings import Settings
 from crossmorph.transforms.grid import Grid, centre, onto_grid
 from crossmorph.transforms.warp import Warp, resample, resample_warp
 from crossmorph.transforms.warp_files import read_transform

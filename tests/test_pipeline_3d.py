@@ -19,7 +19,8 @@ from crossmorph.networks.checkpoint import Card, Model, load_model, save_model
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.pyramid import PyramidSpec
 from crossmorph.networks.unet import UNetSpec
-from crossmorph.registration.register_images import Settings, register_images, register_initial
+from crossmorph.registration.register_images import register_images, register_initial
+from crossmorph.registration.settings import Settings
 from crossmorph.simulation.anatomy import tissue_volume, volume_affine
 from crossmorph.simulation.mri import simulate, tissue_labels
 from crossmorph.transforms.warp import resample, voxel_displacement

@@ -11,7 +11,8 @@ from crossmorph.networks.checkpoint import Model, load_model
 from crossmorph.networks.hierarchy import Flow, Hierarchy
 from crossmorph.registration import register_images as module
 from crossmorph.registration.instance_optimization import Refinement
-from crossmorph.registration.register_images import Settings, register_coarse, register_images, register_initial
+from crossmorph.registration.register_images import register_coarse, register_images, register_initial
+from crossmorph.registration.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from crossmorph.networks.checkpoint import find_card, read_card
 from crossmorph.provenance.record import digest, memory_source, read_record
 from crossmorph.quality import checks
 from crossmorph.quality.measures import measure
-from crossmorph.registration.register_images import Settings
+from crossmorph.registration.settings import Settings
 from crossmorph.workflows import register
 from crossmorph.workflows.outputs import LabelFiles, Outputs
 from crossmorph.workflows.register_files import register_files

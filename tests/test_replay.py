@@ -17,7 +17,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import write_image
 from crossmorph.registration.instance_optimization import refine
-from crossmorph.registration.register_images import Settings
+from crossmorph.registration.settings import Settings
 from crossmorph.workflows import replay
 from crossmorph.workflows.outputs import LabelFiles, Outputs
 from crossmorph.workflows.register_files import register_files

@@ -201,7 +201,7 @@ def test_a_folder_with_a_run_is_not_overwritten(smoke, tmp_path):
     before = train(config).read_bytes()
     with pytest.raises(InputError, match="holds a run already"):
         train(config)
-    with pytest.raises(InputError, match="differs from the settings"):
+    with pytest.raises(InputError, match="differs from the given settings"):
         train(config.model_copy(update={"seed": 5}), resume=True)
     assert train(config, resume=True).read_bytes() == before
 
@@ -239,7 +239,7 @@ def test_simulated_pairs_train_every_network_and_begin_another_run(phantom, tmp_
         assert max((after[name] - start[name]).abs().max() for name in start if name.startswith(stage)) > 1e-4
     assert {"dice_affine", "dice_coarse", "dice_final", "translation_mse"} == set(model.card.scores)
     assert {row["stage"] for row in numbers(config.output)} == set(STAGES)
-    # One tiny step from there: the weights are still close to those it began with.
+    # One tiny step from there: the weights are still close to its initial ones.
     short = {stage: {"iterations": 1, "learning_rate": 1e-6} for stage in STAGES}
     second = {**settings, "output": str(tmp_path / "second"), "begin": str(tmp_path / "first"), "stages": short}
     initial = load_model(str(train(TrainConfig.model_validate(second)).parent)).hierarchy.state_dict()

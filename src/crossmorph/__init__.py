@@ -18,7 +18,7 @@ _HOMES = {
     "Outputs": "workflows.outputs",
     "Registration": "networks.hierarchy",
     "Result": "workflows.result",
-    "Settings": "registration.register_images",
+    "Settings": "registration.settings",
     "Warp": "transforms.warp",
     "compose": "transforms.composition",
     "load_model": "networks.checkpoint",

@@ -12,8 +12,8 @@ from crossmorph.networks.hierarchy import HierarchySpec as HierarchySpec
 from crossmorph.networks.hierarchy import Registration as Registration
 from crossmorph.quality.assessment import Check as Check
 from crossmorph.quality.assessment import Measures as Measures
-from crossmorph.registration.register_images import Settings as Settings
 from crossmorph.registration.register_images import register_images as register_images
+from crossmorph.registration.settings import Settings as Settings
 from crossmorph.training.train import train as train
 from crossmorph.transforms.composition import compose as compose
 from crossmorph.transforms.warp import Warp as Warp

@@ -13,7 +13,7 @@ from crossmorph.cli import checks, datasets, reproduce, transforms
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
-    from crossmorph.registration.register_images import Refine, Settings
+    from crossmorph.registration.settings import Refine, Settings
     from crossmorph.workflows.outputs import LabelFiles
     from crossmorph.workflows.register_files import Done
 
@@ -152,7 +152,7 @@ def register(
         raise InputError("register: no output given; expected -o")
     if pairs is None and (moving is None or fixed is None):
         raise InputError("register: expected MOVING and FIXED, or --pairs")
-    from crossmorph.registration.register_images import Settings
+    from crossmorph.registration.settings import Settings
     from crossmorph.workflows.outputs import Outputs
     from crossmorph.workflows.register_files import register_files
 

@@ -30,7 +30,8 @@ from crossmorph.functional import metrics
 from crossmorph.images.image import Image, scale_intensity
 from crossmorph.images.io import read_image
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, load_model
-from crossmorph.registration.register_images import Settings, register_coarse, register_images, register_initial
+from crossmorph.registration.register_images import register_coarse, register_images, register_initial
+from crossmorph.registration.settings import Settings
 from crossmorph.system.environment import progress_bar
 from crossmorph.system.files import atomic_output
 from crossmorph.transforms.warp import Warp, resample, resample_warp, voxel_displacement

@@ -21,10 +21,9 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.networks.checkpoint import Card, shipped_models
-from crossmorph.registration.register_images import Settings
+from crossmorph.registration.settings import Settings
 from crossmorph.system.environment import versions
 from crossmorph.system.files import readable
-from crossmorph.transforms.affine_files import ants_names
 
 FORMAT: Literal["crossmorph provenance 2"] = "crossmorph provenance 2"
 HEADERS = (".mhd", ".nhdr")  # their voxels are in another file
@@ -89,7 +88,7 @@ class Outcome(NamedTuple):
 class Run(NamedTuple):
     """All that decides a result: known before the work, and enough to do it again.
 
-    ``settings`` are those of :class:`crossmorph.registration.register_images.Settings`, with the name of a file or the
+    ``settings`` are those of :class:`crossmorph.registration.settings.Settings`, with the name of a file or the
     rows of a matrix where the registration began with one.
     """
 
@@ -149,12 +148,6 @@ class Record(BaseModel):
 def record_path(path: Path) -> Path:
     """Where the JSON file of an output lies: ``transform.json`` for ``transform.h5``, ``w.json`` for ``w.nii.gz``."""
     return path.with_name(path.name.removesuffix(".gz").rpartition(".")[0] + ".json")
-
-
-def recorded_transforms(transform: Path | None, inverse: Path | None, ants_prefix: Path | None) -> list[Path]:
-    """The JSON files that go with the transforms of a run; one for what `--ants-prefix` writes, beside the warp."""
-    warp = ants_names(ants_prefix)[1] if ants_prefix else None
-    return list(dict.fromkeys(record_path(path) for path in (transform, inverse, warp) if path))
 
 
 def digest(path: Path) -> str:

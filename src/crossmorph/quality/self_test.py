@@ -26,7 +26,8 @@ from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
 from crossmorph.quality.assessment import Check
 from crossmorph.quality.checks import NOT_CALIBRATED, assess
-from crossmorph.registration.register_images import DEFAULTS, Registered, Settings, register_images
+from crossmorph.registration.register_images import Registered, register_images
+from crossmorph.registration.settings import DEFAULTS, Settings
 from crossmorph.simulation.anatomy import SPACING
 from crossmorph.simulation.deformation import SMOOTH, Difficulty, random_deformation
 from crossmorph.transforms.grid import working_grid

@@ -13,11 +13,10 @@ from crossmorph.images.image import Image
 from crossmorph.networks.affine import Affine
 from crossmorph.networks.hierarchy import Hierarchy
 from crossmorph.registration.affine_search import search_affine
+from crossmorph.registration.settings import NAMED_INITS, Init
 from crossmorph.transforms.grid import Grid, centre, covering_grid, onto_grid
 from crossmorph.transforms.warp import fields_overlap
 
-Init = str | Float[ndarray, "n n"]  # one of NAMED_INITS, or a matrix, fixed to moving space, RAS millimetres
-NAMED_INITS = ("affine", "centers", "none")
 MIN_OVERLAP = 0.25  # of the fixed field of view; below it there is little to compare
 
 

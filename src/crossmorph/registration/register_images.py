@@ -1,6 +1,5 @@
 """Registration of two images, each on its own grid, to one transform between their worlds."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -17,8 +16,9 @@ from crossmorph.functional.similarity import mi, windows_correlation
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
 from crossmorph.networks.hierarchy import Flow, Registration
-from crossmorph.registration.initialization import MIN_OVERLAP, Init, initial_affines, searched_affine
+from crossmorph.registration.initialization import MIN_OVERLAP, initial_affines, searched_affine
 from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, refine
+from crossmorph.registration.settings import DEFAULTS, Init, Settings, refinement_seconds
 from crossmorph.system.memory import check_memory
 from crossmorph.transforms.grid import Grid, onto_grid, working_grid
 from crossmorph.transforms.warp import (
@@ -44,45 +44,6 @@ MIN_GAIN = 1.05
 # the fine one .99 (docs/trust.md).
 MIN_KEPT = {"coarse": 0.8, "fine": 0.95, "refined": 0.95}
 STAGES = ("initial", "coarse", "fine", "refined")
-
-Refine = str | float  # auto, on, off or seconds, see `refinement_seconds`
-
-
-class Settings(NamedTuple):
-    """How a pair is registered.
-
-    Attributes:
-        init: see :func:`crossmorph.registration.initialization.initial_affines`; of two initial affines, the one from
-            which the coarse network reaches more mutual information is used.
-        smoothness: of the field, 0 (detailed) to 1 (stiff), for models that were trained for it; None is their default.
-        refine: instance optimisation after the networks: ``on`` until it stops gaining, seconds to spend on it at most,
-            ``off``, or ``auto``: ``on`` for volumes, where it adds a few points of Dice in a third of the time that
-            they take anyway, ``off`` for slices.
-        refine_steps: how many steps it may take at most; with the steps that one limited by time took, and ``on``, it
-            is repeated to the bit.
-    """
-
-    init: Init = "affine"
-    smoothness: float | None = None
-    refine: Refine = "auto"
-    refine_steps: int | None = None
-
-
-DEFAULTS = Settings()
-
-
-def refinement_seconds(wanted: Refine, dim: int) -> float:
-    """The wall time that instance optimisation may take: 0 for none, infinite until it stops gaining.
-
-    Raises:
-        InputError: neither one of the words nor seconds above 0.
-    """
-    words = {"auto": math.inf if dim == 3 else 0.0, "on": math.inf, "off": 0.0}
-    if isinstance(wanted, str) and wanted in words:
-        return words[wanted]
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not 0 < wanted < math.inf:
-        raise InputError(f"refine {wanted!r}: expected auto, on, off or seconds above 0")
-    return float(wanted)
 
 
 class RejectedStage(NamedTuple):

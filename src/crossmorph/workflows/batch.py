@@ -28,7 +28,7 @@ from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card, shipped_models
 from crossmorph.provenance.record import digest
 from crossmorph.quality.error_model import calibration_file
-from crossmorph.registration.register_images import DEFAULTS, Settings
+from crossmorph.registration.settings import DEFAULTS, Settings
 from crossmorph.system.files import atomic_output, write_whole
 from crossmorph.system.processes import claimed, workers
 from crossmorph.workflows.outputs import LabelFiles, Outputs

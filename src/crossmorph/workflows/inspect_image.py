@@ -149,7 +149,7 @@ def _facts(path: Path, found: _Found, finite: Num[ndarray, " some"]) -> dict[str
         "volumes": found.volumes,
         "spacing": [round(step, 6) for step in found.spacing],
         "field_of_view": [round(side, 3) for side in found.extent],
-        "unit": found.unit,
+        "unit": "mm" if found.physical else "pixels",
         "orientation": _orientation(found),
         "stored": found.stored,
         "intensity": intensity,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import IMAGE_SUFFIXES
-from crossmorph.provenance.record import check_replaceable, recorded_transforms
+from crossmorph.provenance.record import check_replaceable, record_path
 from crossmorph.system.files import PICTURE_SUFFIXES, suffix_of
 from crossmorph.transforms.affine_files import ants_names
 from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES
@@ -67,7 +67,9 @@ class Outputs(NamedTuple):
 
     def records(self) -> tuple[Sidecar, ...]:
         """The JSON files that the record goes to."""
-        paths = recorded_transforms(self.transform, self.inverse, self.ants_prefix)
+        # What `--ants-prefix` writes has one, beside its warp.
+        warp = ants_names(self.ants_prefix)[1] if self.ants_prefix else None
+        paths = dict.fromkeys(record_path(path) for path in (self.transform, self.inverse, warp) if path)
         return self.sidecars or tuple(Sidecar(path, {}) for path in paths)
 
     def claimed(self) -> list[Path]:

@@ -14,8 +14,8 @@ from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, find_card, load_model
 from crossmorph.provenance.record import Run, Source, file_source, memory_source, plain_settings, weights_of
 from crossmorph.quality.checks import assess
-from crossmorph.registration.initialization import NAMED_INITS, Init
-from crossmorph.registration.register_images import Refine, Settings, register_images
+from crossmorph.registration.register_images import register_images
+from crossmorph.registration.settings import NAMED_INITS, Init, Refine, Settings
 from crossmorph.transforms.affine_files import read_affine_transform
 from crossmorph.transforms.warp import resample
 from crossmorph.workflows.result import Result

@@ -10,8 +10,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
 from crossmorph.quality.assessment import Check, Measures, failures
-from crossmorph.registration.initialization import NAMED_INITS
-from crossmorph.registration.register_images import DEFAULTS, Settings
+from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.system.files import output_set
 from crossmorph.workflows.outputs import Outputs, check_outputs
 from crossmorph.workflows.register import find_init, find_model, read_init, register_read, run_of
@@ -107,7 +106,7 @@ def register_files(
         fixed: the image to move it to.
         outputs: what to write, and where; folders must exist.
         model: a shipped model's name, or a folder that `train` wrote; None is the shipped one of the images' dimension.
-        settings: how to register, see :class:`crossmorph.registration.register_images.Settings`.
+        settings: how to register, see :class:`crossmorph.registration.settings.Settings`.
         device: a torch device, or ``auto``: CUDA where there is one, else the CPU.
         threads: of the CPU, for the whole process; None leaves them as they are.
         keep_failed: whether to write the outputs of a registration of which a check failed.

@@ -12,8 +12,7 @@ import numpy as np
 from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import find_card, read_card
 from crossmorph.provenance.record import Record, Source, Weights, digest, read_record
-from crossmorph.registration.initialization import NAMED_INITS, Init
-from crossmorph.registration.register_images import Settings
+from crossmorph.registration.settings import NAMED_INITS, Init, Settings
 from crossmorph.system.environment import versions
 from crossmorph.workflows.outputs import KINDS, LabelFiles, Outputs
 from crossmorph.workflows.register_files import register_files

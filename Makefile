@@ -37,7 +37,7 @@ clean:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing crossmorph and what it needs into .venv (a few minutes the first time)"
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e '.[report,simulate]'
 	touch $@
 
 .venv/.test: .venv/.demo

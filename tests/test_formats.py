@@ -317,7 +317,7 @@ BAD_SERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "truncated in the middle": (lambda folder: cut_slice(folder, 2), r"1 of 5 DICOM files are truncated.*-03\.dcm"),
     "truncated at the end": (lambda folder: cut_slice(folder, 0), r"1 of 5 DICOM files are truncated.*-01\.dcm"),
-    "doubled": (lambda folder: mixed(folder, volume(ramp((7, 6, 2)), OBLIQUE)), "several slices .* in one place"),
+    "doubled": (lambda folder: mixed(folder, volume(ramp((7, 6, 2)), OBLIQUE)), "several slices .* have one position"),
     "other size": (lambda folder: mixed(folder, volume(ramp((4, 6, 2)), OBLIQUE)), r"its size \(\d, 6\), spacing"),
     "other direction": (lambda folder: mixed(folder, volume(ramp((7, 6, 2)), np.eye(3))), "or orientation is not"),
     "tilted": (tilted, r"shifted by 0\.5 mm against each other"),

@@ -29,6 +29,7 @@ NO_MEMORY = ("can't allocate memory", "could not create a primitive", "out of me
 METHODS = "none,affine,syn,coarse,crossmorph,oracle"
 
 KeepFailedOption = Annotated[bool, typer.Option("--keep-failed", help="Write the outputs even if a check fails.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print the checks that passed, too.")]
 ModelOption = Annotated[
     str | None,
     typer.Option(help="Shipped name, or folder that train wrote [default: the shipped one of the images' dimension]."),
@@ -107,7 +108,7 @@ def register(
         list[Any] | None,
         typer.Option(metavar="IN OUT", parser=_label_files, help="Move a label map too, nearest voxel. Repeatable."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Page (.html) or picture (.png, .pdf, .svg) to look at.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Report: page (.html) or picture (.png, .pdf, .svg).")] = None,
     error_map: Annotated[
         Path | None, typer.Option(help="Expected error of every voxel, on the fixed image's grid.")
     ] = None,
@@ -146,6 +147,7 @@ def register(
     jobs: Annotated[int, typer.Option(min=1, help="Processes for --pairs.")] = 1,
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask cluster for --pairs.")] = None,
     keep_failed: KeepFailedOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Register MOVING to FIXED; write the moved image and, on request, the transforms. Or many pairs: --pairs."""
     if output is None:
@@ -172,7 +174,7 @@ def register(
         if outputs != Outputs(output):
             raise InputError("register: --bids chooses its own files; expected no other outputs than -o")
         outputs = bids_outputs(moving, fixed, output)
-    _print(register_files(moving, fixed, outputs, *how), as_json)
+    _print(register_files(moving, fixed, outputs, *how), as_json, verbose)
 
 
 def _words() -> str:
@@ -180,8 +182,8 @@ def _words() -> str:
     return shlex.join(["crossmorph", *sys.argv[1:]])
 
 
-def _print(done: "Done", as_json: bool) -> None:
-    print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text())
+def _print(done: "Done", as_json: bool, verbose: bool) -> None:
+    print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text(verbose))
     if not done.passed:
         _fail(done.failure, FAILED)
 
@@ -218,15 +220,15 @@ def translate(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     keep_failed: KeepFailedOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Translate MOVING into the modality of FIXED, on its own grid; the two are registered for that."""
     from crossmorph.workflows.outputs import Outputs
     from crossmorph.workflows.register_files import register_files
 
     outputs = Outputs(translated=output)
-    _print(
-        register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed), as_json
-    )
+    done = register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed)
+    _print(done, as_json, verbose)
 
 
 @app.command()
@@ -238,6 +240,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Train a hierarchy on unlabelled pairs; write weights and card into the run's folder."""
+    from crossmorph.system.environment import require_extra
+
+    require_extra("train")
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from crossmorph.training.config import load_config
@@ -270,6 +275,9 @@ def evaluate(
     if report is None:
         rows = run(pairs, names, output, model=chosen, threads=threads)
     else:
+        from crossmorph.system.environment import require_extra
+
+        require_extra("report")
         from crossmorph.reports.evaluation_page import evaluate_with_page
 
         rows = evaluate_with_page(pairs, names, output, report, chosen, threads, command=_words())

@@ -31,6 +31,10 @@ def reproduce(
     seed: Annotated[int, typer.Option(min=0, help="Of data and trainings.")] = 0,
 ) -> None:
     """Rebuild the paper's tables and figures: train, register, score, draw. Finished experiments are not repeated."""
+    from crossmorph.system.environment import EXTRAS, require_extra
+
+    for extra in EXTRAS:
+        require_extra(extra)
     from crossmorph.reproduction.budgets import find_budget
     from crossmorph.reproduction.run import find_items
     from crossmorph.reproduction.run import reproduce as run

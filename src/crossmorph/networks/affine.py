@@ -1,7 +1,7 @@
-"""The affine start: a small network that looks at both images at once, moves one, and looks again.
+"""The affine network: a small network that sees both images, moves one by an affine map, and sees both again.
 
-It brings together pairs that start far apart (turned, shifted, of other size), so that the hierarchy only has to find
-what no affine map can say.
+It aligns pairs that lie far apart (rotated, shifted, of other size), so that the hierarchy only has to find what no
+affine map can express.
 """
 
 from functools import cache
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from crossmorph.functional import spatial
 from crossmorph.networks.layers import activated
 
-# Of a look's step, entries of the matrix's logarithm and shift in half sides of the grid: 3% of the size, 2 of 128
-# voxels. Of 395 simulated pairs of ten kinds no kind's mean error after the coarse stage changed by 0.1 mm, for 2.9
-# looks instead of four where pairs are near.
+# Of the step of an iteration, entries of the matrix's logarithm and shift in half sides of the grid: 3% of the size, 2
+# of 128 voxels. Of 395 simulated pairs of ten kinds no kind's mean error after the coarse stage changed by 0.1 mm, for 2.9
+# iterations instead of four where pairs are near.
 SETTLED = 0.03
 
 
 class AffineSpec(BaseModel):
-    """Channels at 1/2, 1/4, ... of a canvas of ``canvas`` voxels a side, and how often the network looks."""
+    """Channels at 1/2, 1/4, ... of a grid of ``canvas`` voxels a side, and the number of iterations, ``looks``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     features: tuple[PositiveInt, ...] = Field(default=(32, 48, 64, 96), min_length=1)
@@ -51,13 +51,13 @@ def same_place(image: Float[Tensor, "batch channel *space"]) -> Affine:
 def move(
     image: Float[Tensor, "batch channel *space"], affine: Affine, shape: tuple[int, ...], side: int
 ) -> Float[Tensor, "batch channel *canvas"]:
-    """The image under an affine map, 0 outside, on a canvas: a cube that spans the fixed grid's longest side.
+    """The image under an affine map, 0 outside, on a low-resolution grid that spans the fixed grid's longest side.
 
     Args:
         image: on the moving grid.
         affine: from the fixed grid to the moving grid.
         shape: of the fixed grid.
-        side: voxels of the canvas along each axis.
+        side: voxels of the low-resolution grid along each axis.
     """
     centred = _canvas(len(shape), side).to(image) * (max(shape) / side)
     return spatial.sample(image, _apply(affine, centred, image), outside="zero")
@@ -93,8 +93,8 @@ def _middle(image: Tensor) -> Tensor:
 class AffineNetwork(nn.Module):
     """``(moving, fixed) -> Affine``: strided convolutions on both images side by side, then two full layers.
 
-    What it finds is applied to the moving image, and the same network looks at the result, ``looks`` times. Each look
-    multiplies by the exponential of a matrix, so that no look mirrors or flattens the image.
+    What it finds is applied to the moving image, and the same network sees the result, in ``looks`` iterations. Each
+    multiplies by the exponential of a matrix, so that none mirrors or flattens the image.
     """
 
     def __init__(self, spec: AffineSpec, dim: int) -> None:
@@ -116,17 +116,17 @@ class AffineNetwork(nn.Module):
     def forward(
         self, moving: Float[Tensor, "batch 1 *moving"], fixed: Float[Tensor, "batch 1 *fixed"], start: Affine
     ) -> list[Affine]:
-        """The map after every look, the last one last; both images in [0, 1] with voxels of one size.
+        """The map after every iteration; both images in [0, 1] with voxels of one size.
 
-        A pair whose map a look changes by less than ``SETTLED`` is not looked at again, unless something is learnt.
+        A pair whose map an iteration changes by less than ``SETTLED`` is left as it is, unless something is learnt.
 
         Args:
             moving: the moving image; its grid may have another shape than the fixed one's.
             fixed: the fixed image.
-            start: where the moving image is believed to lie.
+            start: the map to begin with.
         """
         side = self.spec.canvas
-        # Averaged first, since the canvas is coarser than the images.
+        # Averaged first, since that grid is coarser than the images.
         fixed, moving = (spatial.resize_image(image, _half(image)) for image in (fixed, moving))
         shape = tuple(fixed.shape[2:])
         still = move(fixed, same_place(fixed), shape, side)
@@ -140,7 +140,7 @@ class AffineNetwork(nn.Module):
                 settled = settled | (step.abs().amax(1, keepdim=True) < SETTLED)
             turn = torch.linalg.matrix_exp(step[:, self.dim :].unflatten(1, (self.dim, self.dim)))
             shift = step[:, : self.dim] * max(shape) / 2
-            # What was found before acts on the result of this look.
+            # What was found before acts on the result of this iteration.
             shift = torch.einsum("bij,bj->bi", affine.matrix, shift) + affine.shift
             affine = Affine(affine.matrix @ turn, shift)
             found.append(Affine(affine.matrix, affine.shift * 2))

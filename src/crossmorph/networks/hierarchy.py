@@ -25,10 +25,10 @@ class HierarchySpec(BaseModel):
     ``affine``: the network of the affine start; without one it is found by search.
     ``translator_sees``: ``pair`` is the paper's ``G2(F, M)``; ``moving`` shows it M alone, so that it cannot bake the
     coarse field's misalignment into the translation. ``appearances``: 0, as in the paper, makes the mask one output of
-    G2; a number n makes G2 draw n pictures of M, and the translation is their sum that fits F best (see
+    G2; with n, G2 gives n channels of M, and the translation is their weighted sum that fits F best (see
     :func:`fit_appearance`), so that one network serves every contrast.
     ``fine_sees``: ``original`` is the paper's ``G3(F, M, T)``; ``aligned`` shows M and T already moved by the field so
-    far, so that G3 looks for what is left, ``fine_looks`` times.
+    far, so that G3 finds what is left, ``fine_looks`` times.
     ``smoothness_range``: factors of the smoothness weights that conditioned networks learn, at 0 and at 1 of their
     smoothness input; ``smoothness`` is the input where none is given.
     """
@@ -115,14 +115,14 @@ class Hierarchy(nn.Module):
         return Registration(coarse, fine, chain(coarse, fine), mask, moving + mask)
 
     def register_affine(self, moving: Tensor, fixed: Tensor, start: Affine) -> Affine:
-        """The affine network's map: of where it begins and of what each look finds, what fits best.
+        """The affine network's map: the best, by mutual information, of the given one and those of its iterations.
 
-        A look can err, most of all on images unlike those of training, and mutual information then tells.
+        An iteration can err, most of all on images unlike the training images.
 
         Args:
             moving: the moving image; its grid may have another shape than the fixed one's.
             fixed: the fixed image.
-            start: where the moving image is believed to lie.
+            start: the map to begin with.
         """
         assert self.affine is not None  # else the map is searched for: registration.initialization
         shape, side = tuple(fixed.shape[2:]), self.affine.spec.canvas
@@ -148,7 +148,7 @@ class Hierarchy(nn.Module):
     def register_fine(
         self, moving: Tensor, fixed: Tensor, translated: Tensor, coarse: Flow, smoothness: Tensor | None = None
     ) -> Flow:
-        """``phi1 = G3(F, M, T)``, from ``fine_looks`` looks chained."""
+        """``phi1 = G3(F, M, T)``, from ``fine_looks`` passes composed."""
         both = torch.cat([moving, translated], dim=1)
         smoothness = self._smoothness(moving, smoothness)
         encoded = self.fine.encode(fixed)

@@ -26,7 +26,7 @@ class PyramidSpec(BaseModel):
     ``features`` are the channels at 1/2, 1/4, ... of full resolution and ``hidden`` those of the estimator at the
     same level (0: this level only feeds the coarser ones); ``radius`` is the reach of the correlation in voxels of its
     level; ``control_spacing`` the distance of the B-spline control points in voxels of full resolution;
-    ``conditioned`` networks are told how smooth the field shall be.
+    ``conditioned`` networks take the wanted smoothness as an input.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -166,10 +166,10 @@ class Pyramid(nn.Module):
         Args:
             fixed: what :meth:`encode` made of the fixed image.
             moving: the moving image, on the same grid.
-            smoothness: what conditioned networks are told, for each pair.
+            smoothness: input of conditioned networks, for each pair.
 
         Raises:
-            ValueError: a conditioned network is told nothing.
+            ValueError: a conditioned network is given none.
         """
         if self.conditioned and smoothness is None:
             raise ValueError("this network is conditioned on the smoothness, received none")

@@ -1,7 +1,7 @@
 """A U-Net, and VoxelMorph's registration network made of it; 2-D or 3-D by one argument.
 
 A network that registers is ``(encode(fixed), moving) -> velocity`` on the grid of half resolution, in that grid's
-voxels; the hierarchy integrates it. What ``encode`` makes of a fixed image serves any number of looks. Inputs may have
+voxels; the hierarchy integrates it. What ``encode`` makes of a fixed image serves any number of passes. Inputs may have
 several channels.
 """
 

@@ -120,25 +120,21 @@ def _orientation(measures: Measures) -> Check:
 
 
 def _consistent(measures: Measures, limits: Limits | None) -> list[Check]:
-    found = {
-        "swap consistency": (measures.swap_consistency, "Swapping the images changes the result by"),
-        "shift consistency": (
-            measures.shift_consistency,
-            "Shifting the moving image by a few voxels changes the result by",
-        ),
+    values = {
+        "swap consistency": (measures.swap_consistency, "Swapping the images"),
+        "shift consistency": (measures.shift_consistency, "Shifting the moving image by a few voxels"),
     }
     checks = []
-    for name, (value, sentence) in found.items():
-        told = f"{sentence} {value:.2f} {measures.unit} (median)"
+    for name, (value, change) in values.items():
+        found = f"{change} changes the result by {value:.2f} {measures.unit} (median)"
         if limits is None:
-            checks.append(Check(name, "passed", value, None, f"{told}; no limit is known for this model."))
+            checks.append(Check(name, "passed", value, None, f"{found}; no limit is known for this model."))
             continue
         limit = float(getattr(limits, name.replace(" ", "_")))
-        told += f", limit {limit:.2f}"
-        over = not value < limit
-        checks.append(
-            Check(name, "warning" if over else "passed", value, limit, f"{told}: {UNSTABLE}" if over else f"{told}.")
-        )
+        if value < limit:
+            checks.append(Check(name, "passed", value, limit, f"{found}, limit {limit:.2f}."))
+        else:
+            checks.append(Check(name, "warning", value, limit, f"{found}, limit {limit:.2f}: {UNSTABLE}"))
     return checks
 
 

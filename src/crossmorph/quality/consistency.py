@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossmorph.functional import spatial
-from crossmorph.functional.similarity import box_sum, foreground, local_mean, mi
+from crossmorph.functional.similarity import foreground, local_correlation_map, local_mean, mi
 from crossmorph.networks.hierarchy import Flow, Hierarchy, chain
 from crossmorph.quality.assessment import Consistency
 from crossmorph.registration.register_images import Registered
@@ -41,7 +41,7 @@ def consistency(registered: Registered) -> Consistency:
         swapped=swapped[0],
         moved=moved[0, 0],
         translated=translated[0, 0],
-        correlation=_local_correlation(moved, fixed)[0, 0],
+        correlation=local_correlation_map(moved, fixed, WINDOW)[0, 0],
         residual=local_mean((translated - fixed).abs())[0, 0],
         foreground=foreground(fixed)[0, 0],
         rotated=_rotated(registered),
@@ -119,14 +119,3 @@ def _shifted(image: Tensor, axis: int, step: int) -> Tensor:
     image = image.roll(-step, axis)
     image.narrow(axis, image.shape[axis] - step if step > 0 else 0, abs(step)).zero_()
     return image
-
-
-def _local_correlation(moved: Tensor, fixed: Tensor) -> Tensor:
-    """Squared, over cubes of ``WINDOW`` voxels; the map of :func:`crossmorph.functional.similarity.ncc`."""
-    size = box_sum(torch.ones_like(fixed), WINDOW)
-    i, j, ii, jj, ij = box_sum(
-        torch.cat([moved, fixed, moved * moved, fixed * fixed, moved * fixed], dim=1), WINDOW
-    ).split(1, dim=1)
-    cross = ij - i * j / size
-    variances = (ii - i * i / size).clamp_min(0) * (jj - j * j / size).clamp_min(0)
-    return cross * cross / (variances + 1e-5)

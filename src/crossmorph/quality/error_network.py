@@ -54,8 +54,8 @@ class ErrorNetwork(nn.Module):
         """
         seen = self.stem(_channels(maps))
         dim = maps.ndim - 2
-        told = ((numbers - self.mean) / self.scale).view(*numbers.shape, *[1] * dim).expand(-1, -1, *seen.shape[2:])
-        expected: Tensor = self.unet(torch.cat([seen, told], dim=1))
+        repeated = ((numbers - self.mean) / self.scale).view(*numbers.shape, *[1] * dim).expand(-1, -1, *seen.shape[2:])
+        expected: Tensor = self.unet(torch.cat([seen, repeated], dim=1))
         return expected[:, 0]
 
 

@@ -53,7 +53,7 @@ def measure(registered: Registered, moving: Image, fixed: Image, maps: Consisten
         mutual_information_fine=reached["fine"],
         mutual_information_refined=reached.get("refined"),
         mutual_information_final=reached[next(reversed(registered.stages))],
-        folds_percent=100 * float((corners.amin(1) <= 0).float().mean()),
+        folds_percent=float(spatial.folds_percent(final.displacement)),
         min_jacobian=float(corners.min()),
         log_jacobian=_percentile(stretch, 99),
         inverse_consistency_median=spacing * _percentile(loop, 50),

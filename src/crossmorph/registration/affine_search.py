@@ -1,7 +1,7 @@
-"""The affine start without a network: a search over rotations, then an ascent.
+"""The initial affine without a network: a search over rotations, then gradient ascent.
 
-For hierarchies that have no affine network, as that of volumes: a few seconds of descent cost less there than the
-networks after it. Everything runs on small canvases, in one order, so that the same images give the same bits.
+For hierarchies that have no affine network, as that of volumes: a second of optimisation costs less there than the
+networks after it. Everything runs at low resolution, in one order, so that the same images give the same bits.
 """
 
 from itertools import product
@@ -16,20 +16,20 @@ from crossmorph.functional.adam import Adam
 from crossmorph.functional.similarity import mi
 from crossmorph.networks.affine import Affine, move, same_place
 
-CANVASES = {2: (32, 64), 3: (24, 40)}  # voxels a side, of the search and of the last ascent
+SIDES = {2: (32, 64), 3: (24, 40)}  # voxels a side of the low-resolution grids, of the search and of the last ascent
 STEPS = (40, 24)  # of ascent on each
 TURN = 0.6  # radians between the rotations tried about each axis
 TURNED = {2: 2, 3: 1}  # rotations to either side
 AROUND = 5  # of slices, where they may lie any way: 11 rotations of 33 degrees
-KEPT = 3  # places from which the ascent begins
+KEPT = 3  # candidates that are optimised
 TISSUE = 0.05  # brighter voxels show something
 SHARED = 0.5  # weight of the mutual information where both images show something
-RATE = 0.04  # of ADAM, in radians, logarithms of size, and half sides of the canvas
+RATE = 0.04  # of ADAM, in radians, logarithms of size, and half sides of the grid
 MOMENTS = 0.8, 0.95
 
 
 class _View(NamedTuple):
-    """Both images averaged down to a canvas, how many voxels of theirs make one of it, and the fixed one on it."""
+    """Both images at low resolution, how many of their voxels make one of it, and the fixed one on the square grid."""
 
     fixed: Tensor
     moving: Tensor
@@ -45,26 +45,26 @@ def search_affine(
 ) -> Affine:
     """The affine map under which the moving image fits best, or the start if none fits better.
 
-    Rotations about the images' centres of intensity, and the place where the moving image is believed to lie, are
-    compared on a canvas; from the best few ADAM climbs on the logarithm of the matrix and the shift, and from the best
-    of these once more on a finer canvas.
+    Rotations about the images' centres of intensity, and the given map, are compared at low resolution; the best few
+    are optimised by ADAM on the logarithm of the matrix and the shift, and the best of these once more at a higher
+    resolution.
 
     Args:
         moving: the moving image in [0, 1].
         fixed: the fixed image in [0, 1], with voxels of the same size; its grid may have another shape.
-        start: where the moving image is believed to lie.
-        around: whether slices are turned all the way around. Brains look much the same upside down, so that of a pair
-            that lies as it should another place may look better.
+        start: the map to begin with.
+        around: whether slices are rotated by any angle. Brains look much the same upside down, so that a pair whose
+            orientation is right may fit better rotated by 180 degrees.
     """
     fixed, moving = fixed.detach().clone(), moving.detach().clone()
     start = Affine(*(part.detach().clone() for part in start))
-    coarse, fine = (_view(fixed, moving, side) for side in CANVASES[fixed.ndim - 2])
+    coarse, fine = (_view(fixed, moving, side) for side in SIDES[fixed.ndim - 2])
     tried = _join([start, _turned(coarse, start, around)])
-    kept = _take(tried, _agreement(coarse, tried).argsort(descending=True)[:KEPT])
-    climbed = _climb(coarse, _join([start, kept]), STEPS[0])
-    best = _agreement(coarse, climbed).argmax().unsqueeze(0)
-    candidates = _join([start, _take(climbed, best), _climb(fine, _take(climbed, best), STEPS[1])])
-    return _take(candidates, _agreement(fine, candidates).argmax().unsqueeze(0))
+    kept = _take(tried, _similarity(coarse, tried).argsort(descending=True)[:KEPT])
+    ascended = _ascend(coarse, _join([start, kept]), STEPS[0])
+    best = _similarity(coarse, ascended).argmax().unsqueeze(0)
+    candidates = _join([start, _take(ascended, best), _ascend(fine, _take(ascended, best), STEPS[1])])
+    return _take(candidates, _similarity(fine, candidates).argmax().unsqueeze(0))
 
 
 def _view(fixed: Tensor, moving: Tensor, side: int) -> _View:
@@ -75,7 +75,7 @@ def _view(fixed: Tensor, moving: Tensor, side: int) -> _View:
 
 
 def _averaged(image: Tensor, factor: float) -> Tensor:
-    """Halved as often as the factor says: linear resampling looks at neighbours only."""
+    """Halved as often as the factor says: linear resampling averages neighbours only."""
     while factor >= 2:
         image, factor = spatial.resize_image(image, _divided(image, 2.0)), factor / 2
     return image
@@ -109,11 +109,11 @@ def _centre_of_intensity(image: Tensor) -> Float[Tensor, " dim"]:
     return ((points * weights).sum(2) / weights.sum(2).clamp_min(1e-6))[0]
 
 
-def _agreement(view: _View, affine: Affine) -> Float[Tensor, " places"]:
+def _similarity(view: _View, affine: Affine) -> Float[Tensor, " maps"]:
     """How well the moving image fits the fixed one under each map, ``MI + 0.5 s MI_shared``.
 
     ``MI_shared`` is that of the voxels where both show something, and ``s`` how much of the smaller of the two shares.
-    Mutual information alone blows a brain up until it fills the head of the other image; the shared one alone is high
+    Mutual information alone enlarges a brain until it fills the head of the other image; the shared one alone is high
     where next to nothing is shared.
     """
     shape, count = tuple(view.fixed.shape[2:]), len(affine.matrix)
@@ -127,19 +127,19 @@ def _agreement(view: _View, affine: Affine) -> Float[Tensor, " places"]:
     return mi(moved, still) + SHARED * part * mi(moved, still, shared)
 
 
-def _count(where: Tensor) -> Float[Tensor, " places"]:
+def _count(where: Tensor) -> Float[Tensor, " maps"]:
     return where.flatten(1).sum(1).float()
 
 
-def _climb(view: _View, start: Affine, steps: int) -> Affine:
-    """ADAM with a rate that falls to nothing; every place climbs on its own."""
+def _ascend(view: _View, start: Affine, steps: int) -> Affine:
+    """ADAM with a rate that falls to 0; every map is optimised on its own."""
     dim, half = view.fixed.ndim - 2, max(view.fixed.shape[2:]) * view.shrunk / 2
     parameters = view.fixed.new_zeros(len(start.matrix), dim * (dim + 1))
     adam = Adam(parameters, MOMENTS)
     for step in range(steps):
         parameters = parameters.detach().requires_grad_()
         affine = _changed(start, parameters, half)
-        (gradient,) = torch.autograd.grad(_agreement(view, affine).sum(), parameters)
+        (gradient,) = torch.autograd.grad(_similarity(view, affine).sum(), parameters)
         parameters = parameters + RATE * (1 - step / steps) * adam.direction(gradient)
     return Affine(*(part.detach() for part in _changed(start, parameters, half)))
 

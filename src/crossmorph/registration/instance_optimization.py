@@ -239,4 +239,4 @@ def _climb(objective: Objective, controls: Tensor, steps: int, deadline: float) 
 
 def _folded(displacement: Tensor) -> Tensor:
     """Which cells fold, ``(1, *cells)``."""
-    return spatial.strict_jacobian(displacement).amin(1) <= 0
+    return spatial.folds(displacement)

@@ -209,7 +209,7 @@ def _checked(progress: _Progress, stage: str, flow: Flow, reached: float) -> _Pr
     """One stage more, accepted, or rejected where it made the result worse. NaN is worse."""
     kept = next(reversed(progress.stages))
     before = progress.mutual_information[kept]
-    folds, rejected = _folds(flow), None
+    folds, rejected = float(spatial.folds_percent(flow.displacement)), None
     if not reached >= MIN_KEPT[stage] * before:
         rejected = RejectedStage(stage, kept, "mutual information", before, reached)
     elif not folds <= progress.folds:
@@ -218,11 +218,6 @@ def _checked(progress: _Progress, stage: str, flow: Flow, reached: float) -> _Pr
     if rejected:
         return progress._replace(rejected=(*progress.rejected, rejected))
     return progress._replace(stages={**progress.stages, stage: flow}, folds=folds)
-
-
-def _folds(flow: Flow) -> float:
-    """Percent of the grid's cells that fold, strictly."""
-    return 100 * float((spatial.strict_jacobian(flow.displacement).amin(1) <= 0).float().mean())
 
 
 def _smoothness(model: Model, wanted: float | None) -> Tensor | None:

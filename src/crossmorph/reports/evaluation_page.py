@@ -1,4 +1,4 @@
-"""A page to look at an evaluation: worst pairs first, then tables and plots; one HTML file that needs nothing else.
+"""The page of an evaluation: worst pairs first, then tables and plots; one HTML file that needs nothing else.
 
 The results do not hold the fields, so pictures of the worst pairs are made while an evaluation runs
 (:func:`keep_worst`), and those of pairs that are no longer among the worst are forgotten.

@@ -1,4 +1,4 @@
-"""A picture of a registration to look at."""
+"""The picture of a registration."""
 
 from pathlib import Path
 from typing import NamedTuple

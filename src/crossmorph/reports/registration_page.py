@@ -1,4 +1,4 @@
-"""A page to look at a registration: one HTML file that needs nothing else, no network and no server.
+"""The page of a registration: one HTML file that needs nothing else, no network and no server.
 
 Its parts lie in ``templates``: the page itself, its style, and the script that draws :mod:`crossmorph.reports.layers`.
 ``base.html`` and ``macros.html`` are shared with :mod:`crossmorph.reports.evaluation_page`.

@@ -12,6 +12,7 @@ import scipy.ndimage
 from jaxtyping import Float
 
 from crossmorph.errors import InputError
+from crossmorph.system.environment import require_extra
 
 SHAPE = (128, 128)  # of a slice
 SPACING = 1.5  # of a slice, mm
@@ -24,6 +25,7 @@ HEAD_BOTTOM = -15.0  # mm; below lie orbits and the base of the skull, which ban
 @cache
 def tissue_maps() -> tuple[Float[np.ndarray, "tissue x y z"], Float[np.ndarray, "4 4"]]:
     """CSF, grey and white matter at 1 mm, and the affine, voxel to RAS millimetres."""
+    require_extra("simulate")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nilearn's notices about its own future defaults
         from nilearn import datasets

@@ -1,14 +1,29 @@
 """Versions of the software, the hardware, and progress bars on a terminal."""
 
 import platform
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from crossmorph.errors import InputError
+
+# Modules that an extra of the installation brings, by its name.
+EXTRAS = {
+    "report": ("jinja2", "matplotlib"),
+    "simulate": ("nilearn",),
+    "train": ("lightning_fabric", "tensorboard"),
+}
 PACKAGES = ("crossmorph", "torch", "numpy", "lightning-fabric", "nibabel", "SimpleITK")
+
+
+def require_extra(extra: str) -> None:
+    """Refuse to go on without an extra of the installation. Raises InputError that says how to install it."""
+    missing = [module for module in EXTRAS[extra] if util.find_spec(module) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} not installed; expected the extra: pip install 'crossmorph[{extra}]'")
 
 
 def progress_bar(visible: bool) -> Progress:
@@ -27,7 +42,8 @@ def progress_bar(visible: bool) -> Progress:
 
 def environment() -> dict[str, str]:
     """Versions and hardware, to be stored with results."""
-    versions = {package: metadata.version(package) for package in PACKAGES}
+    installed = {each.name for each in metadata.distributions()}
+    versions = {package: metadata.version(package) for package in PACKAGES if package in installed}
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return {
         **versions,

@@ -135,7 +135,7 @@ def write_ants(prefix: str | Path, affine: Float[ndarray, "n n"], warp: Warp, in
         InputError: missing or unwritable folder, NaN, or a grid that NIfTI cannot hold.
     """
     names = ants_names(prefix)
-    # On the fixed grid as A moves it, where the inverse is told, and then told from where that grid lies.
+    # Sampled on the fixed grid as A moves it, then expressed on the fixed grid itself.
     undone = after_moving(resample_warp(inverse, affine @ warp.affine, warp.shape), warp.affine)
     with output_set(names) as written:
         write_affine_transform(names[0], affine)

@@ -114,11 +114,11 @@ def resample(image: Image, warp: Warp, interpolation: Resampling = "linear") -> 
 
     The moving image reaches half a voxel beyond its outermost centres, where the edge value is held, and is 0 outside
     (ITK's rule), so the result is that of ``antsApplyTransforms`` and ``SimpleITK.Resample``. Besides the result,
-    memory is needed for a slab of the grid and for the part of the moving image that it looks at.
+    memory is needed for a slab of the grid and for the part of the moving image that it maps to.
 
     Args:
         image: the moving image, on any grid of the warp's dimension.
-        warp: where each point of the fixed grid looks.
+        warp: maps each point of the fixed grid into the moving image.
         interpolation: ``linear`` for intensities; for labels ``nearest`` (half-way cases go up) or ``genericlabel``,
             the label with most weight in linear interpolation, which gives smoother borders.
 
@@ -172,7 +172,7 @@ def followed_by(warp: Warp, matrix: Float[ndarray, "n n"]) -> Warp:
 
 
 def after_moving(warp: Warp, affine: Float[ndarray, "n n"]) -> Warp:
-    """The warp of a grid that was moved before, told from where the grid lay: each voxel still ends where it did.
+    """The warp of a grid that was moved before, on the grid as it lay before: each voxel still ends where it did.
 
     Args:
         warp: the field on the moved grid; the type of its displacement is kept.

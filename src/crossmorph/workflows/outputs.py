@@ -9,6 +9,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import IMAGE_SUFFIXES
 from crossmorph.provenance.record import check_replaceable, record_path
+from crossmorph.system.environment import require_extra
 from crossmorph.system.files import PICTURE_SUFFIXES, suffix_of
 from crossmorph.transforms.affine_files import ants_names
 from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES
@@ -78,7 +79,10 @@ class Outputs(NamedTuple):
 
 
 def check_outputs(inputs: Sequence[Path], outputs: Outputs) -> None:
-    """No output may be an input or another output, and every name must end in a format. Raises InputError."""
+    """No output may be an input or another output, and every name must end in a format that can be written.
+
+    Raises InputError.
+    """
     seen = {path.resolve(): f"the input {path}" for path in inputs}
     for kind, path in outputs.files():
         if kind in KINDS:
@@ -89,6 +93,8 @@ def check_outputs(inputs: Sequence[Path], outputs: Outputs) -> None:
         seen[path.resolve()] = f"wanted as {kind}"
     for sidecar in outputs.records():
         check_replaceable(sidecar.path)
+    if outputs.report is not None:
+        require_extra("report")
 
 
 def ants_call(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Image]) -> tuple[str | None, str | None]:

@@ -71,10 +71,13 @@ class Done(NamedTuple):
             "ants_caution": self.ants_caution,
         }
 
-    def as_text(self) -> str:
-        """What `register` prints."""
+    def as_text(self, verbose: bool = False) -> str:
+        """What `register` prints: the checks that did not pass, or with ``verbose`` all, and what was written."""
         lines = [f"registered {self.moving} to {self.fixed} with {self.model} in {self.seconds:.2f} s"]
-        lines += [f"  {check.level:<8}{check.name}: {check.message}" for check in self.checks]
+        shown = [check for check in self.checks if verbose or check.level != "passed"]
+        lines += [f"  {check.level:<8}{check.name}: {check.message}" for check in shown]
+        passed = sum(check.level == "passed" for check in self.checks)
+        lines.append(f"  {passed} of {len(self.checks)} checks passed")
         lines += [f"  wrote   {path} ({kind})" for kind, path in self._written()]
         if self.ants:
             lines.append(f"  the same with ANTs: {self.ants}")

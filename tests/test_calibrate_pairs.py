@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import crossmorph.quality.calibration.pairs as module
 from crossmorph.images.image import Image
 from crossmorph.quality.calibration.pairs import CANNOT_BE_REGISTERED, KINDS, SLICES_ONLY, Setting, draw, with_lesion
 from crossmorph.transforms.warp import Warp, resample

@@ -10,7 +10,7 @@ from crossmorph.errors import InputError
 if TYPE_CHECKING:
     from crossmorph.datasets.brainweb.heads import Brain
 
-app = typer.Typer(help="Make a dataset: images and a pairs.csv.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, help="Make a dataset: images and a pairs.csv.", no_args_is_help=True)
 
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")]
 SeedOption = Annotated[int, typer.Option(min=0)]

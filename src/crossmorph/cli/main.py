@@ -36,12 +36,13 @@ ModelOption = Annotated[
 ]
 
 app = typer.Typer(
+    rich_markup_mode=None,
     help="Register medical images of different modality: coarse registration, translation, fine registration.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="Weights that ship, and their cards.", no_args_is_help=True)
+models_app = typer.Typer(rich_markup_mode=None, help="Weights that ship, and their cards.", no_args_is_help=True)
 transforms.add_commands(app)
 checks.add_commands(app)
 reproduce.add_commands(app)

@@ -8,7 +8,6 @@ it serves images without millimetres too.
 import json
 import math
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,11 +106,6 @@ def _calibration_beside(card: Path) -> Calibration | None:
 def _read(path: Path, stamp: int) -> Calibration:  # noqa: ARG001
     """The calibration of a file; the time stamp tells a changed file from one that was read."""
     return read_calibration(path)
-
-
-def calibration_file(name: str) -> Path:
-    """Where the calibration of a shipped model lies; other models have none there."""
-    return Path(str(resources.files("crossmorph.networks") / "weights")) / f"{name}{SUFFIX}"
 
 
 def predicted_error(calibration: Calibration, predictors: Float[Tensor, " numbers"], mean_error: float) -> float:

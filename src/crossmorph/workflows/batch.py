@@ -27,7 +27,7 @@ from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card, shipped_models
 from crossmorph.provenance.record import digest
-from crossmorph.quality.error_model import calibration_file
+from crossmorph.quality.error_model import calibration_path
 from crossmorph.registration.settings import DEFAULTS, Settings
 from crossmorph.system.files import atomic_output, write_whole
 from crossmorph.system.processes import claimed, workers
@@ -218,7 +218,7 @@ def _weights(model: str | None) -> list[str]:
     shipped = shipped_models()
     found = [find_card(model)] if model else [shipped[name] for name in DEFAULT_MODELS.values() if name in shipped]
     cards = [read_card(path) for path in found]
-    calibrations = [path for card in cards if (path := calibration_file(card.name)).is_file()]
+    calibrations = [beside for path in found if (beside := calibration_path(path)).is_file()]
     return [*(card.sha256 for card in cards), *map(digest, calibrations)]
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import nibabel
@@ -350,6 +351,11 @@ def test_other_errors_are_not_hidden(crossmorph, monkeypatch):
     monkeypatch.setattr("crossmorph.networks.checkpoint.find_card", wrong)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         crossmorph("models", "show")
+
+
+def test_the_version(crossmorph):
+    result = crossmorph("--version")
+    assert (result.code, result.out) == (0, f"crossmorph {metadata.version('crossmorph')}\n")
 
 
 HELP = """

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -48,6 +49,21 @@ checks.add_commands(app)
 reproduce.add_commands(app)
 app.add_typer(datasets.app, name="prepare")
 app.add_typer(models_app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"crossmorph {metadata.version('crossmorph')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before any command."""
 
 
 def main() -> None:

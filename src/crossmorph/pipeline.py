@@ -18,6 +18,7 @@ from crossmorph.hierarchy import Flow, Registration
 from crossmorph.image import Image, scale_intensity
 from crossmorph.memory import check_memory
 from crossmorph.refine import MOST_STEPS, Refinement, refine
+from crossmorph.refine_volumes import RefinedVolume, refine_volume
 from crossmorph.similarity import mi, windows_correlation
 from crossmorph.start import LEAST_OVERLAP, Start, places, searched_place
 from crossmorph.transform import (
@@ -132,9 +133,9 @@ class Registered(NamedTuple):
 class Prepared(NamedTuple):
     """Two images on the model's grid, what was done to get them there, and the coarse field.
 
-    ``placed`` is the moving image in [0, 1] where the start put it; ``start`` takes a point there to its own place;
-    ``began`` and ``agreement`` are the mutual information before and after the coarse field, ``alike`` how much windows
-    of the images correlate after it.
+    ``placed`` is the moving image in [0, 1] where the start put it, ``target`` the fixed image in [0, 1], each on its
+    own grid; ``start`` takes a point of ``placed`` to its own place; ``began`` and ``agreement`` are the mutual
+    information before and after the coarse field, ``alike`` how much windows of the images correlate after it.
     """
 
     moving: Float[Tensor, "1 1 *space"]
@@ -147,6 +148,7 @@ class Prepared(NamedTuple):
     began: float
     agreement: float
     alike: float
+    target: Image
 
 
 def register_images(moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS) -> Registered:
@@ -171,26 +173,25 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse, smoothness)
         course = _go_on(course, "fine", result.final, prepared)
     seconds["fine"] = time.perf_counter() - began - seconds["coarse"]
-    refinement = None
+    final, refinement, detailed = course.final, None, prepared
     if settings.refine or (settings.refine is None and fixed.dim == 3):
-        steps = MOST_STEPS if settings.refine_steps is None else settings.refine_steps
-        images = prepared.moving, prepared.fixed, prepared.moving + result.mask
-        refinement = refine(*images, course.final, settings.refine_seconds, steps)
+        refinement, field, grid = _refined(prepared, result.mask, final, settings)
         seconds["refinement"] = refinement.seconds
         if refinement.improved:
             with torch.inference_mode():
                 course = _go_on(course, "refined", refinement.final, prepared)
-    final = course.final
-    inverse = resample_warp(_in_world(final.inverse, prepared.grid), prepared.placed.affine, moving.shape)
+            if course.final is refinement.final:
+                final, detailed = field, prepared._replace(grid=grid)
+    inverse = resample_warp(_in_world(final.inverse, detailed.grid), prepared.placed.affine, moving.shape)
     return Registered(
-        warp=_on_fixed(final.displacement, prepared, fixed),
+        warp=_on_fixed(final.displacement, detailed, fixed),
         inverse=after_moving(inverse, moving.affine),
         translated=translated_image(result.mask, prepared, moving),
         start=prepared.start,
         overlap=prepared.overlap,
         moving=prepared.moving,
         fixed=prepared.fixed,
-        result=result._replace(final=final),
+        result=result._replace(final=course.final),
         refinement=refinement,
         grid=prepared.grid,
         seconds=seconds,
@@ -200,6 +201,17 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         model=model,
         smoothness=smoothness,
     )
+
+
+def _refined(prepared: Prepared, mask: Tensor, final: Flow, settings: Settings) -> RefinedVolume:
+    """The field optimised for this pair: volumes in detail of their own, slices on the working grid."""
+    seconds, steps = settings.refine_seconds, settings.refine_steps
+    if prepared.fixed.ndim == 5:
+        seen = prepared.moving, prepared.fixed
+        return refine_volume(prepared.placed, prepared.target, seen, final, prepared.grid, seconds=seconds, steps=steps)
+    images = prepared.moving, prepared.fixed, prepared.moving + mask
+    found = refine(*images, final, seconds, MOST_STEPS if steps is None else steps)
+    return RefinedVolume(found, found.final, prepared.grid)
 
 
 class _Course(NamedTuple):
@@ -314,7 +326,7 @@ def prepare(
             coarse = hierarchy.register_coarse(moved, still, smoothness)
             after = spatial.warp(moved, coarse.displacement)
             scores = [float(score) for score in (mi(moved, still), mi(after, still), windows_correlation(after, still))]
-        return Prepared(moved, still, grid, placed, matrix, fields_overlap(placed, fixed), coarse, *scores)
+        return Prepared(moved, still, grid, placed, matrix, fields_overlap(placed, fixed), coarse, *scores, target)
 
     best = _best_begun(begun, places(source, target, still, grid, hierarchy, start))
     if isinstance(start, str) and start == "affine" and hierarchy.affine is not None and not best.alike >= ALIKE:

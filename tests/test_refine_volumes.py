@@ -126,7 +126,7 @@ def test_the_field_is_the_same_on_the_networks_grid(scene: Scene, refined: Refin
 def test_nothing_folds_and_the_inverse_inverts(refined: RefinedVolume) -> None:
     assert (spatial.strict_jacobian(refined.field.displacement) > 0).all()
     for loop in (spatial.compose(*refined.field), spatial.compose(*refined.field[::-1])):
-        assert float(loop.norm(dim=1).max()) < 0.1
+        assert float(loop.norm(dim=1).max()) < 0.2
 
 
 def test_it_starts_from_the_field_it_is_given(scene: Scene) -> None:

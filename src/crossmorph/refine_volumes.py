@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from scipy import ndimage
 from torch import Tensor
 
 from crossmorph import spatial
@@ -57,12 +58,18 @@ class Round(NamedTuple):
 
 Level = tuple[Round, ...]
 
-_QUICK = (Round(2.0, 8.0, 5, 0.3, 10), Round(2.0, 4.0, 5, 1.0, 10))
-_STANDARD = (*_QUICK, Round(2.0, 4.0, 5, 1.0, 10), Round(1.0, 4.0, 5, 1.0, 8))
+_STANDARD = (
+    Round(2.0, 8.0, 5, 0.3, 10),
+    Round(2.0, 8.0, 5, 0.3, 10),
+    Round(2.0, 4.0, 5, 1.0, 10),
+    Round(1.0, 4.0, 5, 1.0, 5),
+    Round(1.0, 2.0, 5, 1.0, 8),
+)
+# Where each choice comes from: docs/design.md. With less smoothness fields of 4 mm fit noise and fold.
 LEVELS: dict[str, Level] = {
-    "fast": _QUICK,
+    "fast": (_STANDARD[0], _STANDARD[2]),
     "standard": _STANDARD,
-    "thorough": (*_STANDARD, Round(1.0, 4.0, 5, 1.0, 8)),
+    "thorough": (*_STANDARD, _STANDARD[-1]),
 }
 DEFAULT_LEVEL = "standard"
 # A round on finer voxels than an image has sees interpolation: IXI's 2 mm scans are left to the rounds before it.
@@ -219,12 +226,15 @@ def _climb(view: _View, whole: Float[Tensor, "1 3 x y z"], each: Round, budget: 
     apart = round(each.control / (2 * each.spacing))
     controls = whole.new_zeros(3, *(control_points(side, apart) for side in space))
     adam = Adam(controls, MOMENTS)
-    moved = first = _moved(view.moving, whole)
+    first = _moved(view.moving, whole)
     reached, steps = 0.0, 0
     while True:
         pace = (time.perf_counter() - began) / max(1, steps)
         if steps == min(each.steps, budget.steps) or time.perf_counter() + pace > budget.deadline:
             return _Climbed(spread(controls, apart, space)[None], steps, reached)
+        moved = first
+        if steps:
+            moved = spatial.warp(first[None, None], doubled(spread(controls, apart, space))[None])[0, 0]
         similarity, slope = view.correlation(moved, True)
         assert slope is not None
         reached = similarity if not steps else reached
@@ -234,7 +244,6 @@ def _climb(view: _View, whole: Float[Tensor, "1 3 x y z"], each: Round, budget: 
         uphill = gather(force, apart) - each.smoothness * _roughness_slope(controls, apart)
         controls = controls + RATE * adam.direction(uphill)
         steps += 1
-        moved = spatial.warp(first[None, None], doubled(spread(controls, apart, space))[None])[0, 0]
 
 
 def _moved(moving: Float[Tensor, "x y z"], displacement: Float[Tensor, "1 3 *space"]) -> Float[Tensor, "x y z"]:
@@ -294,5 +303,6 @@ def _folded(displacement: Tensor) -> Tensor:
 
 def _shown(fixed: Float[Tensor, "x y z"]) -> Float[Tensor, "x y z"]:
     """1 where the fixed image shows something nearby, 0 in air, whose noise would only weigh down what it shows."""
-    around = F.avg_pool3d(fixed[None, None], 5, 1, 2)[0, 0]
-    return (around > DARK * float(np.mean(fixed.numpy(), dtype=np.float64))).to(fixed)
+    data = fixed.numpy()
+    around = ndimage.uniform_filter(data, 5, mode="constant")
+    return torch.from_numpy((around > DARK * np.mean(data, dtype=np.float64)).astype(np.float32))

@@ -14,7 +14,7 @@ from crossmorph.errors import InputError
 from crossmorph.grid import Grid, onto_grid
 from crossmorph.hierarchy import Flow
 from crossmorph.image import Image
-from crossmorph.refine_grid import FIELD, cut, embedded, field_grid, finer, onto, seen_window
+from crossmorph.refine_grid import FIELD, cut, embedded, field_grid, field_spacing, finer, onto, seen_window
 from crossmorph.refine_volumes import LEVELS, RefinedVolume, Round, refine_volume
 
 SIDE = 64.0  # millimetres of the scene
@@ -231,15 +231,23 @@ def test_levels_name_rounds_that_the_grids_can_hold() -> None:
 
 
 def test_the_grid_of_the_field_covers_the_same_extent(scene: Scene) -> None:
-    grid = field_grid(scene.working)
+    grid = field_grid(scene.working, FIELD)
     corners = [g.affine[:3, :3] @ ((np.array(g.shape) - 1) / 2) + g.affine[:3, 3] for g in (grid, scene.working)]
     np.testing.assert_allclose(*corners, atol=1e-9)
     assert grid.shape == (33, 33, 33)
     np.testing.assert_allclose(np.linalg.norm(grid.affine[:3, :3], axis=0), FIELD)
 
 
+def test_lengths_grow_with_the_voxels_of_coarse_images() -> None:
+    def of(*spacing: float) -> Image:
+        return Image(np.zeros((4, 4, 4), np.float32), np.diag([*spacing, 1.0]))
+
+    assert field_spacing(of(1, 1, 1), of(0.5, 0.5, 4)) == FIELD
+    assert field_spacing(of(1, 1, 1), of(8, 8, 8)) == pytest.approx(8)
+
+
 def test_the_window_holds_what_both_show_and_lies_on_the_fields_voxels(scene: Scene) -> None:
-    grid = field_grid(scene.working)
+    grid = field_grid(scene.working, FIELD)
     window = seen_window(*scene.seen, scene.start.displacement, scene.working, grid)
     np.testing.assert_allclose(
         window.grid.affine[:3, 3], grid.affine[:3, :3] @ window.first + grid.affine[:3, 3], atol=1e-9
@@ -254,6 +262,6 @@ def test_the_window_holds_what_both_show_and_lies_on_the_fields_voxels(scene: Sc
 
 def test_an_image_on_a_part_of_the_world_is_that_of_the_slow_way(scene: Scene) -> None:
     grid = Grid(turned(2.0, (12, 14, 10), 0.2), (12, 14, 10))
-    for each in (grid, finer(grid, 1.0)):
+    for each in (grid, finer(grid, 2)):
         wanted = onto_grid(Scene(1.0).moving, each).data
         np.testing.assert_allclose(onto(Scene(1.0).moving, each).numpy(), wanted, atol=2e-3)

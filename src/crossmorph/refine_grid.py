@@ -16,7 +16,7 @@ from crossmorph.image import Image
 from crossmorph.transform import from_voxel_displacement, resample_warp, voxel_displacement
 
 FIELD = 2.0  # millimetres between the field's voxels
-MARGIN = 16.0  # millimetres around what both images show: two control points of 8 mm, so that all of it can move
+MARGIN = 8  # of these around what both images show: two control points of 8 mm, so that all of it can move
 SHOWN = 0.05  # of the range of intensities, from which on an image shows something
 
 
@@ -27,9 +27,14 @@ class Window(NamedTuple):
     first: tuple[int, ...]
 
 
-def field_grid(working: Grid) -> Grid:
-    """``FIELD`` millimetres apart over the extent of the networks' grid and about its centre."""
-    ratio = float(np.linalg.norm(working.affine[:3, 0])) / FIELD
+def field_spacing(*images: Image) -> float:
+    """``FIELD`` millimetres, or the side of a cube as large as a voxel of the coarsest image, if that is more."""
+    return max(FIELD, *(float(np.prod(image.spacing)) ** (1 / 3) for image in images))
+
+
+def field_grid(working: Grid, spacing: float) -> Grid:
+    """So many millimetres apart over the extent of the networks' grid and about its centre."""
+    ratio = float(np.linalg.norm(working.affine[:3, 0])) / spacing
     shape = tuple(math.ceil(side * ratio - 1e-3) for side in working.shape)
     affine = working.affine.copy()
     affine[:3, :3] /= ratio
@@ -45,16 +50,15 @@ def seen_window(moving: Tensor, fixed: Tensor, displacement: Tensor, working: Gr
     corners = np.stack([places.min(0) - 0.5, places.max(0) + 0.5], axis=1)
     to_field = np.linalg.inv(grid.affine) @ working.affine
     inside = to_field[:3, :3] @ corners + to_field[:3, 3:]
-    first = np.floor(inside[:, 0] - MARGIN / FIELD).astype(int)
-    sides = np.ceil((inside[:, 1] + MARGIN / FIELD - first) / 2).astype(int) * 2
+    first = np.floor(inside[:, 0] - MARGIN).astype(int)
+    sides = np.ceil((inside[:, 1] + MARGIN - first) / 2).astype(int) * 2
     affine = grid.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ first
     return Window(Grid(affine, tuple(map(int, sides))), tuple(map(int, first)))
 
 
-def finer(grid: Grid, spacing: float) -> Grid:
-    """The same extent in voxels of ``FIELD`` millimetres or half of that."""
-    ratio = round(FIELD / spacing)
+def finer(grid: Grid, ratio: int) -> Grid:
+    """The same extent in voxels so many times smaller."""
     affine = grid.affine.copy()
     affine[:3, :3] /= ratio
     affine[:3, 3] -= affine[:3, :3] @ np.full(3, (ratio - 1) / 2)

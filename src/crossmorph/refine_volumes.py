@@ -35,11 +35,22 @@ from crossmorph.hierarchy import Flow, chain
 from crossmorph.image import Image
 from crossmorph.local_correlation import Correlation, local_correlation
 from crossmorph.refine import Refinement
-from crossmorph.refine_grid import FIELD, Window, between, cut, embedded, field_grid, finer, onto, seen_window
+from crossmorph.refine_grid import (
+    FIELD,
+    Window,
+    between,
+    cut,
+    embedded,
+    field_grid,
+    field_spacing,
+    finer,
+    onto,
+    seen_window,
+)
 
 
 class Round(NamedTuple):
-    """One velocity.
+    """One velocity. Where an image has voxels larger than cubes of ``FIELD`` millimetres, all lengths grow with them.
 
     Attributes:
         spacing: voxels of the images, millimetres: ``FIELD`` or half of it.
@@ -86,7 +97,7 @@ class RefinedVolume(NamedTuple):
     Attributes:
         refinement: what was done, its ``final`` on the networks' grid.
         field: the same field and inverse on ``grid``, in its voxels.
-        grid: ``FIELD`` millimetres apart, over the extent of the networks' grid.
+        grid: over the extent of the networks' grid, see :func:`crossmorph.refine_grid.field_spacing`.
     """
 
     refinement: Refinement
@@ -146,7 +157,7 @@ def refine_volume(
     if (steps is not None and steps < 0) or (seconds is not None and not seconds >= 0):
         raise InputError(f"received {seconds} seconds and {steps} steps to refine; expected at least 0 of each")
     deadline = math.inf if seconds is None else began + seconds
-    grid = field_grid(working)
+    grid = field_grid(working, field_spacing(moving, fixed))
     with torch.inference_mode():
         networks = Flow(*(between(field, working, grid) for field in start))
         window = seen_window(*seen, start.displacement, working, grid)
@@ -203,7 +214,7 @@ class _View(NamedTuple):
 
 
 def _view(images: tuple[Image, Image], window: Window, each: Round) -> _View:
-    grid = finer(window.grid, each.spacing)
+    grid = finer(window.grid, round(FIELD / each.spacing))
     moving, fixed = (onto(image, grid) for image in images)
     return _View(moving, local_correlation(fixed, each.window, _shown(fixed)), (each.spacing, each.window))
 

@@ -52,9 +52,9 @@ class Settings(NamedTuple):
     Attributes:
         start: see :func:`crossmorph.start.places`; of two, the one from which the coarse network gets further counts.
         smoothness: of the field, 0 (detailed) to 1 (stiff), for models that were trained for it; None is their default.
-        refine: whether the field is optimised for this very pair after the networks; None: volumes yes, slices no. It
-            adds a few points of Dice to volumes in a third of the time that they take anyway.
-        refine_seconds: for how long at most; None goes on until it stops gaining.
+        refine: whether the field is optimised for this very pair after the networks; None: volumes yes, slices no. Of
+            volumes of people it adds 8 to 13 points of Dice.
+        refine_seconds: for how long at most; None: to the end of the schedule, slices until it stops gaining.
         refine_steps: how many steps at most; with the steps that a refinement limited by time took, and no seconds, it
             is repeated to the bit.
     """

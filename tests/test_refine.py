@@ -18,8 +18,7 @@ from crossmorph.networks.hierarchy import Flow
 from crossmorph.registration import instance_optimization as refinement
 from crossmorph.registration.instance_optimization import Refinement, refine
 
-SHAPES = [(64, 56), (24, 20, 28)]
-dimensions = pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
+SHAPE = (64, 56)
 
 
 def textured(shape: tuple[int, ...], seed: int = 0) -> Tensor:
@@ -63,10 +62,9 @@ def error(displacement: Tensor, truth: Tensor) -> float:
 # --- what it finds ---------------------------------------------------------------------------------------------------
 
 
-@dimensions
-def test_a_residual_deformation_is_corrected(shape: tuple[int, ...]) -> None:
-    moving, fixed, translated, truth = pair(shape)
-    found = refine(moving, fixed, translated, still(shape), None, steps=30)
+def test_a_residual_deformation_is_corrected() -> None:
+    moving, fixed, translated, truth = pair(SHAPE)
+    found = refine(moving, fixed, translated, still(SHAPE), None, steps=30)
     assert found.improved
     assert found.after > found.before
     assert error(found.final.displacement, truth.displacement) < 0.5 * error(
@@ -76,7 +74,7 @@ def test_a_residual_deformation_is_corrected(shape: tuple[int, ...]) -> None:
 
 def test_it_starts_from_the_field_it_is_given() -> None:
     """Three voxels along the first axis are known, and the rest is found on top of them."""
-    moving, fixed, translated, truth = pair(SHAPES[0])
+    moving, fixed, translated, truth = pair(SHAPE)
     known = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1).expand_as(truth.displacement)
     shifted = [spatial.warp(image, -known) for image in (moving, translated)]
     found = refine(shifted[0], fixed, shifted[1], Flow(known, -known), None, steps=30)
@@ -86,34 +84,33 @@ def test_it_starts_from_the_field_it_is_given() -> None:
 
 def test_mutual_information_alone_suffices() -> None:
     """A translation that shows nothing leaves the images themselves."""
-    moving, fixed, translated, truth = pair(SHAPES[0])
-    found = refine(moving, fixed, torch.full_like(translated, 0.5), still(SHAPES[0]), None, steps=30)
+    moving, fixed, translated, truth = pair(SHAPE)
+    found = refine(moving, fixed, torch.full_like(translated, 0.5), still(SHAPE), None, steps=30)
     assert error(found.final.displacement, truth.displacement) < 0.5 * error(
         torch.zeros_like(truth.displacement), truth.displacement
     )
 
 
 def test_the_translation_alone_suffices() -> None:
-    moving, fixed, translated, truth = pair(SHAPES[0])
-    found = refine(torch.full_like(moving, 0.5), fixed, translated, still(SHAPES[0]), None, steps=30)
+    moving, fixed, translated, truth = pair(SHAPE)
+    found = refine(torch.full_like(moving, 0.5), fixed, translated, still(SHAPE), None, steps=30)
     assert error(found.final.displacement, truth.displacement) < 0.5 * error(
         torch.zeros_like(truth.displacement), truth.displacement
     )
 
 
-@dimensions
-def test_the_inverse_inverts(shape: tuple[int, ...]) -> None:
-    moving, fixed, translated, _ = pair(shape)
-    given = smooth_flow(shape, 1.0, seed=7)
+def test_the_inverse_inverts() -> None:
+    moving, fixed, translated, _ = pair(SHAPE)
+    given = smooth_flow(SHAPE, 1.0, seed=7)
     final = refine(moving, fixed, translated, given, None, steps=10).final
-    inner = (..., *[slice(6, -6)] * len(shape))
+    inner = (..., *[slice(6, -6)] * len(SHAPE))
     for loop in (spatial.compose(*final), spatial.compose(*final[::-1])):
         assert loop[inner].abs().max() < 0.1
     assert (final.displacement - given.displacement).abs().max() > 0.5
 
 
 def test_wrinkles_of_the_start_are_straightened() -> None:
-    """Where the images show nothing, only the bending is left to climb down, and it is that of the whole field."""
+    """Where the images show nothing, only the bending is left to reduce, and it is that of the whole field."""
     grid = spatial.identity_grid((64, 64))
     wrinkled = 0.5 * torch.sin(grid * 2 * math.pi / 32)
     flat = torch.full((1, 1, 64, 64), 0.5)
@@ -129,7 +126,7 @@ def test_wrinkles_of_the_start_are_straightened() -> None:
 
 
 def test_identical_images_keep_the_very_field() -> None:
-    image, final = textured(SHAPES[0]), still(SHAPES[0])
+    image, final = textured(SHAPE), still(SHAPE)
     found = refine(image, image, image, final, None, steps=15)
     assert found.final is final
     assert not found.improved
@@ -137,9 +134,8 @@ def test_identical_images_keep_the_very_field() -> None:
     assert found.steps > 0
 
 
-@dimensions
-def test_constant_images(shape: tuple[int, ...]) -> None:
-    flat, final = torch.full((1, 1, *shape), 0.5), still(shape)
+def test_constant_images() -> None:
+    flat, final = torch.full((1, 1, *SHAPE), 0.5), still(SHAPE)
     found = refine(flat, flat, flat, final, None, steps=5)
     assert math.isfinite(found.before)
     assert math.isfinite(found.after)
@@ -149,16 +145,16 @@ def test_constant_images(shape: tuple[int, ...]) -> None:
 def claim(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
     """Control points at random, of this many voxels, pass for a gain."""
 
-    def climb(objective, controls, steps, deadline):
+    def optimise(objective, controls, steps, deadline):
         best = size * torch.randn(controls.shape, generator=torch.Generator().manual_seed(0))
-        return refinement._Climb(best, 1, 0.0, 1.0)
+        return refinement._Optimised(best, 1, 0.0, 1.0)
 
-    monkeypatch.setattr(refinement, "_climb", climb)
+    monkeypatch.setattr(refinement, "_optimise", optimise)
 
 
 def test_a_field_that_folds_anew_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    moving, fixed, translated, _ = pair(SHAPES[0])
-    final = still(SHAPES[0])
+    moving, fixed, translated, _ = pair(SHAPE)
+    final = still(SHAPE)
     claim(monkeypatch, 0.4)
     assert refine(moving, fixed, translated, final, None).improved
     claim(monkeypatch, 40.0)
@@ -168,8 +164,8 @@ def test_a_field_that_folds_anew_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_fold_that_was_there_before_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    moving, fixed, translated, _ = pair(SHAPES[0])
-    given = still(SHAPES[0])
+    moving, fixed, translated, _ = pair(SHAPE)
+    given = still(SHAPE)
     given.displacement[0, 0, 30, 30] = 1.5
     claim(monkeypatch, 1e-4)
     found = refine(moving, fixed, translated, given, None)
@@ -179,8 +175,8 @@ def test_a_fold_that_was_there_before_is_no_obstacle(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 7])
 def test_never_worse(steps: int) -> None:
-    moving, fixed, translated, _ = pair(SHAPES[0])
-    found = refine(moving, fixed, translated, still(SHAPES[0]), None, steps=steps)
+    moving, fixed, translated, _ = pair(SHAPE)
+    found = refine(moving, fixed, translated, still(SHAPE), None, steps=steps)
     assert found.steps == steps
     assert found.after >= found.before
     assert found.improved == (found.after > found.before) == (steps > 0)
@@ -190,38 +186,31 @@ def test_never_worse(steps: int) -> None:
 
 
 def objective(moving: Tensor, fixed: Tensor, translated: Tensor, displacement: Tensor) -> float:
-    """By the package's own similarities at the voxels looked at; ``ncc`` at every other of these along each axis."""
-    dim = fixed.ndim - 2
-    stride = refinement.STRIDE[dim]
-    some, other = ((..., *[slice(None, None, step)] * dim) for step in (stride, 2))
-    fixed, moved_moving, moved = (
-        image[some] for image in (fixed, spatial.warp(moving, displacement), spatial.warp(translated, displacement))
-    )
+    """By the package's own similarities; ``ncc`` at every other voxel along each axis."""
+    moved_moving, moved = (spatial.warp(image, displacement) for image in (moving, translated))
     information = similarity.mi(moved_moving, fixed)
     products = torch.cat([torch.ones_like(fixed), moved, fixed, moved**2, fixed**2, moved * fixed], dim=1)
-    size, i, j, ii, jj, ij = similarity.box_sum(products, refinement.WINDOW)[other].split(1, dim=1)
+    size, i, j, ii, jj, ij = similarity.box_sum(products, refinement.WINDOW)[..., ::2, ::2].split(1, dim=1)
     squared = (ij - i * j / size) ** 2 / ((ii - i * i / size) * (jj - j * j / size) + 1e-5)
-    bending = refinement.BENDING_WEIGHT[dim] * bending_energy(displacement[some]) / stride**4
-    return float(information + refinement.NCC_WEIGHT[dim] * squared.mean() - bending)
+    bending = refinement.BENDING_WEIGHT * bending_energy(displacement)
+    return float(information + refinement.NCC_WEIGHT * squared.mean() - bending)
 
 
-@pytest.mark.parametrize(("rate", "shape"), [(0.4, SHAPES[0]), (3.0, SHAPES[0]), (0.4, SHAPES[1])])
-def test_the_objective_is_that_of_the_fields(
-    rate: float, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("rate", [0.4, 3.0])
+def test_the_objective_is_that_of_the_fields(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the field that came in and of the one that comes out, with moderate strides and with long ones."""
     monkeypatch.setattr(refinement, "RATE", rate)
-    moving, fixed, translated, _ = pair(shape)
-    given = smooth_flow(shape, 3.0, seed=7)
+    moving, fixed, translated, _ = pair(SHAPE)
+    given = smooth_flow(SHAPE, 3.0, seed=7)
     found = refine(moving, fixed, translated, given, None, steps=8)
     assert found.improved
     for reported, flow in ((found.before, given), (found.after, found.final)):
         assert reported == pytest.approx(objective(moving, fixed, translated, flow.displacement), abs=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(64, 57), (24, 20, 27)], ids=["2d", "3d"])
-def test_control_points_are_in_voxels(shape: tuple[int, ...]) -> None:
+def test_control_points_are_in_voxels() -> None:
     """Equal ones shift everything by themselves, whatever the ratio of the velocity's grid, odd sides included."""
+    shape = (64, 57)
     bases = refinement._bases(torch.zeros(1, 1, *shape))
     controls = torch.ones(1, len(shape), *(basis.shape[1] for basis in bases))
     flow = refinement._flow(controls, bases, shape)
@@ -235,14 +224,13 @@ def test_the_best_point_is_kept() -> None:
     def peak(controls: Tensor) -> Tensor:
         return -(controls - 0.1).abs().sum()
 
-    climb = refinement._climb(peak, torch.zeros(1, 1, 1, 1), 1, math.inf)
-    assert (climb.steps, climb.before, climb.after) == (1, pytest.approx(-0.1), climb.before)
-    assert float(peak(climb.controls)) == climb.after
+    found = refinement._optimise(peak, torch.zeros(1, 1, 1, 1), 1, math.inf)
+    assert (found.steps, found.before, found.after) == (1, pytest.approx(-0.1), found.before)
+    assert float(peak(found.controls)) == found.after
 
 
-@dimensions
-def test_the_correlation_is_near_that_of_all_windows(shape: tuple[int, ...]) -> None:
-    _, fixed, translated, _ = pair(shape)
+def test_the_correlation_is_near_that_of_all_windows() -> None:
+    _, fixed, translated, _ = pair(SHAPE)
     some, every = refinement._correlation(fixed, refinement.WINDOW)(translated), similarity.ncc(translated, fixed)
     assert float(some) == pytest.approx(float(every), abs=0.03)
 
@@ -257,17 +245,17 @@ def test_bending_by_hand() -> None:
 
 
 def test_same_steps_same_bits() -> None:
-    first, second = (refine(*pair(SHAPES[0])[:3], still(SHAPES[0]), None, steps=6) for _ in range(2))
+    first, second = (refine(*pair(SHAPE)[:3], still(SHAPE), None, steps=6) for _ in range(2))
     assert torch.equal(first.final.displacement, second.final.displacement)
     assert torch.equal(first.final.inverse, second.final.inverse)
     assert (first.steps, first.before, first.after) == (second.steps, second.before, second.after)
 
 
 def test_it_stops_when_it_stops_gaining() -> None:
-    moving, fixed, translated, _ = pair(SHAPES[0])
-    found = refine(moving, fixed, translated, still(SHAPES[0]), None, steps=500)
+    moving, fixed, translated, _ = pair(SHAPE)
+    found = refine(moving, fixed, translated, still(SHAPE), None, steps=500)
     assert refinement.PATIENCE <= found.steps < 200
-    assert found.after >= refine(moving, fixed, translated, still(SHAPES[0]), None, steps=10).after
+    assert found.after >= refine(moving, fixed, translated, still(SHAPE), None, steps=10).after
 
 
 def timed(seconds: float) -> tuple[Refinement, float]:
@@ -317,7 +305,7 @@ def test_the_first_call_pays_for_no_imports() -> None:
 
 def test_no_gradient_leaks() -> None:
     """Neither into what comes in, a network behind it included, nor out of what comes back."""
-    moving, fixed, translated, _ = pair(SHAPES[0])
+    moving, fixed, translated, _ = pair(SHAPE)
     network = torch.nn.Conv2d(1, 2, 3, padding=1)
     before = [parameter.detach().clone() for parameter in network.parameters()]
     field = 0.1 * network(moving)
@@ -334,9 +322,9 @@ def test_no_gradient_leaks() -> None:
 def test_it_works_while_inferring() -> None:
     """The networks' answer is made of inference tensors, and the caller may still be inferring."""
     with torch.inference_mode():
-        moving, fixed, translated, _ = pair(SHAPES[0])
-        inside = refine(moving, fixed, translated, still(SHAPES[0]), None, steps=3)
-    outside = refine(moving, fixed, translated, still(SHAPES[0]), None, steps=3)
-    plain = refine(*pair(SHAPES[0])[:3], still(SHAPES[0]), None, steps=3)
+        moving, fixed, translated, _ = pair(SHAPE)
+        inside = refine(moving, fixed, translated, still(SHAPE), None, steps=3)
+    outside = refine(moving, fixed, translated, still(SHAPE), None, steps=3)
+    plain = refine(*pair(SHAPE)[:3], still(SHAPE), None, steps=3)
     for found in (inside, outside):
         assert torch.equal(found.final.displacement, plain.final.displacement)

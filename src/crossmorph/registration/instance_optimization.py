@@ -1,19 +1,20 @@
-"""Instance optimisation: a few steps on the control points of one more flow, for this very pair.
+"""Instance optimisation of slices: a few steps on the control points of one more flow, for this very pair.
 
 The networks' field is followed by the flow of a stationary velocity of cubic B-splines, ``phi = phi_net o phi_r``, and
-the control points climb
+the control points maximise
 
     J = MI(M o phi, F) + a NCC(T o phi, F) - b E(phi)
 
 where T is the translation and ``E`` the bending energy of the whole of ``phi``, not of ``phi_r`` alone: what the
 networks bent without need is then straightened too, and rotation, scale and shear cost nothing. Control points rather
-than a dense field, because a dense one fits the images' noise.
+than a dense field, because a dense one fits the images' noise. For volumes there is
+:mod:`crossmorph.registration.instance_optimization_3d`.
 """
 
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,15 +27,11 @@ from crossmorph.functional.regularization import bending_energy
 from crossmorph.functional.similarity import mi
 from crossmorph.networks.hierarchy import Flow, chain
 
-SPACING = {2: 8.0, 3: 4.0}  # voxels between control points, by dimension: 12 and 10 mm for the default models
-STRIDE = {2: 1, 3: 2}  # voxels along each axis from one that is looked at to the next: a volume has enough of them
-# Of volumes the translation says nothing that mutual information does not; no weight from 1 to 10 helped there.
-NCC_WEIGHT = {2: 10.0, 3: 0.0}
+SPACING = 8.0  # voxels between control points: 12 mm for the default model
+NCC_WEIGHT = 10.0
 WINDOW = 9  # voxels a side, as in training
-BENDING_WEIGHT = {2: 60.0, 3: 20.0}  # for displacements in voxels
-# What is left to correct is a few voxels. In 3-D, where they are most of the time, two instead of four change the mean
-# Dice of four validation volumes by less than .001, and the way there and back misses by .02 voxels instead of .01.
-SQUARINGS = {2: 4, 3: 2}
+BENDING_WEIGHT = 60.0  # for displacements in voxels
+SQUARINGS = 4  # what is left to correct is a few voxels
 RATE, MOMENTS = 0.4, (0.7, 0.9)  # ADAM's step in voxels, and its memories: short, as there are few steps
 MOST_STEPS = 100
 # It has stopped gaining when the last so many steps together raised J by less than this.
@@ -63,7 +60,7 @@ class Refinement(NamedTuple):
     improved: bool
 
 
-class _Climb(NamedTuple):
+class _Optimised(NamedTuple):
     """The best control points seen, the steps taken, and the objective of the first and of the best."""
 
     controls: Tensor
@@ -88,7 +85,7 @@ def refine(
     need not.
 
     Args:
-        moving: the moving image in [0, 1], on the working grid; 2-D or 3-D.
+        moving: the moving image in [0, 1], on the working grid.
         fixed: the fixed image in [0, 1], on the same grid.
         translated: the moving image in the fixed one's modality, still where the moving image is.
         final: the networks' field on this grid and its inverse, voxels.
@@ -110,23 +107,23 @@ def refine(
         moving, fixed, translated = (image.detach().clone() for image in (moving, fixed, translated))
         start = Flow(*(field.detach().clone() for field in final))
         bases = _bases(fixed)
-        folded = _folded(start.displacement)
+        folded = spatial.folds(start.displacement)
         # The last check will take about as long as the first.
         deadline = math.inf if seconds is None else 2 * began + seconds - time.perf_counter()
         objective = _objective(moving, fixed, translated, start.displacement, bases)
         controls = fixed.new_zeros(1, len(bases), *(basis.shape[1] for basis in bases))
-        climb = _climb(objective, controls, steps, deadline)
-    improved = climb.after > climb.before
+        found = _optimise(objective, controls, steps, deadline)
+    improved = found.after > found.before
     if improved:
         with torch.no_grad():
-            refined = chain(start, _flow(climb.controls, bases, fixed.shape[2:]))
-            improved = bool((_folded(refined.displacement) <= folded).all())
+            refined = chain(start, _flow(found.controls, bases, fixed.shape[2:]))
+            improved = bool((spatial.folds(refined.displacement) <= folded).all())
     return Refinement(
         final=refined if improved else final,
-        steps=climb.steps,
+        steps=found.steps,
         seconds=time.perf_counter() - began,
-        before=climb.before,
-        after=climb.after if improved else climb.before,
+        before=found.before,
+        after=found.after if improved else found.before,
         improved=improved,
     )
 
@@ -136,7 +133,7 @@ def _bases(fixed: Tensor) -> list[Tensor]:
     half = [(size + 1) // 2 for size in fixed.shape[2:]]
     ratios = [small / size for small, size in zip(half, fixed.shape[2:], strict=True)]
     return [
-        torch.from_numpy(spatial.bspline_basis(small, SPACING[fixed.ndim - 2] * ratio)).to(fixed)
+        torch.from_numpy(spatial.bspline_basis(small, SPACING * ratio)).to(fixed)
         for small, ratio in zip(half, ratios, strict=True)
     ]
 
@@ -152,30 +149,25 @@ def _velocity(controls: Tensor, bases: list[Tensor], shape: tuple[int, ...]) -> 
 
 def _flow(controls: Tensor, bases: list[Tensor], shape: tuple[int, ...]) -> Flow:
     velocity = _velocity(controls, bases, shape)
-    both = spatial.integrate(torch.cat([velocity, -velocity]), SQUARINGS[len(shape)])
+    both = spatial.integrate(torch.cat([velocity, -velocity]), SQUARINGS)
     return Flow(*spatial.resize(both, shape).chunk(2))
 
 
 def _objective(
     moving: Tensor, fixed: Tensor, translated: Tensor, displacement: Tensor, bases: list[Tensor]
 ) -> Objective:
-    """``J`` of the control points, larger is better, at every voxel or every ``STRIDE``-th along each axis."""
-    shape, stride, weight = tuple(fixed.shape[2:]), STRIDE[fixed.ndim - 2], NCC_WEIGHT[fixed.ndim - 2]
-    images = torch.cat([moving, translated], dim=1) if weight else moving
-    seen: tuple[Any, ...] = (..., *[slice(None, None, stride)] * len(shape))
-    still = fixed[seen].contiguous()
-    points = spatial.identity_grid(shape).to(fixed)[seen]
-    correlation = _correlation(still, WINDOW)
+    """``J`` of the control points, larger is better."""
+    shape = tuple(fixed.shape[2:])
+    images = torch.cat([moving, translated], dim=1)
+    points = spatial.identity_grid(shape).to(fixed)
+    correlation = _correlation(fixed, WINDOW)
 
     def objective(controls: Tensor) -> Tensor:
-        residual = spatial.integrate(_velocity(controls, bases, shape), SQUARINGS[len(shape)])
+        residual = spatial.integrate(_velocity(controls, bases, shape), SQUARINGS)
         whole = _composed(displacement, residual, points, shape)
-        moved, *translation = spatial.sample(images, points + whole).split(1, dim=1)
-        similarity = mi(moved, still)
-        for moved_translation in translation:
-            similarity = similarity + weight * correlation(moved_translation)
-        # Second differences over so many voxels are as many times larger, twice.
-        return (similarity - BENDING_WEIGHT[len(shape)] * bending_energy(whole) / stride**4).squeeze(0)
+        moved, translation = spatial.sample(images, points + whole).split(1, dim=1)
+        similarity = mi(moved, fixed) + NCC_WEIGHT * correlation(translation)
+        return (similarity - BENDING_WEIGHT * bending_energy(whole)).squeeze(0)
 
     return objective
 
@@ -215,7 +207,7 @@ def _correlation(fixed: Tensor, window: int) -> Objective:
     return correlation
 
 
-def _climb(objective: Objective, controls: Tensor, steps: int, deadline: float) -> _Climb:
+def _optimise(objective: Objective, controls: Tensor, steps: int, deadline: float) -> _Optimised:
     """ADAM from the given control points until steps, time or gain end; none is lost, as the best point is kept."""
     began = time.perf_counter()
     best = controls
@@ -232,11 +224,6 @@ def _climb(objective: Objective, controls: Tensor, steps: int, deadline: float) 
         now = time.perf_counter()
         stuck = taken >= PATIENCE and not highest[-1] - highest[-1 - PATIENCE] >= LEAST_GAIN
         if taken >= steps or stuck or now + (now - began) / (taken + 1) > deadline:
-            return _Climb(best, taken, highest[0], highest[-1])
+            return _Optimised(best, taken, highest[0], highest[-1])
         (gradient,) = torch.autograd.grad(value, controls)
         controls = controls + RATE * adam.direction(gradient)
-
-
-def _folded(displacement: Tensor) -> Tensor:
-    """Which cells fold, ``(1, *cells)``."""
-    return spatial.folds(displacement)

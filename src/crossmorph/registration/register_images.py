@@ -18,6 +18,7 @@ from crossmorph.networks.checkpoint import Model
 from crossmorph.networks.hierarchy import Flow, Registration
 from crossmorph.registration.initialization import MIN_OVERLAP, initial_affines, searched_affine
 from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, refine
+from crossmorph.registration.instance_optimization_3d import RefinedVolume, refine_volume
 from crossmorph.registration.settings import DEFAULTS, Init, Settings, refinement_seconds
 from crossmorph.system.memory import check_memory
 from crossmorph.transforms.grid import Grid, onto_grid, working_grid
@@ -110,14 +111,16 @@ class Registered(NamedTuple):
 class Prepared(NamedTuple):
     """Two images on the working grid after an initial affine, and the coarse field.
 
-    ``aligned`` is the moving image in [0, 1], its header moved by the initial affine; ``before`` and ``after`` are the
-    mutual information before and after the coarse field, ``correlation`` the squared local correlation after it.
+    ``aligned`` is the moving image in [0, 1], its header moved by the initial affine, ``target`` the fixed image in
+    [0, 1], each on its own grid; ``before`` and ``after`` are the mutual information before and after the coarse field,
+    ``correlation`` the squared local correlation after it.
     """
 
     moving: Float[Tensor, "1 1 *space"]
     fixed: Float[Tensor, "1 1 *space"]
     grid: Grid
     aligned: Image
+    target: Image
     initial_affine: Float[ndarray, "n n"]
     overlap: float
     coarse: Flow
@@ -149,26 +152,26 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse, smoothness)
         progress = _after(progress, "fine", result.final, prepared)
     seconds["fine"] = time.perf_counter() - began - seconds["coarse"]
-    refinement = None
+    final, grid, refinement = progress.final, prepared.grid, None
     if to_spend:
-        steps = MOST_STEPS if settings.refine_steps is None else settings.refine_steps
-        images = prepared.moving, prepared.fixed, prepared.moving + result.mask
-        refinement = refine(*images, progress.final, to_spend, steps)
+        refined = _refined(prepared, result.mask, final, to_spend, settings.refine_steps)
+        refinement = refined.refinement
         seconds["refinement"] = refinement.seconds
         if refinement.improved:
             with torch.inference_mode():
                 progress = _after(progress, "refined", refinement.final, prepared)
-    final = progress.final
-    inverse = resample_warp(_in_world(final.inverse, prepared.grid), prepared.aligned.affine, moving.shape)
+            if progress.final is refinement.final:
+                final, grid = refined.field, refined.grid
+    inverse = resample_warp(_in_world(final.inverse, grid), prepared.aligned.affine, moving.shape)
     return Registered(
-        warp=_on_fixed(final.displacement, prepared, fixed),
+        warp=_on_fixed(final.displacement, grid, prepared, fixed),
         inverse=after_moving(inverse, moving.affine),
         translated=translated_image(result.mask, prepared, moving),
         initial_affine=prepared.initial_affine,
         overlap=prepared.overlap,
         moving=prepared.moving,
         fixed=prepared.fixed,
-        result=result._replace(final=final),
+        result=result._replace(final=progress.final),
         refinement=refinement,
         grid=prepared.grid,
         seconds=seconds,
@@ -178,6 +181,17 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         model=model,
         smoothness=smoothness,
     )
+
+
+def _refined(prepared: Prepared, mask: Tensor, final: Flow, seconds: float, steps: int | None) -> RefinedVolume:
+    """The field optimised for this pair: volumes on a finer grid of their own, slices on the working grid."""
+    if prepared.fixed.ndim == 5:
+        seen = prepared.moving, prepared.fixed
+        images = prepared.aligned, prepared.target
+        return refine_volume(*images, seen, final, prepared.grid, seconds=seconds, steps=steps)
+    images_2d = prepared.moving, prepared.fixed, prepared.moving + mask
+    found = refine(*images_2d, final, seconds, MOST_STEPS if steps is None else steps)
+    return RefinedVolume(found, found.final, prepared.grid)
 
 
 class _Progress(NamedTuple):
@@ -235,13 +249,13 @@ def _smoothness(model: Model, wanted: float | None) -> Tensor | None:
 def register_initial(moving: Image, fixed: Image, model: Model, init: Init = "affine") -> Warp:
     """The initial affine alone, on the fixed image's grid; arguments and errors as :func:`register_images`."""
     prepared = prepare(moving, fixed, model, init)
-    return _on_fixed(torch.zeros_like(prepared.coarse.displacement), prepared, fixed)
+    return _on_fixed(torch.zeros_like(prepared.coarse.displacement), prepared.grid, prepared, fixed)
 
 
 def register_coarse(moving: Image, fixed: Image, model: Model, init: Init = "affine") -> Warp:
     """The initial affine and the coarse stage, on the fixed image's grid; see :func:`register_images`."""
     prepared = prepare(moving, fixed, model, init)
-    return _on_fixed(prepared.coarse.displacement, prepared, fixed)
+    return _on_fixed(prepared.coarse.displacement, prepared.grid, prepared, fixed)
 
 
 def register_networks(
@@ -257,7 +271,7 @@ def register_networks(
     prepared = prepare(moving, fixed, model, init)
     with torch.inference_mode():
         result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse)
-    return prepared, result, _on_fixed(result.final.displacement, prepared, fixed)
+    return prepared, result, _on_fixed(result.final.displacement, prepared.grid, prepared, fixed)
 
 
 def prepare(
@@ -286,7 +300,8 @@ def prepare(
             coarse = hierarchy.register_coarse(moved, still, smoothness)
             after = spatial.warp(moved, coarse.displacement)
             scores = [float(score) for score in (mi(moved, still), mi(after, still), windows_correlation(after, still))]
-        return Prepared(moved, still, grid, aligned, matrix, fields_overlap(aligned, fixed), coarse, *scores)
+        overlap = fields_overlap(aligned, fixed)
+        return Prepared(moved, still, grid, aligned, target, matrix, overlap, coarse, *scores)
 
     best = _best(from_affine, initial_affines(source, target, still, grid, hierarchy, init))
     by_network = isinstance(init, str) and init == "affine" and hierarchy.affine is not None
@@ -315,9 +330,9 @@ def _best(from_affine: Callable[[Float[ndarray, "n n"]], Prepared], matrices: li
     return max(tried, key=lambda prepared: prepared.after)
 
 
-def _on_fixed(displacement: Float[Tensor, "1 dim *space"], prepared: Prepared, fixed: Image) -> Warp:
-    """A field of the working grid, after the initial affine, as a warp on the fixed image's grid."""
-    warp = resample_warp(_in_world(displacement, prepared.grid), fixed.affine, fixed.shape)
+def _on_fixed(displacement: Float[Tensor, "1 dim *space"], grid: Grid, prepared: Prepared, fixed: Image) -> Warp:
+    """A field on a grid, after the initial affine, as a warp on the fixed image's grid."""
+    warp = resample_warp(_in_world(displacement, grid), fixed.affine, fixed.shape)
     return followed_by(warp, prepared.initial_affine)
 
 

@@ -21,8 +21,8 @@ class Settings(NamedTuple):
             which the coarse network reaches more mutual information is used.
         smoothness: of the field, 0 (detailed) to 1 (stiff), for models that were trained for it; None is their default.
         refine: instance optimisation after the networks: ``on`` until it stops gaining, seconds to spend on it at most,
-            ``off``, or ``auto``: ``on`` for volumes, where it adds a few points of Dice in a third of the time that
-            they take anyway, ``off`` for slices.
+            ``off``, or ``auto``: ``on`` for volumes, where it adds 8 to 13 points of Dice on people, ``off`` for
+            slices.
         refine_steps: how many steps it may take at most; with the steps that one limited by time took, and ``on``, it
             is repeated to the bit.
     """

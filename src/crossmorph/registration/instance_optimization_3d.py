@@ -1,0 +1,314 @@
+"""Instance optimisation of volumes: rounds of local correlation on ever finer control points, in millimetres.
+
+The networks' field is followed by the flows of one stationary velocity a round, ``phi = phi_net o phi_1 o phi_2 ..``,
+each of cubic B-splines whose control points maximise
+
+    J(c) = LCC(M o phi, F) - s E(c)
+
+``LCC`` is the mean squared correlation over small windows (:mod:`crossmorph.functional.local_correlation`), which
+neither bias fields nor unlike contrasts mislead, and ``E`` the mean squared difference between neighbouring control
+points, in millimetres a millimetre. It runs on a grid of its own, finer than the networks', around what both images
+show, from the images as they came; nothing moves at its border.
+
+Within a round ``exp(v)`` is taken as ``id + v``, and the gradient of the moved image as that of what the round began
+with, shifted: neither integration nor composition in the steps. The round ends with the true exponential of ``v`` and
+of ``-v``, so that field and inverse are diffeomorphisms, and the next one moves the original image anew.
+"""
+
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from scipy import ndimage
+from torch import Tensor
+
+from crossmorph.errors import InputError
+from crossmorph.functional import spatial
+from crossmorph.functional.adam import Adam
+from crossmorph.functional.control_points import control_points, doubled, gather, spread
+from crossmorph.functional.local_correlation import Correlation, local_correlation
+from crossmorph.images.image import Image
+from crossmorph.networks.hierarchy import Flow, chain
+from crossmorph.registration.instance_optimization import Refinement
+from crossmorph.registration.optimization_grid import (
+    FIELD,
+    Window,
+    between,
+    cut,
+    embedded,
+    field_grid,
+    field_spacing,
+    finer,
+    onto,
+    seen_window,
+)
+from crossmorph.transforms.grid import Grid
+
+
+class Round(NamedTuple):
+    """One velocity. Where an image has voxels larger than cubes of ``FIELD`` millimetres, all lengths grow with them.
+
+    Attributes:
+        spacing: voxels of the images, millimetres: ``FIELD`` or half of it.
+        control: between control points, millimetres, a multiple of twice ``spacing``.
+        window: of the correlation, voxels a side, odd.
+        smoothness: ``s``.
+        steps: of ADAM.
+    """
+
+    spacing: float
+    control: float
+    window: int
+    smoothness: float
+    steps: int
+
+
+Level = tuple[Round, ...]
+
+_STANDARD = (
+    Round(2.0, 8.0, 5, 0.3, 10),
+    Round(2.0, 8.0, 5, 0.3, 10),
+    Round(2.0, 4.0, 5, 1.0, 10),
+    Round(1.0, 4.0, 5, 1.0, 5),
+    Round(1.0, 2.0, 5, 1.0, 8),
+)
+# Where each choice comes from: docs/design.md. With less smoothness fields of 4 mm fit noise and fold.
+LEVELS: dict[str, Level] = {
+    "fast": (_STANDARD[0], _STANDARD[2]),
+    "standard": _STANDARD,
+    "thorough": (*_STANDARD, _STANDARD[-1]),
+}
+DEFAULT_LEVEL = "standard"
+# A round on finer voxels than an image has sees interpolation: IXI's 2 mm scans are left to the rounds before it.
+FINEST = 1.5  # times the spacing of a round, at most, for both images
+DARK = 0.25  # of the mean intensity: where no more is shown around a voxel, nothing is looked at
+RATE, MOMENTS = 0.3, (0.7, 0.9)  # ADAM's step in voxels of the velocity, twice ``spacing``, and its short memories
+SQUARINGS = 4
+INVERSIONS = 5  # steps
+
+
+class RefinedVolume(NamedTuple):
+    """A refined field in full detail.
+
+    Attributes:
+        refinement: what was done, its ``final`` on the networks' grid.
+        field: the same field and inverse on ``grid``, in its voxels.
+        grid: over the extent of the networks' grid, see :mod:`crossmorph.registration.optimization_grid`.
+    """
+
+    refinement: Refinement
+    field: Flow
+    grid: Grid
+
+
+class _Budget(NamedTuple):
+    """Steps, and the time at which to end."""
+
+    steps: int
+    deadline: float
+
+
+class _Refined(NamedTuple):
+    """``phi_1 o phi_2 ..`` and its inverse in the window, the steps taken, and ``LCC`` before and after."""
+
+    residual: Flow
+    steps: int
+    before: float
+    after: float
+
+
+def refine_volume(
+    moving: Image,
+    fixed: Image,
+    seen: tuple[Float[Tensor, "1 1 *space"], Float[Tensor, "1 1 *space"]],
+    start: Flow,
+    working: Grid,
+    level: Level = LEVELS[DEFAULT_LEVEL],
+    seconds: float | None = None,
+    steps: int | None = None,
+) -> RefinedVolume:
+    """Optimise the field of one pair of volumes, starting from the networks' answer.
+
+    A round whose field correlates less than the one before it, or folds a cell that did not fold before (strictly,
+    :func:`crossmorph.functional.spatial.strict_jacobian`), is rejected, and ends the refinement. The same steps give
+    the same bits on any number of threads; the same time need not.
+
+    Args:
+        moving: in [0, 1], where the affine start put it.
+        fixed: in [0, 1].
+        seen: both as the networks saw them.
+        start: the networks' field on their grid and its inverse, voxels.
+        working: that grid.
+        level: the rounds, see ``LEVELS``.
+        seconds: wall time allowed, kept as well as the pace of the steps foretells; None for all of the level's steps.
+        steps: the most steps, of all rounds together; None: the level's.
+
+    Returns:
+        The refined field and how it came about; nothing that came in is changed.
+
+    Raises:
+        InputError: a negative budget.
+    """
+    began = time.perf_counter()
+    if (steps is not None and steps < 0) or (seconds is not None and not seconds >= 0):
+        raise InputError(f"received {seconds} seconds and {steps} steps to refine; expected at least 0 of each")
+    deadline = math.inf if seconds is None else began + seconds
+    grid = field_grid(working, field_spacing(moving, fixed))
+    with torch.inference_mode():
+        networks = Flow(*(between(field, working, grid) for field in start))
+        window = seen_window(*seen, start.displacement, working, grid)
+        most = sum(each.steps for each in level) if steps is None else steps
+        found = _rounds((moving, fixed), cut(networks.displacement, window), window, level, _Budget(most, deadline))
+        if found.after > found.before:
+            field = _inverted(chain(networks, Flow(*(embedded(each, window, grid) for each in found.residual))))
+            final = Flow(*(between(each, grid, working).to(start.displacement) for each in field))
+        else:
+            field, final = networks, start
+    taken = Refinement(final, found.steps, time.perf_counter() - began, found.before, found.after, final is not start)
+    return RefinedVolume(taken, field, grid)
+
+
+# --- rounds ----------------------------------------------------------------------------------------------------------
+
+
+def _rounds(
+    images: tuple[Image, Image], networks: Float[Tensor, "1 3 x y z"], window: Window, level: Level, budget: _Budget
+) -> _Refined:
+    """One round after the other, from a field in the window, as long as each gains and the budget lasts."""
+    nowhere = torch.zeros_like(networks)
+    residual, taken = Flow(nowhere, nowhere), 0
+    folded = spatial.folds(networks)
+    coarsest = max(*images[0].spacing, *images[1].spacing)
+    views = [_view(images, window, level[0])]
+    before = views[0].correlation(_moved(views[0].moving, networks), False)[0]
+    for each in level:
+        if each.spacing < FIELD and coarsest > FINEST * each.spacing:
+            continue
+        if (each.spacing, each.window) != views[-1].of:
+            views[1:] = [_view(images, window, each)]
+        whole = spatial.compose(networks, residual.displacement)
+        optimised = _optimise(views[-1], whole, each, budget._replace(steps=budget.steps - taken))
+        taken += optimised.steps
+        if not optimised.steps:
+            break
+        refined = chain(residual, _flow(optimised.velocity, tuple(whole.shape[2:])))
+        whole = spatial.compose(networks, refined.displacement)
+        gained = views[-1].correlation(_moved(views[-1].moving, whole), False)[0] > optimised.began
+        if not gained or not (spatial.folds(whole) <= folded).all():
+            break
+        residual = refined
+    whole = spatial.compose(networks, residual.displacement)
+    return _Refined(residual, taken, before, views[0].correlation(_moved(views[0].moving, whole), False)[0])
+
+
+class _View(NamedTuple):
+    """What a round looks at: the moving image, the correlation with the fixed one, and its spacing and window."""
+
+    moving: Float[Tensor, "x y z"]
+    correlation: Correlation
+    of: tuple[float, int]
+
+
+def _view(images: tuple[Image, Image], window: Window, each: Round) -> _View:
+    grid = finer(window.grid, round(FIELD / each.spacing))
+    moving, fixed = (onto(image, grid) for image in images)
+    return _View(moving, local_correlation(fixed, each.window, _shown(fixed)), (each.spacing, each.window))
+
+
+class _Optimised(NamedTuple):
+    """The velocity that a round ended with, in its voxels, the steps taken, and ``LCC`` where it began."""
+
+    velocity: Float[Tensor, "1 3 x y z"]
+    steps: int
+    began: float
+
+
+def _optimise(view: _View, whole: Float[Tensor, "1 3 x y z"], each: Round, budget: _Budget) -> _Optimised:
+    """ADAM on the control points of one velocity, from none.
+
+    The velocity has voxels twice as large as the image's: finer ones would only cost time.
+    """
+    began = time.perf_counter()
+    space = tuple(side // 2 for side in view.moving.shape)
+    apart = round(each.control / (2 * each.spacing))
+    controls = whole.new_zeros(3, *(control_points(side, apart) for side in space))
+    adam = Adam(controls, MOMENTS)
+    first = _moved(view.moving, whole)
+    reached, steps = 0.0, 0
+    while True:
+        pace = (time.perf_counter() - began) / max(1, steps)
+        if steps == min(each.steps, budget.steps) or time.perf_counter() + pace > budget.deadline:
+            return _Optimised(spread(controls, apart, space)[None], steps, reached)
+        moved = first
+        if steps:
+            moved = spatial.warp(first[None, None], doubled(spread(controls, apart, space))[None])[0, 0]
+        similarity, slope = view.correlation(moved, True)
+        assert slope is not None
+        reached = similarity if not steps else reached
+        # The transpose of doubling, but for voxels at the border: each voxel of the velocity moves eight of the image
+        # by twice as many of their voxels.
+        force = 16 * F.avg_pool3d(_slopes(moved).mul_(slope), 2)
+        uphill = gather(force, apart) - each.smoothness * _roughness_slope(controls, apart)
+        controls = controls + RATE * adam.direction(uphill)
+        steps += 1
+
+
+def _moved(moving: Float[Tensor, "x y z"], displacement: Float[Tensor, "1 3 *space"]) -> Float[Tensor, "x y z"]:
+    """The moving image by a field on the window's grid, or, for an image twice as fine, by the doubled field."""
+    fine = displacement if displacement.shape[2:] == moving.shape else doubled(displacement[0])[None]
+    return spatial.warp(moving[None, None], fine)[0, 0]
+
+
+def _slopes(image: Float[Tensor, "x y z"]) -> Float[Tensor, "3 x y z"]:
+    """Central differences along each axis, 0 at the ends, where nothing moves."""
+    slopes = image.new_zeros(3, *image.shape)
+    for axis, side in enumerate(image.shape):
+        ahead, behind = image.narrow(axis, 2, side - 2), image.narrow(axis, 0, side - 2)
+        torch.sub(ahead, behind, out=slopes[axis].narrow(axis, 1, side - 2))
+    return slopes.mul_(0.5)
+
+
+def _roughness_slope(controls: Float[Tensor, "3 *points"], apart: int) -> Float[Tensor, "3 *points"]:
+    """The gradient of ``E``: the squared differences of neighbours, over ``apart^2`` and the number of points."""
+    slope = torch.zeros_like(controls)
+    for axis in (1, 2, 3):
+        step = controls.diff(dim=axis)
+        slope.narrow(axis, 1, step.shape[axis]).add_(step)
+        slope.narrow(axis, 0, step.shape[axis]).sub_(step)
+    return slope.mul_(2 / (apart**2 * controls[0].numel()))
+
+
+def _flow(velocity: Float[Tensor, "1 3 x y z"], shape: tuple[int, ...]) -> Flow:
+    both = spatial.integrate(torch.cat([velocity, -velocity]), SQUARINGS)
+    if both.shape[2:] != shape:
+        both = torch.stack([doubled(each) for each in both])
+    return Flow(*both.chunk(2))
+
+
+def _inverted(flow: Flow) -> Flow:
+    """With a better inverse: what interpolation in the chain has left of it is taken off by fixed-point steps.
+
+    ``v <- -u(p + v)`` (Chen et al., Med. Phys. 2008, doi:10.1118/1.2816107), at each voxel only while that brings
+    ``(id + u) o (id + v)`` nearer to the identity there: it need not, where the field is steep.
+    """
+    inverse = flow.inverse
+    miss = spatial.compose(flow.displacement, inverse)
+    size = miss.norm(dim=1, keepdim=True)
+    for _ in range(INVERSIONS):
+        tried = inverse - miss
+        left = spatial.compose(flow.displacement, tried)
+        better = left.norm(dim=1, keepdim=True) < size
+        inverse, miss = torch.where(better, tried, inverse), torch.where(better, left, miss)
+        size = miss.norm(dim=1, keepdim=True)
+    return Flow(flow.displacement, inverse)
+
+
+def _shown(fixed: Float[Tensor, "x y z"]) -> Float[Tensor, "x y z"]:
+    """1 where the fixed image shows something nearby, 0 in air, whose noise would only weigh down what it shows."""
+    data = fixed.numpy()
+    around = ndimage.uniform_filter(data, 5, mode="constant")
+    return torch.from_numpy((around > DARK * np.mean(data, dtype=np.float64)).astype(np.float32))

@@ -142,13 +142,13 @@ class Prepared(NamedTuple):
     fixed: Float[Tensor, "1 1 *space"]
     grid: Grid
     placed: Image
+    target: Image
     start: Float[ndarray, "n n"]
     overlap: float
     coarse: Flow
     began: float
     agreement: float
     alike: float
-    target: Image
 
 
 def register_images(moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS) -> Registered:
@@ -326,7 +326,7 @@ def prepare(
             coarse = hierarchy.register_coarse(moved, still, smoothness)
             after = spatial.warp(moved, coarse.displacement)
             scores = [float(score) for score in (mi(moved, still), mi(after, still), windows_correlation(after, still))]
-        return Prepared(moved, still, grid, placed, matrix, fields_overlap(placed, fixed), coarse, *scores, target)
+        return Prepared(moved, still, grid, placed, target, matrix, fields_overlap(placed, fixed), coarse, *scores)
 
     best = _best_begun(begun, places(source, target, still, grid, hierarchy, start))
     if isinstance(start, str) and start == "affine" and hierarchy.affine is not None and not best.alike >= ALIKE:

@@ -12,14 +12,14 @@ from crossmorph.system.memory import check_memory, memory_needed
 
 
 def test_hand_arithmetic():
-    expected = 0.4e9 + 420 * 10 * 20 + 45 * (100 * 100 + 30 * 40 * 50)
+    expected = 0.4e9 + 420 * 10 * 20 + 80 * (100 * 100 + 30 * 40 * 50)
     assert memory_needed((10, 20), (100, 100), (30, 40, 50)) == pytest.approx(expected)
 
 
 def test_what_fits_passes_and_what_does_not_says_how_much_it_takes():
     check_memory((64, 64, 64), (64, 64, 64), (64, 64, 64))
     with pytest.raises(
-        InputError, match=r"^out of memory: images of \(9000, 9000, 9000\) .* take about 32805\.4 GB .* are free"
+        InputError, match=r"^out of memory: images of \(9000, 9000, 9000\) .* take about 58320\.4 GB .* are free"
     ):
         check_memory((8, 8, 8), (9000, 9000, 9000))
 

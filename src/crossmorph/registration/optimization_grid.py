@@ -106,11 +106,10 @@ def cut(field: Float[Tensor, "1 3 *space"], window: Window) -> Float[Tensor, "1 
 def embedded(field: Float[Tensor, "1 3 *window"], window: Window, grid: Grid) -> Float[Tensor, "1 3 *space"]:
     """A field of the window on the whole grid, no displacement outside."""
     wide = field.new_zeros(1, 3, *grid.shape)
-    ours: list[slice] = []
-    theirs: list[slice] = []
-    for first, side, whole in zip(window.first, window.grid.shape, grid.shape, strict=True):
-        begin, end = max(first, 0), min(first + side, whole)
-        ours.append(slice(begin, end))
-        theirs.append(slice(begin - first, end - first))
-    wide[..., ours[0], ours[1], ours[2]] = field[..., theirs[0], theirs[1], theirs[2]]
+    place = wide
+    for axis, (first, side) in enumerate(zip(window.first, window.grid.shape, strict=True), start=2):
+        begin, end = max(first, 0), min(first + side, grid.shape[axis - 2])
+        place = place.narrow(axis, begin, end - begin)
+        field = field.narrow(axis, begin - first, end - begin)
+    place.copy_(field)
     return wide

@@ -9,8 +9,9 @@ from crossmorph.errors import InputError
 
 # Peak of the process at rest, of a voxel of the working grid (the networks), and of one of either image (fields and
 # copies in single precision). Measured: 0.41 GB at 128 x 128 and 0.77 GB at 1024 x 1024 (any-2d), 0.56 and 0.77 GB at
-# 64 and 96 voxels a side (any-3d), 1.1 GB for 2 mm to 1 mm brains, 2.3 GB for two images of 256 voxels a side.
-AT_REST, A_WORKING_VOXEL, AN_IMAGE_VOXEL = 0.4e9, 420, 45
+# 64 and 96 voxels a side (any-3d), 1.1 GB for 2 mm to 1 mm brains, 3.5 GB for two heads of 256 voxels of 1 mm a
+# side, refined.
+AT_REST, A_WORKING_VOXEL, AN_IMAGE_VOXEL = 0.4e9, 420, 80
 
 
 def memory_needed(working: tuple[int, ...], *images: tuple[int, ...]) -> float:

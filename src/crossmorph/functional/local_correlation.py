@@ -2,9 +2,9 @@
 
 ``J`` is the fixed image and ``I`` the moved one, all sums over cubes that end with the image:
 ``cross = sum I J - sum I sum J / n``. With ``D = var_I var_J + e``, ``a = w cross / D`` and
-``b = w cross^2 var_J / D^2`` the derivative by ``I(y)`` is ``2 sum_x a (J(y) - mean_J(x)) - b (I(y) - mean_I(x))`` over
-the windows ``x`` that hold ``y`` (Avants et al., Med. Image Anal. 2008, doi:10.1016/j.media.2007.06.004, keep the window
-centred at ``y`` alone).
+``b = w cross^2 var_J / D^2`` the derivative by ``I(y)`` is ``2 sum_x a (J(y) - mean_J(x)) - b (I(y) - mean_I(x))``
+over the windows ``x`` that hold ``y`` (Avants et al., Med. Image Anal. 2008, doi:10.1016/j.media.2007.06.004, keep the
+window centred at ``y`` alone).
 
 Automatic differentiation of :func:`crossmorph.functional.similarity.ncc` takes several times as long: it keeps every
 sum over windows, and sums again over every copy of them. Here the images lie in one row of numbers with zeros between

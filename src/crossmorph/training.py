@@ -20,6 +20,7 @@ from crossmorph.affine import affine_displacement, same_place
 from crossmorph.checkpoint import Card, load_model, load_tensors, save_model, save_tensors
 from crossmorph.config import TrainConfig, dump_config
 from crossmorph.data.dataset import Dataset, batch, load_dataset
+from crossmorph.data.people import synthesise_people
 from crossmorph.data.samples import Samples
 from crossmorph.data.synthesis import synthesise
 from crossmorph.errors import InputError
@@ -137,9 +138,9 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
         raise InputError(problem)
     torch.manual_seed(config.seed)
     hierarchy = _first_weights(config)
-    grid = config.data.spacing, config.data.shape
-    data = load_dataset(config.data.train, *grid) if config.data.train else None
-    validation = load_dataset(config.data.validation, *grid)
+    spacing, shape = config.data.spacing, config.data.shape
+    data = load_dataset(config.data.train, spacing, shape) if config.data.train else None
+    validation = load_dataset(config.data.validation, spacing, config.data.validation_shape or shape)
     start, moments = _restore(config.output / CHECKPOINT, hierarchy)
     hierarchy.to(fabric.device)
     done = _iterations_before(config, start.stage) + start.step
@@ -268,7 +269,8 @@ def _share(run: Run, stage: int, step: int) -> Batch:
     else:
         assert config.data.synthesis is not None
         far = STAGES[stage] == "affine"
-        samples = synthesise(config.data.synthesis, config.data.lattice, config.seed, stage, first, count, far)
+        draw = synthesise_people if config.data.synthesis.anatomies else synthesise
+        samples = draw(config.data.synthesis, config.data.lattice, config.seed, stage, first, count, far)
     drawn = np.array(
         [np.random.default_rng([config.seed, stage, 3, number]).random(2) for number in range(first, first + count)]
     )

@@ -1,6 +1,7 @@
 """Label maps in memory, and looking them up: what stands where in a person, with all people laid over each other."""
 
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ FARTHEST = 40.0  # mm; beyond it a distance is held
 DISTANCE_GRID = 2.0  # mm: that distances are measured on; every second voxel is kept
 ELSEWHERE = ("lesion", "vessel")  # signals of what lies in another place in each person
 VAGUE = ("csf", "outer csf", "inner csf", "grey matter", "white matter")  # no structures: tissues, or parts of them
-FINENESS = 2  # looked up per voxel of an image, along each axis: their mean makes partial volumes
+FINENESS = 2  # parts of a voxel of an image along each axis, looked up each: their mean makes partial volumes
+_PARTS = tuple((part + 0.5) / FINENESS - 0.5 for part in range(FINENESS))
 
 
 class Distances(NamedTuple):
@@ -126,19 +128,29 @@ def _apply(matrix: Float[Tensor, "4 4"], points: Float[Tensor, "3 *space"]) -> F
     return torch.einsum("ij,j...->i...", matrix[:3, :3], points) + matrix[:3, 3].view(3, *[1] * (points.ndim - 1))
 
 
-def look_up(anatomy: Anatomy, points: Float[Tensor, "3 *wider"]) -> UInt8[Tensor, "*fine"]:
-    """The code that is nearest, on a grid twice as fine as that of the points, which reach a voxel beyond it.
+def look_up(
+    anatomy: Anatomy, points: Float[Tensor, "3 *space"], steps: Float[Tensor, "dim 3"]
+) -> UInt8[Tensor, "*space parts"]:
+    """The codes that are nearest to the parts of an image's voxels, ``FINENESS`` along each of their axes.
 
     Args:
         anatomy: the person.
-        points: of the common space, mm, on a grid one voxel wider than the image's at every end; two or three axes.
+        points: the voxels' centres in the common space, mm; of two or three axes.
+        steps: from one voxel to the next along each axis of the image, mm of the common space; where the image is
+            deformed, the mean.
     """
     voxels = _apply(anatomy.to_codes, points)
-    mode = "bilinear" if points.ndim == 3 else "trilinear"
-    fine = F.interpolate(voxels[None], scale_factor=FINENESS, mode=mode, align_corners=False)[0]
-    inner = slice(FINENESS, -FINENESS)
-    fine = fine[(slice(None), *[inner] * (points.ndim - 1))]
-    return _nearest(anatomy, fine)
+    places = torch.tensor(list(product(_PARTS, repeat=len(steps)))) @ (steps @ anatomy.to_codes[:3, :3].T)
+    return _nearest(anatomy, voxels.unsqueeze(-1) + places.T.view(3, *[1] * len(steps), -1))
+
+
+def mean_steps(points: Float[Tensor, "3 *space"]) -> Float[Tensor, "dim 3"]:
+    """From one point of a grid to the next along each axis, the mean over the grid."""
+    steps = []
+    for axis, size in enumerate(points.shape[1:], start=1):
+        ends = points.narrow(axis, size - 1, 1) - points.narrow(axis, 0, 1)
+        steps.append(ends.flatten(1).mean(1) / (size - 1))
+    return torch.stack(steps)
 
 
 def codes_at(anatomy: Anatomy, points: Float[Tensor, "3 *space"]) -> UInt8[Tensor, "*space"]:
@@ -147,11 +159,14 @@ def codes_at(anatomy: Anatomy, points: Float[Tensor, "3 *space"]) -> UInt8[Tenso
 
 
 def _nearest(anatomy: Anatomy, voxels: Float[Tensor, "3 *space"]) -> UInt8[Tensor, "*space"]:
-    size = torch.tensor(anatomy.codes.shape, dtype=torch.int32).view(3, *[1] * (voxels.ndim - 1))
+    """The codes of the voxels nearest to coordinates; air outside."""
     nearest = voxels.round().int()
-    inside = ((nearest >= 0) & (nearest < size)).all(0)
-    place = torch.addcmul(nearest[2], nearest[0] * size[1] + nearest[1], size[2]).mul_(inside)
-    found = anatomy.codes.view(-1).index_select(0, place.view(-1)).view(inside.shape)
+    inside = torch.ones(voxels.shape[1:], dtype=torch.bool)
+    place = torch.zeros(voxels.shape[1:], dtype=torch.int32)
+    for index, size in zip(nearest, anatomy.codes.shape, strict=True):
+        inside &= (index >= 0) & (index < size)
+        place = place.mul_(size).add_(index)
+    found = anatomy.codes.view(-1).index_select(0, place.mul_(inside).view(-1)).view(inside.shape)
     return found * inside
 
 
@@ -162,10 +177,8 @@ def distances_at(anatomy: Anatomy, points: Float[Tensor, "3 *space"]) -> Float[T
     return sampled[0].view(2, *voxels.shape[1:])
 
 
-def fractions(table: Float[Tensor, "rows codes"], fine: UInt8[Tensor, "*fine"]) -> Float[Tensor, "rows *space"]:
-    """What each row says of the codes, averaged over the fine voxels of every voxel of the image."""
-    space = [size // FINENESS for size in fine.shape]
-    dim = fine.ndim
-    apart = fine.view([size for pair in ((n, FINENESS) for n in space) for size in pair])
-    bags = apart.permute(*range(0, 2 * dim, 2), *range(1, 2 * dim, 2)).reshape(-1, FINENESS**dim).int()
-    return F.embedding_bag(bags, table.T.contiguous(), mode="mean").T.contiguous().view(len(table), *space)
+def fractions(table: Float[Tensor, "rows codes"], codes: UInt8[Tensor, "*space parts"]) -> Float[Tensor, "rows *space"]:
+    """What each row says of the codes, averaged over the parts of every voxel."""
+    bags = codes.view(-1, codes.shape[-1]).int()
+    means = F.embedding_bag(bags, table.T.contiguous(), mode="mean")
+    return means.T.contiguous().view(len(table), *codes.shape[:-1])

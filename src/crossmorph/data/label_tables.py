@@ -83,12 +83,12 @@ def table_of(labels: Iterable[int], own: Table | None = None) -> Known:
     Raises:
         InputError: none knows all of them.
     """
-    labels = set(labels)
+    occurring = set(labels)
     tables = {"own table": own} if own is not None else {name: built_in_table(name) for name in BUILT_IN}
     for name, table in tables.items():
-        if labels <= table.keys():
+        if occurring <= table.keys():
             return Known(name, table)
-    unknown = sorted(min((labels - table.keys() for table in tables.values()), key=len))
+    unknown = min((sorted(occurring - table.keys()) for table in tables.values()), key=len)
     raise InputError(
         f"label {', '.join(map(str, unknown[:5]))}{' ..' if len(unknown) > 5 else ''} is not in {' or '.join(tables)}; "
         "expected labels of one table"

@@ -19,7 +19,6 @@ from torch import Tensor
 from crossmorph import spatial
 from crossmorph.data.anatomy import CENTRE
 from crossmorph.data.cohort_maps import (
-    FINENESS,
     Anatomy,
     Cohort,
     distances_at,
@@ -27,6 +26,7 @@ from crossmorph.data.cohort_maps import (
     load_anatomy,
     load_cohort,
     look_up,
+    mean_steps,
 )
 from crossmorph.data.samples import Samples
 from crossmorph.data.signals import NAMES, random_signals, signals_of
@@ -41,6 +41,7 @@ from crossmorph.data.synthesis import (
     outside_signal,
     random_displacement,
     random_head,
+    random_turn,
     smooth_noise,
 )
 
@@ -51,9 +52,9 @@ TILT = 0.08  # most that a slice rises per millimetre along either of its axes
 
 
 class Seen(NamedTuple):
-    """One person as one image shows it: codes on the finer grid, and the distances outside the brain on its own."""
+    """A person in an image: codes of the parts of each voxel, and the distances outside the brain."""
 
-    codes: UInt8[Tensor, "*fine"]
+    codes: UInt8[Tensor, "*space parts"]
     distances: Float[Tensor, "2 *space"]
     whole: bool
 
@@ -108,7 +109,7 @@ def _pair(
     if chosen[0] != chosen[1]:
         strain *= spec.people.calm
     signals = [
-        random_table(spec, cohort, rng, contrasts[rng.integers(len(contrasts))])
+        random_table(rng, contrasts[rng.integers(len(contrasts))], spec.people.uncertain)
         for contrasts in (spec.moving, spec.fixed)
     ]
     if rng.random() < spec.alike:
@@ -120,8 +121,11 @@ def _pair(
         seen.append(see(load_anatomy(spec.anatomies, "train", chosen[role]), points))
     table = torch.cat([cohort.tissues, _compared(spec, cohort, rng, seen)])
     images = [_image(spec, lattice, cohort, rng, *each) for each in zip(seen, signals, strict=True)]
-    truths = [fractions(table, each.codes) for each in seen]
-    return images[0], images[1], truths[0], truths[1]
+    parts = [*images, *(fractions(table, each.codes) for each in seen)]
+    if rng.random() < spec.turned:
+        turn = random_turn(rng)
+        parts = [turn(part) for part in parts]
+    return parts[0], parts[1], parts[2], parts[3]
 
 
 # --- who and where ---------------------------------------------------------------------------------------------------
@@ -136,12 +140,11 @@ def _two_people(spec: SynthesisSpec, cohort: Cohort, rng: np.random.Generator) -
         return group[rng.integers(len(group))]
 
     fixed = drawn()
-    if rng.random() < spec.people.same or len({person.person for person in cohort.people}) == 1:
+    others = [k for k, person in enumerate(cohort.people) if person.person != cohort.people[fixed].person]
+    if rng.random() < spec.people.same or not others:
         return fixed, fixed
-    while True:
-        moving = drawn()
-        if cohort.people[moving].person != cohort.people[fixed].person:
-            return moving, fixed
+    moving = drawn()
+    return moving if moving in others else others[rng.integers(len(others))], fixed
 
 
 def _view(spec: SynthesisSpec, lattice: Lattice, rng: np.random.Generator) -> View:
@@ -161,9 +164,9 @@ def _view(spec: SynthesisSpec, lattice: Lattice, rng: np.random.Generator) -> Vi
 
 def _points(
     rng: np.random.Generator, lattice: Lattice, view: View, placement: Placement, sigma: float, strain: float
-) -> Float[Tensor, "3 *wider"]:
-    """Points of the common space, mm, that an image shows, one voxel beyond it at every end."""
-    shape = tuple(size + 2 for size in lattice.shape)
+) -> Float[Tensor, "3 *space"]:
+    """Points of the common space, mm, that an image shows."""
+    shape = lattice.shape
     column = (-1, *[1] * len(shape))
     centred = spatial.identity_grid(shape)[0] - (torch.tensor(shape).view(column) - 1) / 2
     within = (centred + random_displacement(rng, shape, placement, sigma, strain)[0]) * lattice.spacing
@@ -175,10 +178,10 @@ def _points(
     return points
 
 
-def see(anatomy: Anatomy, points: Float[Tensor, "3 *wider"]) -> Seen:
-    """What a person shows at points of the common space, mm, which reach a voxel beyond the image at every end."""
-    inner = points[(slice(None), *[slice(1, -1)] * (points.ndim - 1))]
-    return Seen(look_up(anatomy, points), distances_at(anatomy, inner), anatomy.person.whole)
+def see(anatomy: Anatomy, points: Float[Tensor, "3 *space"]) -> Seen:
+    """What a person shows at points of the common space, mm."""
+    codes = look_up(anatomy, points, mean_steps(points))
+    return Seen(codes, distances_at(anatomy, points), anatomy.person.whole)
 
 
 def _compared(
@@ -186,7 +189,7 @@ def _compared(
 ) -> Float[Tensor, "structures codes"]:
     """Some structures that both images show, as rows of a table; rows of zeros, which count nothing, where too few."""
     codes = cohort.members.shape[1]
-    enough = SEEN * FINENESS ** seen[0].codes.ndim
+    enough = SEEN * seen[0].codes.shape[-1]
     both = torch.stack([cohort.members @ torch.bincount(s.codes.view(-1), minlength=codes).float() for s in seen])
     order = torch.from_numpy(rng.permutation(len(cohort.regions)))
     order = order[(both >= enough).all(0)[order]][: spec.people.structures]
@@ -198,12 +201,10 @@ def _compared(
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def random_table(
-    spec: SynthesisSpec, cohort: Cohort, rng: np.random.Generator, contrast: Acquisition
-) -> Float[Tensor, " names"]:
+def random_table(rng: np.random.Generator, contrast: Acquisition, uncertain: float) -> Float[Tensor, " names"]:
     """Signals by kind of tissue, air last, none far from its sequence's; or any, for ``random``."""
     signals = random_signals(rng) if contrast == "random" else signals_of(contrast)
-    varied = signals * (1 + rng.uniform(-spec.people.uncertain, spec.people.uncertain, len(signals)))
+    varied = signals * (1 + rng.uniform(-uncertain, uncertain, len(signals)))
     return torch.tensor([*varied, 0.0], dtype=torch.float32)
 
 
@@ -234,7 +235,7 @@ def _image(
 
 
 def tissue_signals(
-    cohort: Cohort, codes: UInt8[Tensor, "*fine"], signals: Float[Tensor, " names"]
+    cohort: Cohort, codes: UInt8[Tensor, "*space parts"], signals: Float[Tensor, " names"]
 ) -> Float[Tensor, "2 *space"]:
     """Signals of all tissues, averaged over each voxel, and what of it comes from fat and muscle."""
     table = signals[cohort.signals]
@@ -252,8 +253,8 @@ def textured(rng: np.random.Generator, parts: Float[Tensor, "2 *space"], texture
 
 
 def _with_lesions(
-    lattice: Lattice, cohort: Cohort, rng: np.random.Generator, codes: UInt8[Tensor, "*fine"]
-) -> UInt8[Tensor, "*fine"]:
+    lattice: Lattice, cohort: Cohort, rng: np.random.Generator, codes: UInt8[Tensor, "*space parts"]
+) -> UInt8[Tensor, "*space parts"]:
     """A few balls of white matter turned into lesions, where a structure with that signal is known."""
     lesion = NAMES.index("lesion")
     known = torch.nonzero(cohort.signals == lesion)
@@ -263,19 +264,20 @@ def _with_lesions(
         return codes
     codes = codes.clone()
     for _ in range(int(rng.integers(1, 9))):
-        centre = places[int(rng.integers(len(places)))]
-        radius = rng.uniform(1.5, 7.0) / lattice.spacing * FINENESS
+        centre = places[int(rng.integers(len(places)))][:-1]
+        radius = rng.uniform(1.5, 7.0) / lattice.spacing
         box = tuple(slice(max(0, int(c - radius)), int(c + radius) + 2) for c in centre)
-        offsets = torch.meshgrid(
-            *(torch.arange(s.start, min(s.stop, n)) for s, n in zip(box, codes.shape, strict=True)), indexing="ij"
+        ranges = (torch.arange(s.start, min(s.stop, size)) for s, size in zip(box, lattice.shape, strict=True))
+        squared = sum(
+            (offset - c) ** 2 for offset, c in zip(torch.meshgrid(*ranges, indexing="ij"), centre, strict=True)
         )
-        squared = sum((offset - c) ** 2 for offset, c in zip(offsets, centre, strict=True))
-        codes[box] = torch.where((squared <= radius**2) & white[box], known[0].to(codes.dtype), codes[box])
+        ball = (torch.as_tensor(squared) <= radius**2).unsqueeze(-1) & white[box]
+        codes[box] = torch.where(ball, known[0].to(codes.dtype), codes[box])
     return codes
 
 
 def _slices(size: int, thickness: float, phase: float) -> Float[Tensor, "size size"]:
-    """Matrix that averages along an axis over slices of a thickness in voxels, and interpolates between their middles."""
+    """Matrix that averages over slices of a thickness in voxels along an axis and interpolates between them."""
     edges = np.arange(phase - 1, size / thickness + 2) * thickness
     voxels = np.arange(size)
     overlap = np.minimum(voxels[:, None] + 1, edges[1:]) - np.maximum(voxels[:, None], edges[:-1])

@@ -6,16 +6,16 @@ labelled, by the codes of the set of label maps. No true deformation between two
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import nibabel
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from crossmorph.data.anatomies import Person, PersonSplit
@@ -23,22 +23,19 @@ from crossmorph.data.cohort_maps import Anatomy, Cohort, codes_at, distances_at,
 from crossmorph.data.pairs import Pair, write_pairs
 from crossmorph.data.people import random_table, textured, tissue_signals
 from crossmorph.data.people_spec import PeopleSpec
-from crossmorph.data.signals import SEQUENCES, Sequence_
+from crossmorph.data.signals import Sequence_
 from crossmorph.data.synthesis import SynthesisSpec, biased, noisy
-from crossmorph.data.writing import check_numbers, new_dataset, write_intensities, write_labels
+from crossmorph.data.writing import new_dataset, write_intensities, write_labels
 from crossmorph.errors import InputError
+from crossmorph.files import brief
 
-Show = Literal["all", "heads", "brains"]
-SHOWS: tuple[Show, ...] = get_args(Show)
-SPACINGS = (0.8, 4.0)  # mm
 AROUND = 10.0  # mm of air around what is shown
 MARGIN = 3.0  # mm around grey and white matter that are left of a brain shown alone
 SLAB = 16  # voxels along the first axis that are looked up at once, for the memory's sake
 LOOK = SynthesisSpec(noise=(0.03, 0.03), bias=(0.2, 0.2), gamma=0, people=PeopleSpec(texture=0.05))
 
 
-@dataclass(frozen=True)
-class PairsSpec:
+class PairsSpec(BaseModel):
     """What to write.
 
     Attributes:
@@ -54,14 +51,15 @@ class PairsSpec:
         seed: of the order of people, signals and noise.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
     split: PersonSplit = "validation"
-    pairs: int | None = None
-    spacing: float = 2.0
-    show: Show = "all"
+    pairs: int | None = Field(default=None, ge=1)
+    spacing: float = Field(default=2.0, ge=0.8, le=4)
+    show: Literal["all", "heads", "brains"] = "all"
     aligned: bool = False
     moving: Sequence_ = "t2"
     fixed: Sequence_ = "t1"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class Shown(NamedTuple):
@@ -73,6 +71,16 @@ class Shown(NamedTuple):
     to_common: Float[Tensor, "4 4"]
 
 
+def pairs_spec(**choices: Any) -> PairsSpec:
+    """A :class:`PairsSpec`; a choice that it does not take is an ``InputError`` that names it."""
+    try:
+        return PairsSpec(**choices)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{name}: {first['msg']} (received {brief(repr(first['input']))})") from error
+
+
 def prepare_people(anatomies: Path, output: Path, spec: PairsSpec) -> Path:
     """Write pairs of people: images, labels of the structures that both have, and ``pairs.csv``.
 
@@ -80,14 +88,8 @@ def prepare_people(anatomies: Path, output: Path, spec: PairsSpec) -> Path:
         The path of the list.
 
     Raises:
-        InputError: no set of label maps, nobody to pair, a number out of range, or a folder that cannot be written.
+        InputError: no set of label maps, nobody to pair, or a folder that cannot be written.
     """
-    check_numbers(spec.seed, [] if spec.pairs is None else [("pairs", spec.pairs)])
-    if not SPACINGS[0] <= spec.spacing <= SPACINGS[1]:
-        raise InputError(f"spacing = {spec.spacing} mm; expected {SPACINGS[0]:g} to {SPACINGS[1]:g} mm")
-    for sequence in (spec.moving, spec.fixed):
-        if sequence not in SEQUENCES:
-            raise InputError(f"contrast {sequence!r}; expected one of {', '.join(SEQUENCES)}")
     cohort = load_cohort(anatomies, spec.split)
     numbers = _paired(cohort.people, spec)
     with new_dataset(output) as folder:
@@ -133,7 +135,7 @@ def _write_pair(
         each = shown[role == "fixed"]
         rng = np.random.default_rng([spec.seed, 6, index, part])
         files[role] = folder / f"{stem}_{role}_{sequence}.nii.gz"
-        write_intensities(files[role], _acquired(each, cohort, rng, sequence, spec.show), each.affine)
+        write_intensities(files[role], _acquired(each, cohort, rng, sequence, spec.show == "brains"), each.affine)
         if role != "moving_same":
             codes = _codes(each)
             files[f"{role}_labels"] = folder / f"{stem}_{role}_labels.nii.gz"
@@ -157,29 +159,30 @@ def _shown(anatomy: Anatomy, cohort: Cohort, spec: PairsSpec) -> Shown:
     return Shown(anatomy, affine, shape, torch.tensor(np.linalg.inv(to_world) @ affine, dtype=torch.float32))
 
 
-def _points(shown: Shown, start: int, stop: int, wider: int) -> Float[Tensor, "3 *space"]:
-    """Points of the common space behind voxels ``start`` to ``stop - 1`` of the first axis, and ``wider`` around."""
+def _points(shown: Shown, start: int, stop: int) -> Float[Tensor, "3 *space"]:
+    """Points of the common space behind voxels ``start`` to ``stop - 1`` of the first axis."""
     ends = ((start, stop), *((0, size) for size in shown.shape[1:]))
-    ranges = [torch.arange(low - wider, high + wider, dtype=torch.float32) for low, high in ends]
+    ranges = [torch.arange(low, high, dtype=torch.float32) for low, high in ends]
     grid = torch.stack(torch.meshgrid(*ranges, indexing="ij"))
     matrix = shown.to_common
     return torch.einsum("ij,j...->i...", matrix[:3, :3], grid) + matrix[:3, 3].view(3, 1, 1, 1)
 
 
 def _codes(shown: Shown) -> UInt8[ndarray, "x y z"]:
-    return codes_at(shown.anatomy, _points(shown, 0, shown.shape[0], 0)).numpy()
+    return codes_at(shown.anatomy, _points(shown, 0, shown.shape[0])).numpy()
 
 
 def _acquired(
-    shown: Shown, cohort: Cohort, rng: np.random.Generator, sequence: Sequence_, show: Show
+    shown: Shown, cohort: Cohort, rng: np.random.Generator, sequence: Sequence_, bare: bool
 ) -> Float[ndarray, "x y z"]:
-    signals = random_table(LOOK, cohort, rng, sequence)
+    signals = random_table(rng, sequence, LOOK.people.uncertain)
     slabs = []
     for start in range(0, shown.shape[0], SLAB):
         stop = min(start + SLAB, shown.shape[0])
-        parts = tissue_signals(cohort, look_up(shown.anatomy, _points(shown, start, stop, 1)), signals)
-        if show == "brains":
-            parts = parts * (distances_at(shown.anatomy, _points(shown, start, stop, 0))[0] < MARGIN)
+        points = _points(shown, start, stop)
+        parts = tissue_signals(cohort, look_up(shown.anatomy, points, shown.to_common[:3, :3].T), signals)
+        if bare:
+            parts = parts * (distances_at(shown.anatomy, points)[0] < MARGIN)
         slabs.append(parts)
     image = textured(rng, torch.cat(slabs, dim=1), LOOK.people.texture)
     acquired: ndarray = noisy(LOOK, rng, biased(LOOK, rng, image), float(signals.max())).numpy()

@@ -61,8 +61,8 @@ class SynthesisSpec(BaseModel):
     """What to draw. Every range is uniform unless said.
 
     Attributes:
-        anatomies: folder of label maps of people, made by ``prepare anatomies``, whose training split is drawn from; None
-            draws from the tissue maps of one template.
+        anatomies: folder of label maps of people, made by ``prepare anatomies``, whose training split is drawn from;
+            None draws from the tissue maps of one template.
         people: what is drawn of people, where ``anatomies`` is given.
         moving: contrasts of moving images, drawn with equal chance; ``random`` gives every tissue a random signal.
         fixed: contrasts of fixed images.
@@ -138,7 +138,7 @@ def _pair(
         signals[1] = signals[0]
     dim = len(shape) if spec.travel else 0
     centre = torch.tensor(rng.uniform(-spec.travel, spec.travel, dim), dtype=torch.float32)
-    turn = _turn(rng) if rng.random() < spec.turned else None
+    turn = random_turn(rng) if rng.random() < spec.turned else None
     for role in (0, 1):
         placement = spec.far if far and role == 0 else spec.near
         deformation = random_displacement(rng, shape, placement, sigma, strain)
@@ -205,6 +205,7 @@ def random_displacement(
 def smooth_noise(
     rng: np.random.Generator, channels: int, shape: tuple[int, ...], sigma: float
 ) -> Float[Tensor, "channels *space"]:
+    """White noise under a periodic Gaussian filter whose width is in voxels."""
     noise = torch.from_numpy(rng.standard_normal((channels, *shape), dtype=np.float32))
     for axis, size in enumerate(shape, start=1):
         noise = (noise.movedim(axis, -1) @ gaussian_matrix(size, round(sigma, 1))).movedim(-1, axis)
@@ -217,7 +218,8 @@ def gaussian_matrix(size: int, sigma: float) -> Float[Tensor, "size size"]:
     return torch.from_numpy(scipy.ndimage.gaussian_filter1d(np.eye(size, dtype=np.float32), sigma, mode="wrap"))
 
 
-def _turn(rng: np.random.Generator) -> "Turn":
+def random_turn(rng: np.random.Generator) -> "Turn":
+    """Each axis mirrored by an even chance, and both exchanged by another."""
     axes = tuple(int(axis) for axis in np.flatnonzero(rng.random(2) < 0.5) + 1)
     return Turn(axes, bool(rng.random() < 0.5))
 
@@ -237,19 +239,20 @@ class Turn(NamedTuple):
 # --- heads -----------------------------------------------------------------------------------------------------------
 
 
-class _Head(NamedTuple):
+class Head(NamedTuple):
     """Outer bounds of the layers around a brain, mm from it: fluid, inner table, marrow, outer table, fat, skin."""
 
     bounds: tuple[float, ...]
 
 
-def random_head(rng: np.random.Generator) -> _Head:
+def random_head(rng: np.random.Generator) -> Head:
+    """Layers of random thickness."""
     thickness = rng.uniform([0.0, 1.0, 0.5, 1.0, 1.0, 1.0], [3.0, 2.5, 4.0, 2.5, 9.0, 3.0])
-    return _Head(tuple(np.cumsum(thickness)))
+    return Head(tuple(np.cumsum(thickness)))
 
 
 def head_layers(
-    rng: np.random.Generator, distance: Float[Tensor, "*space"], head: _Head | None
+    rng: np.random.Generator, distance: Float[Tensor, "*space"], head: Head | None
 ) -> Float[Tensor, "layers *space"] | None:
     """Parts of each voxel that are the layers of a head, whose thickness varies smoothly from place to place."""
     if head is None:
@@ -325,4 +328,4 @@ def outside_signal(rng: np.random.Generator, layers: Float[Tensor, "layers *spac
 def scaled(image: Float[Tensor, "*space"]) -> Float[Tensor, "*space"]:
     """To [0, 1] between the 0.5 and 99.5 percentiles of every second voxel along each axis (a part of the time)."""
     low, high = torch.quantile(image[(slice(None, None, 2),) * image.ndim].flatten(), torch.tensor([0.005, 0.995]))
-    return ((image - low) / (high - low)).clamp(0, 1)
+    return ((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)

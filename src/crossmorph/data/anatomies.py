@@ -247,7 +247,7 @@ def _read(path: Path) -> tuple[ndarray, ndarray]:
         image = read_image(path, labels=True)
         return image.data, image.affine
     try:
-        volume = nibabel.load(path)
+        volume: Any = nibabel.load(path)
         return np.asarray(volume.dataobj).astype(np.int32), np.asarray(volume.affine)
     except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
         raise InputError(f"is truncated or damaged ({brief(error)})") from error

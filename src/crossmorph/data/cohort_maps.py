@@ -112,8 +112,10 @@ def _distances(codes: ndarray, affine: ndarray, tissues: Bool[ndarray, "3 codes"
     thin = codes[tuple(slice(None, None, s) for s in step)]
     margin = np.ceil(FARTHEST / (spacing * step)).astype(int)
     thin = np.pad(thin, [(m, m) for m in margin])
+    parenchyma = tissues[1] | tissues[2]
+    brain = np.logical_or(parenchyma, tissues[0])
     values = []
-    for chosen in (tissues[1] | tissues[2], tissues.any(0)):
+    for chosen in (parenchyma, brain):
         outside = scipy.ndimage.distance_transform_edt(~chosen[thin], sampling=spacing * step)
         values.append(np.minimum(outside, FARTHEST)[::2, ::2, ::2].astype(np.float32))
     grid = np.diag([*2.0 * step, 1.0])

@@ -12,8 +12,10 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, command
+from people_scene import draw_people
 
-from crossmorph.cli import main
+from crossmorph.cli.main import main
+from crossmorph.datasets.anatomies import prepare_anatomies
 from crossmorph.datasets.phantom_3d import prepare_volumes
 from crossmorph.errors import InputError
 from crossmorph.functional.metrics import mean_dice
@@ -284,6 +286,11 @@ def test_every_shipped_config_takes_one_step(name, phantom, tmp_path):
     if "dim: 3" in text:
         validation = prepare_volumes(tmp_path / "volumes", validation=1, test=1, contrasts=1, spacing=8.0)["validation"]
         grid = ["data.shape=[24, 32, 24]", "data.spacing=8"]
+    if "anatomies:" in text:
+        prepare_anatomies([tmp_path / "maps"], tmp_path / "set", splits=draw_people(tmp_path / "maps"))
+        grid.append(f"data.synthesis.anatomies={tmp_path / 'set'}")
+    if "validation_shape:" in text:
+        grid.append("data.validation_shape=[24, 32, 32]")
     config = load_config(
         ROOT / "configs" / name,
         [

@@ -94,6 +94,61 @@ def brats(
     _tell(prepare_brats(source, output, seed, train, test, validation))
 
 
+@app.command()
+def anatomies(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders of label maps, at any depth.")],
+    output: OutputOption,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="CSV label,structure,tissue,signal; by default aseg, MUSE or tissues are recognised."),
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="CSV person,split; by default a hash deals people 8 : 1 : 1.")
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Bring label maps of people (FreeSurfer, SynthSeg, MUSE, tissues) into one set, to train on and test with."""
+    from crossmorph.datasets.anatomies import SPLITS, prepare_anatomies
+
+    prepared = prepare_anatomies(sources, output, table, splits, seed)
+    for path, reason in prepared.refused.items():
+        print(f"refused {path}: {reason}")
+    people = prepared.anatomies.people
+    counts = ", ".join(f"{sum(person.split == split for person in people)} {split}" for split in SPLITS)
+    print(f"wrote {output}: {len(people)} label maps ({counts}), {len(prepared.anatomies.structures)} structures")
+
+
+@app.command()
+def people(
+    source: Annotated[Path, typer.Argument(metavar="ANATOMIES", help="Folder made by prepare anatomies.")],
+    output: OutputOption,
+    split: Annotated[str, typer.Option(metavar="train|validation|test", help="Whose people.")] = "validation",
+    pairs: Annotated[int | None, typer.Option(min=1, help="How many [default: as many as people].")] = None,
+    spacing: Annotated[float, typer.Option(help="Millimetres of a voxel.")] = 2.0,
+    show: Annotated[
+        str, typer.Option(metavar="all|heads|brains", help="heads: whole heads only; brains: skull-stripped.")
+    ] = "all",
+    aligned: Annotated[bool, typer.Option("--aligned", help="Lay people over each other by affine maps.")] = False,
+    moving: Annotated[str, typer.Option(metavar="t1|t2|flair|pd|ct", help="Contrast of the moving images.")] = "t2",
+    fixed: Annotated[str, typer.Option(metavar="t1|t2|flair|pd|ct", help="Contrast of the fixed images.")] = "t1",
+    seed: SeedOption = 0,
+) -> None:
+    """Simulate pairs of different people with labels, from label maps."""
+    from crossmorph.datasets.people_pairs import pairs_spec, prepare_people
+
+    spec = pairs_spec(
+        split=split,
+        pairs=pairs,
+        spacing=spacing,
+        show=show,
+        aligned=aligned,
+        moving=moving,
+        fixed=fixed,
+        seed=seed,
+    )
+    _tell({split: prepare_people(source, output, spec)})
+
+
 def _tell(lists: dict[str, Path]) -> None:
     for path in lists.values():
         print(f"wrote {path}")

@@ -30,6 +30,7 @@ class DataSpec(Section):
         synthesis: simulate the training pairs instead.
         validation: list of validation pairs.
         shape: voxels of the grid.
+        validation_shape: voxels of the grid of the validation pairs; None: as many.
         spacing: its millimetres.
         augment: augmentation of the pairs of a list.
     """
@@ -38,6 +39,7 @@ class DataSpec(Section):
     synthesis: SynthesisSpec | None = None
     validation: Path
     shape: tuple[int, ...] = (128, 128)
+    validation_shape: tuple[int, ...] | None = None
     spacing: float = Field(default=1.5, gt=0)
     augment: AugmentSpec = AugmentSpec()
 
@@ -47,6 +49,8 @@ class DataSpec(Section):
             raise ValueError("expected either train (a list of pairs) or synthesis")
         if self.synthesis and self.synthesis.turned and not (len(self.shape) == 2 and self.shape[0] == self.shape[1]):
             raise ValueError(f"synthesis.turned transposes slices: expected a square grid, received {self.shape}")
+        if self.validation_shape and len(self.validation_shape) != len(self.shape):
+            raise ValueError(f"validation_shape {self.validation_shape} has another number of axes than {self.shape}")
         return self
 
     @property

@@ -9,8 +9,7 @@ used.
 
 import math
 from functools import cache
-from itertools import combinations, pairwise
-from typing import Literal, NamedTuple
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -22,41 +21,36 @@ from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.simulation.anatomy import split_levels, tissue_slice, tissue_volume
+from crossmorph.simulation.drawing import (
+    Lattice,
+    Placement,
+    Range,
+    biased,
+    gaussian_matrix,
+    head_layers,
+    noisy,
+    outside_signal,
+    random_displacement,
+    random_head,
+    random_turn,
+)
 from crossmorph.simulation.mri import RELAXATION, TISSUES, signal
+from crossmorph.simulation.tissue_signals import Acquisition, signals_of
 from crossmorph.training.batch import Samples
-
-Acquisition = Literal["t1", "t2", "pd", "flair", "random"]
-Range = tuple[float, float]
+from crossmorph.training.people_spec import PeopleSpec
 
 FINENESS = 2  # voxels of the source maps per voxel of the images, so that linear interpolation does not blur
 MARGIN = 48.0  # mm that the source maps reach beyond the images, for heads and shifts
 FARTHEST = 40.0  # mm outside the brain; beyond it the distance is held
-SOFTNESS = 0.6  # mm over which one layer of the head gives way to the next
-
-
-class Lattice(NamedTuple):
-    """The grid of the images: voxels along each axis, and the millimetres of one."""
-
-    shape: tuple[int, ...]
-    spacing: float
-
-
-class Placement(BaseModel):
-    """Ranges of the affine part of a deformation: shift in voxels, rotation in degrees in each plane, scale.
-
-    Each deformation reaches for a fifth to the whole of all three.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    shift: float = Field(default=8.0, ge=0)
-    rotation: float = Field(default=14.0, ge=0, le=180)
-    scale: Range = (0.87, 1.15)
 
 
 class SynthesisSpec(BaseModel):
     """What to draw. Every range is uniform unless said.
 
     Attributes:
+        anatomies: folder of label maps of people, made by ``prepare anatomies``, whose training split is drawn from;
+            None draws from the tissue maps of one template.
+        people: what is drawn of people, where ``anatomies`` is given.
         moving: contrasts of moving images, drawn with equal chance; ``random`` gives every tissue a random signal.
         fixed: contrasts of fixed images.
         alike: chance that both images have one contrast.
@@ -69,12 +63,15 @@ class SynthesisSpec(BaseModel):
         noise: standard deviation of the Rician noise, of the brightest tissue; small values are drawn more often.
         bias: range of the bias field over the slice.
         gamma: each image is raised to ``exp(+-gamma)``.
-        heads: chance that a head surrounds the brain.
-        coarse: chance that an image is blurred along an axis, as thick or few voxels do.
+        heads: chance that a head surrounds the brain; of people, an image that shows more than a brain alone, where no
+            head is labelled.
+        coarse: chance that an image is blurred along an axis, as thick or few voxels do; of people, that it has slices.
         turned: chance that both images are mirrored or transposed alike; square slices only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    anatomies: Path | None = None
+    people: PeopleSpec = PeopleSpec()
     moving: tuple[Acquisition, ...] = Field(default=("t2",), min_length=1)
     fixed: tuple[Acquisition, ...] = Field(default=("t1",), min_length=1)
     alike: float = Field(default=0.0, ge=0, le=1)
@@ -118,7 +115,7 @@ def _pair(
     shape = lattice.shape
     levels = split_levels("train") if len(shape) == 2 else (None,)
     source = _source(lattice, levels[rng.integers(len(levels))])
-    head = _head(rng) if rng.random() < spec.heads else None
+    head = random_head(rng) if rng.random() < spec.heads else None
     strain, sigma = rng.uniform(*spec.elastic_strain), rng.uniform(*spec.elastic_sigma)
     # Now and then the fixed image has lost the head that the moving one keeps.
     heads = [head, head if rng.random() < 0.9 else None]
@@ -128,14 +125,14 @@ def _pair(
         signals[1] = signals[0]
     dim = len(shape) if spec.travel else 0
     centre = torch.tensor(rng.uniform(-spec.travel, spec.travel, dim), dtype=torch.float32)
-    turn = _turn(rng) if rng.random() < spec.turned else None
+    turn = random_turn(rng) if rng.random() < spec.turned else None
     for role in (0, 1):
         placement = spec.far if far and role == 0 else spec.near
-        deformation = _deformation(rng, shape, placement, sigma, strain)
+        deformation = random_displacement(rng, shape, placement, sigma, strain)
         if spec.travel:
             deformation = deformation + centre.view(1, -1, *[1] * len(shape))
         maps = spatial.warp(source[None], _to_source(deformation, lattice.spacing))[0]
-        image = _acquire(spec, rng, maps[:3], _layers(rng, maps[3], heads[role]), signals[role])
+        image = _acquire(spec, rng, maps[:3], head_layers(rng, maps[3], heads[role]), signals[role])
         truth = maps[:3]
         if turn is not None:
             image, truth = turn(image), turn(truth)
@@ -170,86 +167,6 @@ def _to_source(displacement: Float[Tensor, "1 dim *space"], spacing: float) -> F
     return (grid + displacement + _margin(spacing) + 0.5) * FINENESS - 0.5 - grid
 
 
-def _deformation(
-    rng: np.random.Generator, shape: tuple[int, ...], placement: Placement, sigma: float, strain: float
-) -> Float[Tensor, "1 dim *space"]:
-    """A random placement about the centre, plus Gaussian-smooth noise scaled to its largest displacement."""
-    dim = len(shape)
-    column = (1, dim, *[1] * dim)
-    reach = rng.uniform(0.2, 1.0)
-    planes = list(combinations(range(dim), 2))
-    generator = np.zeros((dim, dim))
-    for (i, j), angle in zip(planes, rng.uniform(-placement.rotation, placement.rotation, len(planes)), strict=True):
-        generator[j, i] = math.radians(angle) * reach
-        generator[i, j] = -generator[j, i]
-    size = math.exp(rng.uniform(*np.log(placement.scale)) * reach)
-    stretch = np.eye(dim) + rng.uniform(-0.05, 0.05, (dim, dim))
-    matrix = torch.tensor(scipy.linalg.expm(generator) @ stretch * size, dtype=torch.float32)
-    shift = torch.tensor(rng.uniform(-placement.shift, placement.shift, dim) * reach, dtype=torch.float32)
-    centred = spatial.identity_grid(shape) - (torch.tensor(shape).view(column) - 1) / 2
-    placed = torch.einsum("ij,bj...->bi...", matrix, centred) - centred + shift.view(column)
-    elastic = _smooth_noise(rng, dim, shape, sigma)
-    return placed + elastic * (strain * sigma * size / elastic.square().sum(0).max().sqrt())
-
-
-def _smooth_noise(
-    rng: np.random.Generator, channels: int, shape: tuple[int, ...], sigma: float
-) -> Float[Tensor, "channels *space"]:
-    noise = torch.from_numpy(rng.standard_normal((channels, *shape), dtype=np.float32))
-    for axis, size in enumerate(shape, start=1):
-        noise = (noise.movedim(axis, -1) @ _gaussian(size, round(sigma, 1))).movedim(-1, axis)
-    return noise
-
-
-@cache
-def _gaussian(size: int, sigma: float) -> Float[Tensor, "size size"]:
-    """Matrix of a Gaussian filter along a periodic axis."""
-    return torch.from_numpy(scipy.ndimage.gaussian_filter1d(np.eye(size, dtype=np.float32), sigma, mode="wrap"))
-
-
-def _turn(rng: np.random.Generator) -> "Turn":
-    axes = tuple(int(axis) for axis in np.flatnonzero(rng.random(2) < 0.5) + 1)
-    return Turn(axes, bool(rng.random() < 0.5))
-
-
-class Turn(NamedTuple):
-    """A mirroring and transposition of the last two axes of ``(channel, *space)``."""
-
-    flipped: tuple[int, ...]
-    transposed: bool
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """The image, turned."""
-        image = torch.flip(image, self.flipped)
-        return image.transpose(1, 2) if self.transposed else image
-
-
-# --- heads -----------------------------------------------------------------------------------------------------------
-
-
-class _Head(NamedTuple):
-    """Outer bounds of the layers around a brain, mm from it: fluid, inner table, marrow, outer table, fat, skin."""
-
-    bounds: tuple[float, ...]
-
-
-def _head(rng: np.random.Generator) -> _Head:
-    thickness = rng.uniform([0.0, 1.0, 0.5, 1.0, 1.0, 1.0], [3.0, 2.5, 4.0, 2.5, 9.0, 3.0])
-    return _Head(tuple(np.cumsum(thickness)))
-
-
-def _layers(
-    rng: np.random.Generator, distance: Float[Tensor, "*space"], head: _Head | None
-) -> Float[Tensor, "layers *space"] | None:
-    """Parts of each voxel that are the layers of a head, whose thickness varies smoothly from place to place."""
-    if head is None:
-        return None
-    uneven = _smooth_noise(rng, 1, tuple(distance.shape), 10.0)[0]
-    distance = distance * torch.exp(uneven * (rng.uniform(0, 0.25) / uneven.abs().max()))
-    beyond = [torch.sigmoid((distance - bound) / SOFTNESS) for bound in (0.0, *head.bounds)]
-    return torch.stack([inner - outer for inner, outer in pairwise(beyond)])
-
-
 # --- acquisition -----------------------------------------------------------------------------------------------------
 
 
@@ -265,17 +182,13 @@ def _acquire(
     shape = tuple(fractions.shape[1:])
     image = torch.einsum("t,t...->...", signals, fractions)
     if layers is not None:
-        image = image + _outside(rng, layers * (1 - fractions.sum(0)).clamp(0, 1))
-    bias = _smooth_noise(rng, 1, shape, shape[0] / 4)[0]
-    image = image * (1 + rng.uniform(*spec.bias) * ((bias - bias.min()) / (bias.max() - bias.min()) - 0.5))
+        image = image + outside_signal(rng, layers * (1 - fractions.sum(0)).clamp(0, 1))
+    image = biased(rng, image, spec.bias)
     if rng.random() < spec.coarse:
         axis = int(rng.integers(len(shape)))
-        blur = _gaussian(shape[axis], round(rng.uniform(0.4, 1.3), 1))
+        blur = gaussian_matrix(shape[axis], round(rng.uniform(0.4, 1.3), 1))
         image = (image.movedim(axis, -1) @ blur).movedim(-1, axis)
-    low, high = spec.noise
-    noise = (low + (high - low) * rng.random() ** 2) * float(signals.max())
-    real, imaginary = torch.from_numpy(rng.standard_normal((2, *shape), dtype=np.float32)) * noise
-    return _scaled(torch.hypot(image + real, imaginary))[None] ** math.exp(rng.uniform(-spec.gamma, spec.gamma))
+    return noisy(rng, image, float(signals.max()), spec.noise, spec.gamma)[None]
 
 
 def _tissue_signals(rng: np.random.Generator, contrast: Acquisition) -> list[float]:
@@ -283,21 +196,8 @@ def _tissue_signals(rng: np.random.Generator, contrast: Acquisition) -> list[flo
     if contrast == "random":
         drawn = rng.uniform(0.0, 1.0, len(TISSUES))
         return list(drawn / drawn.max())
+    if contrast == "ct":
+        drawn = signals_of("ct", ("csf", "cortex", "white matter"))
+        return list(drawn / drawn.max())
     signals = [signal(RELAXATION[tissue], contrast) for tissue in TISSUES]
     return [value / max(signals) for value in signals]
-
-
-def _outside(rng: np.random.Generator, layers: Float[Tensor, "layers *space"]) -> Float[Tensor, "*space"]:
-    """Signal of a head: a random one for each layer, mostly dark in the skull's two tables, mottled in fat and skin."""
-    signals = rng.uniform(0.0, 1.3, len(layers))
-    if rng.random() < 0.8:
-        signals[[1, 3]] *= 0.15
-    mottle = _smooth_noise(rng, 1, tuple(layers.shape[1:]), rng.uniform(1.5, 6.0))[0]
-    mottled = 1 + rng.uniform(0, 0.6) * mottle / mottle.abs().max()
-    return torch.einsum("l,l...->...", torch.tensor(signals, dtype=torch.float32), layers) * mottled
-
-
-def _scaled(image: Float[Tensor, "*space"]) -> Float[Tensor, "*space"]:
-    """To [0, 1] between the 0.5 and 99.5 percentiles of every second voxel along each axis (a part of the time)."""
-    low, high = torch.quantile(image[(slice(None, None, 2),) * image.ndim].flatten(), torch.tensor([0.005, 0.995]))
-    return ((image - low) / (high - low)).clamp(0, 1)

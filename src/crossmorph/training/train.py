@@ -27,6 +27,7 @@ from crossmorph.training.dataset import Dataset, batch
 from crossmorph.training.loading import load_dataset
 from crossmorph.training.log import RunLog
 from crossmorph.training.losses import Terms
+from crossmorph.training.people import synthesise_people
 from crossmorph.training.stage_loss import Batch, StageLoss
 from crossmorph.training.synthesis import synthesise
 from crossmorph.training.validation import validate
@@ -76,9 +77,9 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
         raise InputError(problem)
     torch.manual_seed(config.seed)
     hierarchy = _first_weights(config)
-    grid = config.data.spacing, config.data.shape
-    data = load_dataset(config.data.train, *grid) if config.data.train else None
-    validation = load_dataset(config.data.validation, *grid)
+    spacing, shape = config.data.spacing, config.data.shape
+    data = load_dataset(config.data.train, spacing, shape) if config.data.train else None
+    validation = load_dataset(config.data.validation, spacing, config.data.validation_shape or shape)
     start, moments = restore(config.output / CHECKPOINT, hierarchy)
     hierarchy.to(fabric.device)
     done = _iterations_before(config, start.stage) + start.step
@@ -207,7 +208,8 @@ def _share(run: Run, stage: int, step: int) -> Batch:
     else:
         assert config.data.synthesis is not None
         far = STAGES[stage] == "affine"
-        samples = synthesise(config.data.synthesis, config.data.lattice, config.seed, stage, first, count, far)
+        draw = synthesise_people if config.data.synthesis.anatomies else synthesise
+        samples = draw(config.data.synthesis, config.data.lattice, config.seed, stage, first, count, far)
     drawn = np.array(
         [np.random.default_rng([config.seed, stage, 3, number]).random(2) for number in range(first, first + count)]
     )

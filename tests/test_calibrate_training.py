@@ -43,8 +43,8 @@ def trial(seed: int, shape: tuple[int, ...] = (32, 32), known: bool = True) -> T
 @pytest.mark.parametrize("known", [True, False])
 def test_what_is_kept_is_what_was_found(tmp_path, known):
     row = trial(3, known=known)
-    write_trial(tmp_path / "sub" / "a.npz", row)
-    found = read_trial(tmp_path / "sub" / "a.npz")
+    write_trial(tmp_path / "sub" / "a.safetensors", row)
+    found = read_trial(tmp_path / "sub" / "a.safetensors")
     for name, value in row._asdict().items():
         same = (
             torch.equal(value, getattr(found, name))
@@ -57,15 +57,15 @@ def test_what_is_kept_is_what_was_found(tmp_path, known):
 
 
 def test_a_refused_pair_is_kept_too(tmp_path):
-    write_trial(tmp_path / "a.npz", None)
-    assert read_trial(tmp_path / "a.npz") is None
+    write_trial(tmp_path / "a.safetensors", None)
+    assert read_trial(tmp_path / "a.safetensors") is None
 
 
 @pytest.mark.parametrize("arrays", [{}, {"text": np.array("no JSON")}, {"text": np.array('{"kind": "smooth"}')}])
 def test_other_files_are_refused(tmp_path, arrays):
-    np.savez(tmp_path / "a.npz", **arrays)
+    np.savez(tmp_path / "a.safetensors", **arrays)
     with pytest.raises(InputError, match="not a kept pair of this version"):
-        read_trial(tmp_path / "a.npz")
+        read_trial(tmp_path / "a.safetensors")
 
 
 def test_fewer_pairs_than_a_batch_are_refused():

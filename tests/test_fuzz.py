@@ -22,6 +22,7 @@ from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import load_model, load_tensors
 from crossmorph.training.config import load_config
 from crossmorph.transforms.affine_files import read_affine_transform, read_step
+from crossmorph.workflows import batch
 from crossmorph.workflows.batch import Entry, Task, register_batch
 from crossmorph.workflows.register import register
 from crossmorph.workflows.transform_points import read_points

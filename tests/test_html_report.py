@@ -22,10 +22,11 @@ from scipy import ndimage
 
 import crossmorph
 from crossmorph.images.image import Image
-from crossmorph.reports import registration_page
+from crossmorph.reports import layers, registration_page
 from crossmorph.reports.layers import average_to, lattice_within, mosaic
 from crossmorph.reports.registration_page import Content, Stage, content_of, page
 from crossmorph.transforms.warp import Warp, resample
+from crossmorph.workflows.demo import demo_pair
 
 ROOT = Path(__file__).parent.parent
 
@@ -310,7 +311,8 @@ def test_images_of_one_intensity_are_black():
 
 
 def test_a_registered_pair_from_end_to_end():
-    result = crossmorph.register(ROOT / "demo" / "moving.nii.gz", ROOT / "demo" / "fixed.nii.gz")
+    pair = demo_pair()
+    result = crossmorph.register(pair.moving, pair.fixed)
     arguments = result.moving, result.fixed, result.registered, result.measures, result.checks
     content = content_of(*arguments, "moving to fixed")
     assert [stage.name for stage in content.stages][:3] == ["as given", "affine", "coarse"]

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
-from crossmorph.reports.figure import write_picture
+from crossmorph.reports.figure import TILES, write_picture
 from crossmorph.transforms.warp import Warp
 
 SHAPE = (40, 52)
@@ -133,7 +133,7 @@ def test_panels_show_what_they_say(tmp_path, monkeypatch, drawing):
     figure = capture(monkeypatch, tmp_path / "look.png", drawing)
     shown = {axis.get_title(): np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.get_title()}
     before, after = shown["checkerboard before"], shown["checkerboard after"]
-    side = max(SHAPE) // figure.TILES
+    side = max(SHAPE) // TILES
     odd = np.indices(before.shape).__floordiv__(side).sum(0) % 2 == 1
     for board, name in ((before, "moving"), (after, "moved"), (shown["translated | fixed"], "translated, moved")):
         assert np.array_equal(board[odd], shown["fixed"][odd])

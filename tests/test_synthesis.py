@@ -7,9 +7,9 @@ from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.functional.similarity import overlap
+from crossmorph.simulation import drawing
 from crossmorph.simulation.anatomy import SHAPE, SPACING
 from crossmorph.training.synthesis import Lattice, Placement, SynthesisSpec, synthesise
-from crossmorph.training.train import synthesis
 
 SLICE = Lattice(SHAPE, SPACING)
 VOLUME = Lattice((24, 32, 24), 6.0)
@@ -149,14 +149,14 @@ def test_heads_surround_the_brain_and_are_not_in_the_truth() -> None:
 def test_layers_fill_each_voxel_at_most_once_and_in_order() -> None:
     rng = np.random.default_rng(0)
     distance = torch.linspace(0, 30, SHAPE[0]).view(-1, 1).expand(SHAPE)
-    head = synthesis.random_head(rng)
-    layers = synthesis.head_layers(rng, distance, head)
+    head = drawing.random_head(rng)
+    layers = drawing.head_layers(rng, distance, head)
     assert layers is not None
     assert layers.min() > -1e-6
     assert layers.sum(0).max() <= 1 + 1e-5
     middles = (layers * distance).sum((1, 2)) / layers.sum((1, 2))
     assert (middles.diff() > 0).all()
-    assert synthesis.head_layers(rng, distance, None) is None
+    assert drawing.head_layers(rng, distance, None) is None
 
 
 def test_turns_move_both_images_and_their_truths_alike() -> None:

@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, command
 from people_scene import draw_people
 
-from crossmorph.cli.main import main
+from crossmorph.cli import main
 from crossmorph.datasets.anatomies import prepare_anatomies
 from crossmorph.datasets.phantom_3d import prepare_volumes
 from crossmorph.errors import InputError

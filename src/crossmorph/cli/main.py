@@ -51,7 +51,7 @@ app.add_typer(datasets.app, name="prepare")
 app.add_typer(models_app, name="models")
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool | None) -> None:
     if wanted:
         print(f"crossmorph {metadata.version('crossmorph')}")
         raise typer.Exit
@@ -60,8 +60,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
-    ] = False,
+        bool | None, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = None,
 ) -> None:
     """Options before any command."""
 

@@ -89,8 +89,8 @@ def prepare_anatomies(
     """Make a set of label maps.
 
     Args:
-        sources: folders of label maps, at any depth: NIfTI and whatever else :func:`crossmorph.images.io.read_image` takes,
-            or FreeSurfer's ``.mgz``. ``NAME_lesions`` beside ``NAME_tissues`` or ``NAME`` is a mask of its lesions.
+        sources: folders of label maps, at any depth: what :func:`crossmorph.images.io.read_image` takes, or
+            FreeSurfer's ``.mgz``. ``NAME_lesions`` beside ``NAME_tissues`` or ``NAME`` is a mask of its lesions.
         output: the folder to make; it appears whole.
         table: what the labels mean (:func:`crossmorph.datasets.label_tables.read_table`); None: found out for each map.
         splits: CSV with the columns ``person`` and ``split``; a map belongs to the person that its file's name begins

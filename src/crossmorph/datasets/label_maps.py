@@ -51,7 +51,8 @@ class Cohort(NamedTuple):
         tissues: 1 where a code is CSF, grey matter, white matter, ``(3, codes)``.
         regions: names of structures, and of larger ones that they are parts of.
         members: 1 where a code belongs to a region, ``(regions, codes)``.
-        signals: for each code the place of its signal in :data:`crossmorph.simulation.tissue_signals.NAMES`; air one beyond.
+        signals: for each code the index of its signal in :data:`crossmorph.simulation.tissue_signals.NAMES`, of air one
+            beyond.
     """
 
     anatomies: Anatomies

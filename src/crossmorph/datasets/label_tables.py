@@ -69,7 +69,7 @@ def read_table(path: Path) -> Table:
 @cache
 def built_in_table(name: str) -> Table:
     """A table that comes with the program: one of :data:`BUILT_IN`."""
-    file = resources.files("crossmorph.data").joinpath("labels", f"{name}.csv")
+    file = resources.files("crossmorph.datasets").joinpath("labels", f"{name}.csv")
     return _parse(name, file.read_text(encoding="utf-8"))
 
 

@@ -72,7 +72,7 @@ def run_trials(model: Model, split: Split, seed: int, numbers: range, kept: Path
     setting = Setting(model.card.shape, model.card.spacing, split)
     trials, began = [], time.perf_counter()
     for number in numbers:
-        path = kept and kept / f"{model.card.name}-{model.card.sha256[:12]}-{split}-{seed}-{number}.npz"
+        path = kept and kept / f"{model.card.name}-{model.card.sha256[:12]}-{split}-{seed}-{number}.safetensors"
         if path and path.is_file():
             trials.append(read_trial(path))
             continue
@@ -118,25 +118,24 @@ def run_trial(model: Model, pair: SimulatedPair) -> Trial | None:
 def write_trial(path: Path, trial: Trial | None) -> None:
     """Keep a trial, or that the pair was refused, as arrays and a line of JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays, text = {}, {}
+    tensors, text = {}, {}
     if trial is not None:
-        arrays = {name: getattr(trial, name).numpy() for name in TENSORS}
+        tensors = {name: getattr(trial, name) for name in TENSORS}
         text = {"kind": trial.kind, "error": trial.error, "seconds": trial.seconds}
         text["measures"] = trial.measures._asdict()
-    with atomic_output(path) as beside, beside.open("wb") as stream:
-        np.savez(stream, text=np.array(json.dumps(text)), **arrays)
+    save_tensors(path, tensors, {"text": json.dumps(text)})
 
 
 def read_trial(path: Path) -> Trial | None:
     """What :func:`write_trial` kept. Raises InputError where it is another kind of file, or another version's."""
     try:
-        with np.load(path) as arrays:
-            text = json.loads(str(arrays["text"]))
-            if not text:
-                return None
-            tensors = {name: torch.from_numpy(arrays[name]) for name in TENSORS}
+        tensors, kept = load_tensors(path)
+        text = json.loads(kept["text"])
+        if not text:
+            return None
         registration, measuring = text["seconds"]
         measures = Measures(**text["measures"])
-        return Trial(text["kind"], text["error"], measures, **tensors, seconds=(registration, measuring))
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        shown = {name: tensors[name] for name in TENSORS}
+        return Trial(text["kind"], text["error"], measures, **shown, seconds=(registration, measuring))
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a kept pair of this version; delete it, or give another --pairs") from error

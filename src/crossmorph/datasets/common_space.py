@@ -1,6 +1,6 @@
 """The common space of all people: an affine map for each that takes the centres of structures to those of an average.
 
-The average is of 81 adults (11 whole heads and 70 brains, see docs/train.md), upright, right, anterior and superior in
+The average is of 81 adults (11 whole heads and 70 brains, see docs/people.md), upright, right, anterior and superior in
 millimetres, near to MNI space but of the size that heads have on average (MNI's template is larger). Structures of the
 two sides mirror each other.
 """

@@ -8,6 +8,7 @@ import torch
 from examples import measures
 
 from crossmorph.errors import InputError
+from crossmorph.networks.checkpoint import save_tensors
 from crossmorph.quality.calibration.network_training import (
     BATCH,
     PAIR_LEAST,
@@ -61,9 +62,9 @@ def test_a_refused_pair_is_kept_too(tmp_path):
     assert read_trial(tmp_path / "a.safetensors") is None
 
 
-@pytest.mark.parametrize("arrays", [{}, {"text": np.array("no JSON")}, {"text": np.array('{"kind": "smooth"}')}])
-def test_other_files_are_refused(tmp_path, arrays):
-    np.savez(tmp_path / "a.safetensors", **arrays)
+@pytest.mark.parametrize("text", [{}, {"text": "no JSON"}, {"text": '{"kind": "smooth"}'}])
+def test_other_files_are_refused(tmp_path, text):
+    save_tensors(tmp_path / "a.safetensors", {"maps": torch.zeros(1)}, text)
     with pytest.raises(InputError, match="not a kept pair of this version"):
         read_trial(tmp_path / "a.safetensors")
 

@@ -13,13 +13,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossmorph.errors import InputError
-from crossmorph.networks.checkpoint import Model
+from crossmorph.networks.checkpoint import Model, load_tensors, save_tensors
 from crossmorph.quality.assessment import Measures
 from crossmorph.quality.calibration.pairs import Setting, SimulatedPair, Split, draw
 from crossmorph.quality.consistency import consistency, encoder_features, network_maps
 from crossmorph.quality.measures import measure
 from crossmorph.registration.register_images import register_images
-from crossmorph.system.files import atomic_output
 
 MAX_ERROR = 2.0  # mm of median error in tissue, above which a check should warn
 TENSORS = ("features", "maps", "errors", "tissue", "lesion", "foreground")
@@ -116,7 +115,7 @@ def run_trial(model: Model, pair: SimulatedPair) -> Trial | None:
 
 
 def write_trial(path: Path, trial: Trial | None) -> None:
-    """Keep a trial, or that the pair was refused, as arrays and a line of JSON."""
+    """Keep a trial, or that the pair was refused, as tensors and a line of JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors, text = {}, {}
     if trial is not None:

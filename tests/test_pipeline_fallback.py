@@ -1,4 +1,4 @@
-"""Never worse: a stage that loses agreement or folds is not taken, and one that does well is left to the bit."""
+"""Never worse: a stage that loses mutual information or folds is rejected, and one that does well is kept to the bit."""
 
 import numpy as np
 import pytest

@@ -58,12 +58,12 @@ def test_what_the_network_finds_in_voxels_becomes_a_map_of_the_world(name: str) 
     shift = (voxels @ middles[0] - middles[1])[:2]
     answer = Affine(*(torch.tensor(part, dtype=torch.float32)[None] for part in (voxels[:2, :2], shift)))
     target = torch.from_numpy(onto_grid(fixed, grid).data)[None, None]
-    believed, found = initial_affines(moving, fixed, target, grid, model(answer), "affine")
-    assert np.array_equal(believed, np.eye(3))
+    by_header, found = initial_affines(moving, fixed, target, grid, model(answer), "affine")
+    assert np.array_equal(by_header, np.eye(3))
     np.testing.assert_allclose(found, TURN, atol=1e-4)
 
 
-def test_without_a_network_or_a_wish_the_positions_are_believed() -> None:
+def test_without_a_network_or_a_wish_the_positions_are_used() -> None:
     image = picture((64, 64), np.diag([1.5, 1.5, 1]))
     grid = covering_grid(image, 1.5, 8)
     target = torch.from_numpy(image.data)[None, None]

@@ -63,7 +63,7 @@ def to_common(centres: Mapping[str, Float[ndarray, "3"]], brain: Spread) -> Floa
 
     Returns:
         The affine map that is nearest in the least-squares sense, where enough structures are known; else shift and
-        size along each axis, so that the person's own orientation is believed.
+        size along each axis, which keep the person's own orientation.
 
     Raises:
         InputError: left and right are exchanged, or the head is far smaller or larger than any.

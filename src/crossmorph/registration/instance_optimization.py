@@ -47,7 +47,7 @@ class Refinement(NamedTuple):
         final: ``phi_net o phi_r`` and its inverse; the very flow that came in where ``improved`` is false.
         steps: steps taken.
         seconds: wall time of all of it.
-        before: the objective of what came in; larger is better.
+        before: the objective of the given field; larger is better.
         after: the objective of ``final``, never smaller.
         improved: whether ``final`` is a new flow.
     """
@@ -77,10 +77,10 @@ def refine(
     seconds: float | None,
     steps: int = MOST_STEPS,
 ) -> Refinement:
-    """Optimise the field of one pair, starting from the networks' answer.
+    """Optimise the field of one pair, starting from the networks' field.
 
     It ends when the objective stops gaining, the steps are used up or the time is; the best field seen is the result.
-    That field is not taken where it is no better than what came in, or where it folds a cell that did not fold before
+    That field is rejected if it is no better than the given one, or if it folds a cell that did not fold before
     (strictly, :func:`crossmorph.functional.spatial.strict_jacobian`). The same steps give the same bits; the same time
     need not.
 
@@ -89,8 +89,7 @@ def refine(
         fixed: the fixed image in [0, 1], on the same grid.
         translated: the moving image in the fixed one's modality, still where the moving image is.
         final: the networks' field on this grid and its inverse, voxels.
-        seconds: wall time allowed, all included, kept as well as the pace of the first steps foretells; None for as
-            long as the steps last.
+        seconds: wall time allowed, all included, kept by the pace of the first steps; None: no limit.
         steps: the most steps.
 
     Returns:

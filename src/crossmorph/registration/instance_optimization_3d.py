@@ -131,20 +131,20 @@ def refine_volume(
     seconds: float | None = None,
     steps: int | None = None,
 ) -> RefinedVolume:
-    """Optimise the field of one pair of volumes, starting from the networks' answer.
+    """Optimise the field of one pair of volumes, starting from the networks' field.
 
     A round whose field correlates less than the one before it, or folds a cell that did not fold before (strictly,
     :func:`crossmorph.functional.spatial.strict_jacobian`), is rejected, and ends the refinement. The same steps give
     the same bits on any number of threads; the same time need not.
 
     Args:
-        moving: in [0, 1], where the affine start put it.
+        moving: in [0, 1], after the initial affine.
         fixed: in [0, 1].
         seen: both as the networks saw them.
         start: the networks' field on their grid and its inverse, voxels.
         working: that grid.
         level: the rounds, see ``LEVELS``.
-        seconds: wall time allowed, kept as well as the pace of the steps foretells; None for all of the level's steps.
+        seconds: wall time allowed, kept by the pace of the steps so far; None: no limit.
         steps: the most steps, of all rounds together; None: the level's.
 
     Returns:

@@ -11,7 +11,8 @@ from crossmorph.networks.hierarchy import STAGES, HierarchySpec, Stage
 from crossmorph.system.files import brief
 from crossmorph.training.augmentation import AugmentSpec
 from crossmorph.training.losses import Weights
-from crossmorph.training.synthesis import Lattice, SynthesisSpec
+from crossmorph.simulation.drawing import Lattice
+from crossmorph.training.synthesis import SynthesisSpec
 
 MOST_CHARACTERS = 1 << 18
 

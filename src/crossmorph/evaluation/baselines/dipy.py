@@ -8,7 +8,7 @@ Chosen by mean Dice on the first six validation pairs of the phantom, where the 
 for smoothing by 8, .826 by 6; with 9 voxels a side .811 by 8 and .779 by 6, with 13 .576 by 6. DIPY's metric for two
 modalities, EM, ties with demons' updates (.842 smoothed by 10, .834 by 6, .827 by 4; twice the iterations .834) and
 falls below the affine stage with its default, Gauss-Newton updates (.251 and .328 for a smoothness of 1 and 20). It is
-not taken because DIPY 1.12.1 adds a gradient in voxels to one in millimetres there (``EMMetric``, ``double_gradient``),
+not used because DIPY 1.12.1 adds a gradient in voxels to one in millimetres there (``EMMetric``, ``double_gradient``),
 which drives images apart on a flipped grid; without it EM has .815 smoothed by 10 and .827 by 14.
 """
 

@@ -98,7 +98,7 @@ class Dictated(nn.Module):
         return self.steps.pop(0)
 
 
-def test_a_settled_pair_is_not_looked_at_again_unless_something_is_learnt() -> None:
+def test_a_settled_pair_is_left_as_it_is_unless_something_is_learnt() -> None:
     small, large = [0.02, 0.0, 0.0, 0.02, -0.02, 0.0], [0.2, 0.0, 0.3, 0.0, 0.0, 0.0]
     image = torch.rand(2, 1, 32, 32)
 
@@ -118,7 +118,7 @@ def test_a_settled_pair_is_not_looked_at_again_unless_something_is_learnt() -> N
     assert len(look(*steps)) == 3
 
 
-def test_looks_compose_and_never_mirror() -> None:
+def test_iterations_compose_and_never_mirror() -> None:
     """Whatever the output, exp keeps the determinant positive, and the second look acts inside the first."""
     network = AffineNetwork(SMALL, 2).eval()
     with torch.no_grad():

@@ -381,7 +381,7 @@ def test_help_imports_nothing_heavy(words):
 @pytest.mark.parametrize(
     ("wish", "count"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
 )
-def test_threads_that_wait_soon_let_go_of_their_cores_unless_told_otherwise(wish, count):
+def test_waiting_threads_release_their_cores_unless_set_otherwise(wish, count):
     """The variable is read when PyTorch starts, so it has to be there before."""
     known = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     environment = {name: value for name, value in os.environ.items() if name not in known} | wish

@@ -221,7 +221,7 @@ def test_what_changed_is_done_again_and_only_that(given: Given, here: None, name
     assert set(given.statuses(**options).values()) == {"skipped"}
 
 
-def test_another_calibration_judges_anew(
+def test_another_calibration_checks_again(
     given: Given, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "calibration"

@@ -206,7 +206,7 @@ def test_a_negative_mask_is_alive() -> None:
     assert bias.item() == pytest.approx(2 * 16 * 16)
 
 
-def test_looks_of_the_fine_network_are_chained() -> None:
+def test_passes_of_the_fine_network_are_composed() -> None:
     """The second look sees what the first one moved, and the fine field is both."""
     moving, fixed = pair((16, 16))
     translated = random(2, 1, 16, 16, seed=2)
@@ -225,7 +225,7 @@ def test_looks_of_the_fine_network_are_chained() -> None:
 # --- the affine start ------------------------------------------------------------------------------------------------
 
 
-def test_of_all_looks_the_one_that_agrees_best_is_taken_for_each_pair() -> None:
+def test_the_iteration_with_most_mutual_information_is_used_for_each_pair() -> None:
     """Three looks: wrong, right and wrong for the first pair; wrong, wrong and wrong for the second, which stays."""
     model = hierarchy(SPECS["unets"].model_copy(update={"affine": AffineSpec(features=(2,), hidden=2, canvas=32)}))
     picture = spatial.bspline_smooth(random(2, 1, 32, 32), 4.0)

@@ -107,7 +107,7 @@ def test_fractions_are_means_over_the_parts():
     torch.testing.assert_close(fractions(table, codes), torch.tensor([[0.75, 0.0], [0.0, 7.5]]))
 
 
-def test_people_of_different_size_and_place_are_laid_over_each_other(plain):
+def test_people_of_different_size_and_position_are_aligned(plain):
     """As well as one person is over himself, but for shear and stretch: the drawn people differ in size alone."""
     same = drawn(plain, count=3)
     different = drawn(plain.model_copy(update={"people": ALONE.model_copy(update={"same": 0.0})}), count=3)

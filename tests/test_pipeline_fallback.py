@@ -1,4 +1,4 @@
-"""Never worse: a stage that loses mutual information or folds is rejected, and one that does well is kept to the bit."""
+"""Never worse: a stage that loses mutual information or folds is rejected; a good one is kept to the bit."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def broken(model: Model, monkeypatch, stage: str, height: float) -> Model:
     return Model(made.eval().requires_grad_(False), model.card)
 
 
-def test_stages_that_do_well_are_all_taken(pair, model):
+def test_good_stages_are_all_accepted(pair, model):
     found = register_images(*pair, model)
     assert list(found.stages) == ["initial", "coarse", "fine"]
     assert list(found.mutual_information) == ["initial", "coarse", "fine"]
@@ -55,7 +55,7 @@ def test_stages_that_do_well_are_all_taken(pair, model):
     assert found.mutual_information["fine"] > found.mutual_information["coarse"] > found.mutual_information["initial"]
 
 
-def test_a_fine_stage_that_loses_agreement_leaves_the_coarse_one(pair, model, monkeypatch):
+def test_a_fine_stage_that_loses_mutual_information_is_rejected(pair, model, monkeypatch):
     bad = broken(model, monkeypatch, "register_fine", 6.0)
     found = register_images(*pair, bad)
     assert list(found.stages) == ["initial", "coarse"]
@@ -67,7 +67,7 @@ def test_a_fine_stage_that_loses_agreement_leaves_the_coarse_one(pair, model, mo
     assert torch.equal(found.result.final.inverse, found.result.coarse.inverse)
 
 
-def test_a_stage_that_folds_is_not_taken_though_it_agrees(pair, model, monkeypatch):
+def test_a_stage_that_folds_is_rejected(pair, model, monkeypatch):
     monkeypatch.setattr(module, "MIN_KEPT", dict.fromkeys(module.STAGES, 0.0))
     found = register_images(*pair, broken(model, monkeypatch, "register_fine", 2.0))
     (fallback,) = found.rejected
@@ -75,7 +75,7 @@ def test_a_stage_that_folds_is_not_taken_though_it_agrees(pair, model, monkeypat
     assert fallback.after > 10
 
 
-def test_where_every_stage_fails_the_start_is_left(pair, model, monkeypatch):
+def test_where_every_stage_fails_the_initial_affine_is_left(pair, model, monkeypatch):
     found = register_images(*pair, broken(model, monkeypatch, "register_coarse", 9.0), Settings("none"))
     assert [fallback.stage for fallback in found.rejected] == ["coarse", "fine"]
     assert list(found.stages) == ["initial"]
@@ -83,12 +83,12 @@ def test_where_every_stage_fails_the_start_is_left(pair, model, monkeypatch):
     assert not found.result.final.displacement.any()
 
 
-def test_agreement_that_is_no_number_is_worse(pair, model, monkeypatch):
+def test_mutual_information_that_is_no_number_is_worse(pair, model, monkeypatch):
     found = register_images(*pair, broken(model, monkeypatch, "register_fine", float("nan")))
     assert list(found.stages) == ["initial", "coarse"]
 
 
-def test_refining_that_makes_it_worse_is_not_taken(pair, model, monkeypatch):
+def test_a_refinement_that_makes_it_worse_is_rejected(pair, model, monkeypatch):
     def ruin(moving, fixed, translated, final, seconds, steps):
         return Refinement(waves(final, 6.0), steps, 0.1, 1.0, 2.0, True)
 

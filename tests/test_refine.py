@@ -152,7 +152,7 @@ def claim(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
     monkeypatch.setattr(refinement, "_optimise", optimise)
 
 
-def test_a_field_that_folds_anew_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_field_that_folds_anew_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     moving, fixed, translated, _ = pair(SHAPE)
     final = still(SHAPE)
     claim(monkeypatch, 0.4)

@@ -183,7 +183,7 @@ def test_constant_images_are_left_alone(scene: Scene) -> None:
         assert not found.refinement.improved
 
 
-def test_a_round_that_folds_is_not_taken(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_that_folds_is_rejected(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of two, too far: what the first found stays."""
     optimise, calls = module._optimise, []
 

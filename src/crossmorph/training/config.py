@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from crossmorph.errors import InputError
 from crossmorph.networks.hierarchy import STAGES, HierarchySpec, Stage
+from crossmorph.simulation.drawing import Lattice
 from crossmorph.system.files import brief
 from crossmorph.training.augmentation import AugmentSpec
 from crossmorph.training.losses import Weights
-from crossmorph.simulation.drawing import Lattice
 from crossmorph.training.synthesis import SynthesisSpec
 
 MOST_CHARACTERS = 1 << 18

@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Callable[[Given], object], str]] = {
     ),
     "start": (
         lambda given: given.edit(lambda told: told["settings"].update(init="/etc/passwd")),
-        "has the start '/etc/passwd'; expected affine, centers, none, a file among the inputs or",
+        "has the initial affine '/etc/passwd'; expected affine, centers, none, a file among the inputs or",
     ),
     "singular start": (
         lambda given: given.edit(lambda told: told["settings"].update(init=[[0, 0, 0]] * 3)),

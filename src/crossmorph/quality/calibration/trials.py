@@ -119,7 +119,7 @@ def write_trial(path: Path, trial: Trial | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors, text = {}, {}
     if trial is not None:
-        tensors = {name: getattr(trial, name) for name in TENSORS}
+        tensors = {name: getattr(trial, name).clone() for name in TENSORS}
         text = {"kind": trial.kind, "error": trial.error, "seconds": trial.seconds}
         text["measures"] = trial.measures._asdict()
     save_tensors(path, tensors, {"text": json.dumps(text)})

@@ -227,7 +227,7 @@ REFUSED: dict[str, tuple[Callable[[Given], object], str]] = {
         r"moved\.exe: unknown image format",
     ),
     "above": (lambda given: given.edit(lambda told: told["outputs"][0].update(path="x/..")), "is there already"),
-    "device": (lambda given: given.edit(lambda told: told.update(device="abacus")), "--device abacus: not available"),
+    "device": (lambda given: given.edit(lambda told: told.update(device="abacus")), "device abacus: not available"),
     "nothing": (lambda given: given.record.unlink(), "cannot be read"),
 }
 

@@ -28,7 +28,7 @@ from crossmorph.reports.registration_page import Content, Stage, content_of, pag
 from crossmorph.transforms.warp import Warp, resample
 from crossmorph.workflows.demo import demo_pair
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Parsed(HTMLParser):

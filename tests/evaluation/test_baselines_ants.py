@@ -101,7 +101,9 @@ def test_one_thread_gives_the_same_bits() -> None:
         "try: peer.start(2)\n"
         "except ValueError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(Path(__file__).parent)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(Path(__file__).parents[1])], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ANTs was started in this process with 1 thread(s) and keeps them; received 2, expected 1\n"
 

@@ -26,7 +26,7 @@ from crossmorph.reproduction.task_cache import DONE, Task, run_task
 from crossmorph.training.config import load_config
 
 SMOKE = BUDGETS["smoke"]
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")

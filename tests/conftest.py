@@ -1,8 +1,6 @@
 """What several test files share."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 # One thread: the sizes are small, and the machine that runs the tests may be busy.
@@ -11,10 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 import yaml
+from made_up_tables import made_up
+from project import ROOT
 
 from crossmorph.datasets.phantom import prepare_phantom
-
-ROOT = Path(__file__).parent.parent
+from crossmorph.reproduction.plan import Found
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ def smoke(phantom) -> dict:
     return document
 
 
-def command(*arguments: object, **options) -> subprocess.CompletedProcess:
-    """Run the command line in a process of its own."""
-    words = [sys.executable, "-m", "crossmorph", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, **options)
+@pytest.fixture
+def found(tmp_path: Path) -> Found:
+    """The results of three methods, as a reproduction finds them."""
+    return made_up(tmp_path)

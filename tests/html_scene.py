@@ -1,4 +1,8 @@
-"""A registered pair made by hand, for the tests of its page."""
+"""A registered pair made by hand, for the tests of its page, and what a page holds."""
+
+import json
+from html.parser import HTMLParser
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -74,3 +78,34 @@ def scene(dim: int, flips: tuple[int, ...] = (), order: tuple[int, ...] = (0, 1,
         measures=measures(overlap=0.91, swap_consistency=0.2, residual=float("nan")),
         provenance={"command": "crossmorph register", "inputs": [{"path": "T2.nii.gz", "sha256": "0" * 64}]},
     )
+
+
+class Parsed(HTMLParser):
+    """Tags with their attributes, the text between them, and what scripts hold."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._within = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._within = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._within == "script":
+            self.scripts[-1] += data
+        elif self._within != "style":
+            self.text += f" {data}"
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return json.loads(self.scripts[0])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from project import ROOT
 
 from crossmorph.evaluation.results import Row, Summary, read_rows, summarise
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from conftest import ROOT
+from project import ROOT
 from pydantic import BaseModel
 from test_architecture import ROWS
 

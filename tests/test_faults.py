@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from project import ROOT
 
 from crossmorph import Image, write_image
 from crossmorph.transforms.affine_files import write_affine_transform

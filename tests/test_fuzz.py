@@ -12,9 +12,9 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from project import ROOT
 
 from crossmorph import read_image
 from crossmorph.datasets.pairs import read_pairs

@@ -15,8 +15,8 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import command
 from examples import check
+from project import command
 
 from crossmorph.cli import main
 from crossmorph.datasets.pairs import Pair, read_pairs

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-import test_html_browser
-import test_reproduction_tables
+from html_scene import Parsed
 from numpy import ndarray
-from test_html_report import Parsed
 
 from crossmorph.cli import main
 from crossmorph.datasets.pairs import Pair, write_pairs
@@ -44,8 +42,6 @@ from crossmorph.reproduction.page import command_of, write_page
 from crossmorph.reproduction.tables import Found, write_table
 from crossmorph.transforms.warp import Warp
 
-browser = test_html_browser.browser
-found = test_reproduction_tables.found
 DICE = {"a": (0.6, 0.7, 0.65, 0.5), "b": (0.8, 0.9, 0.95, 0.85)}
 
 

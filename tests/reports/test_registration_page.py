@@ -3,18 +3,15 @@
 import base64
 import hashlib
 import io
-import json
 import math
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 from examples import check, measures
-from html_scene import MARK, SHAPE, header, scene
+from html_scene import MARK, SHAPE, Parsed, header, scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy import ndarray
@@ -27,39 +24,6 @@ from crossmorph.reports.layers import average_to, lattice_within, mosaic
 from crossmorph.reports.registration_page import Content, Stage, content_of, page
 from crossmorph.transforms.warp import Warp, resample
 from crossmorph.workflows.demo import demo_pair
-
-ROOT = Path(__file__).parents[2]
-
-
-class Parsed(HTMLParser):
-    """Tags with their attributes, the text between them, and what scripts hold."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self._within = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._within = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
-        self._within = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._within == "script":
-            self.scripts[-1] += data
-        elif self._within != "style":
-            self.text += f" {data}"
-
-    @property
-    def data(self) -> dict[str, Any]:
-        return json.loads(self.scripts[0])
 
 
 def unpacked(layer: dict[str, Any]) -> ndarray:

@@ -7,35 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_tables import rows
 from scipy import stats
 
 from crossmorph.errors import InputError
 from crossmorph.evaluation.results import Row, read_rows
 from crossmorph.reproduction.budgets import BUDGETS, find_budget
-from crossmorph.reproduction.plan import Context, Data, Entry, Found
+from crossmorph.reproduction.plan import Found
 from crossmorph.reproduction.published import PUBLISHED
 from crossmorph.reproduction.tables import as_csv, as_markdown, difference, label, methods_of, write_table
-
-DICE = {"none": (0.3, 0.4, 0.5), "vm-nmi": (0.6, 0.7, 0.65), "ours-nmi": (0.7, 0.75, 0.8)}
-
-
-def rows(name: str, values: tuple[float, ...], score: str = "dice") -> list[Row]:
-    return [Row(f"pair-{number}", name, {score: value}) for number, value in enumerate(values)]
-
-
-@pytest.fixture
-def found(tmp_path: Path) -> Found:
-    data = Data("brainweb", "made up", tmp_path, (128, 128), 1.5, "0")
-    times = [
-        row for name, value in (("vm-nmi", 0.02), ("ours-nmi", 0.04)) for row in rows(name, (value,) * 3, "seconds")
-    ]
-    return Found(
-        Context(data, BUDGETS["cpu"], tmp_path, 0),
-        {name: Entry(name, "peer") for name in DICE},
-        {name: rows(name, values) for name, values in DICE.items()},
-        times,
-        {"vm-nmi": 0.08},
-    )
 
 
 def line(markdown: str, beginning: str) -> list[str]:

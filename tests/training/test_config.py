@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from project import ROOT
 
 from crossmorph.errors import InputError
 from crossmorph.networks.hierarchy import HierarchySpec

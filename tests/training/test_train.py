@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, command
 from people_scene import draw_people
+from project import ROOT, command
 
 from crossmorph.cli import main
 from crossmorph.datasets.anatomies import prepare_anatomies

@@ -17,23 +17,18 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from examples import check, measures
+from small_model import draw, save_weights
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
-from crossmorph.networks.checkpoint import Card, save_model
-from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
-from crossmorph.networks.unet import UNetSpec
 from crossmorph.registration.settings import Settings
 from crossmorph.workflows import batch
 from crossmorph.workflows.batch import Entry, Summary, Task, register_batch
 from crossmorph.workflows.outputs import Outputs
 from crossmorph.workflows.register_files import Done, register_files
 
-SMALL = UNetSpec(encoder=(2, 3), decoder=(3, 2), final=(2,))
-SPEC = HierarchySpec(coarse=SMALL, translator=SMALL, fine=SMALL)
 QUICK = Settings(init="none")
 FILES = {"moved.nii.gz", "transform.h5", "inverse.h5", "transform.json", "inverse.json", "result.json"}
 register_pair = batch.register_pair
@@ -54,18 +49,6 @@ class Given(NamedTuple):
 
     def image(self, name: str) -> Path:
         return self.pairs.parent / f"{name}.nii.gz"
-
-
-def save_weights(folder: Path, seed: int) -> None:
-    torch.manual_seed(seed)
-    facts: dict[str, Any] = {"training": {}, "data": {}, "scores": {}, "environment": {}, "sha256": ""}
-    card = Card(name="small", description="For tests.", hierarchy=SPEC, shape=(16, 16), spacing=1.5, **facts)
-    save_model(folder, Hierarchy(SPEC), card)
-
-
-def draw(path: Path, seed: int) -> None:
-    data = np.random.default_rng(seed).random((16, 18)).astype(np.float32)
-    write_image(path, Image(data, np.diag([1.5, 1.5, 1.0])))
 
 
 def write_list(path: Path, *rows: str) -> None:

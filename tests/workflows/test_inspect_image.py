@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nilearn import datasets
 from numpy import ndarray
-from test_cohort import save_weights
+from small_model import save_weights
 
 from crossmorph.cli import main
 from crossmorph.datasets.test_splits import HEAD_SHAPE, Slice, on_grid

@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_cohort import draw, save_weights
+from small_model import draw, save_weights
 
 import crossmorph
 from crossmorph.errors import InputError

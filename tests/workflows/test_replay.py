@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_cohort import draw, save_weights
+from small_model import draw, save_weights
 
 import crossmorph
 from crossmorph.cli import main

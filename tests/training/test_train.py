@@ -46,6 +46,7 @@ def numbers(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_training_for_seconds_raises_dice(smoke, tmp_path):
     document = copy.deepcopy(smoke) | {"output": str(tmp_path / "run"), "log_every": 5}
     document["stages"] = {
@@ -149,6 +150,7 @@ if fabric.is_global_zero:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradient_of_one_on_the_joint_batch(smoke, tmp_path, monkeypatch):
     script = tmp_path / "gradient.py"
     script.write_text(GRADIENT)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from monai.data.meta_tensor import MetaTensor
+from monai.transforms.transform import MapTransform
 from numpy import ndarray
 
 from crossmorph.errors import InputError
@@ -16,7 +17,7 @@ from crossmorph.transforms.warp import resample
 from crossmorph.workflows.register import register
 
 
-class Registerd:
+class Registerd(MapTransform):
     """Register one image of a dictionary to another, and move the label maps that belong to it.
 
     Images are ``MetaTensor`` of shape (1, *space) with affines in RAS millimetres, as MONAI's ``LoadImaged`` and
@@ -44,6 +45,7 @@ class Registerd:
         checks: Hashable = "checks",
         **settings: Any,
     ) -> None:
+        super().__init__([moving, *labels])
         self.moving, self.fixed, self.labels = moving, fixed, tuple(labels)
         self.model, self.transform, self.checks, self.settings = model, transform, checks, settings
 

@@ -92,6 +92,7 @@ def test_each_stage_trains_its_own_network_only(smoke, tmp_path):
         assert 0.5e-3 < max(moves) < 1.5e-3
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(smoke, tmp_path):
     whole = configure(smoke, tmp_path / "whole", iterations=30, checkpoint_every=5)
     broken = configure(smoke, tmp_path / "broken", iterations=30, checkpoint_every=5)

@@ -13,7 +13,7 @@ from crossmorph.functional import spatial
 from crossmorph.images.image import Image
 from crossmorph.networks.hierarchy import Flow
 from crossmorph.registration import instance_optimization_3d as module
-from crossmorph.registration.instance_optimization_3d import LEVELS, RefinedVolume, Round, refine_volume
+from crossmorph.registration.instance_optimization_3d import SCHEDULE, RefinedVolume, Round, refine_volume
 from crossmorph.registration.optimization_grid import (
     FIELD,
     cut,
@@ -230,13 +230,12 @@ def test_time_is_kept_and_its_steps_repeat_it(scene: Scene) -> None:
 # --- grids -----------------------------------------------------------------------------------------------------------
 
 
-def test_levels_name_rounds_that_the_grids_can_hold() -> None:
-    for level in LEVELS.values():
-        assert level[0].spacing == FIELD
-        for each in level:
-            assert each.spacing in (FIELD, FIELD / 2)
-            assert each.control % (2 * each.spacing) == 0
-            assert each.window % 2 == 1
+def test_the_schedule_has_rounds_that_the_grids_can_hold() -> None:
+    assert SCHEDULE[0].spacing == FIELD
+    for each in SCHEDULE:
+        assert each.spacing in (FIELD, FIELD / 2)
+        assert each.control % (2 * each.spacing) == 0
+        assert each.window % 2 == 1
 
 
 def test_the_grid_of_the_field_covers_the_same_extent(scene: Scene) -> None:

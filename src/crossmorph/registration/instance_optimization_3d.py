@@ -67,22 +67,16 @@ class Round(NamedTuple):
     steps: int
 
 
-Level = tuple[Round, ...]
+Schedule = tuple[Round, ...]
 
-_STANDARD = (
+# Where each choice comes from: docs/design.md. With less smoothness fields of 4 mm fit noise and fold.
+SCHEDULE: Schedule = (
     Round(2.0, 8.0, 5, 0.3, 10),
     Round(2.0, 8.0, 5, 0.3, 10),
     Round(2.0, 4.0, 5, 1.0, 10),
     Round(1.0, 4.0, 5, 1.0, 5),
     Round(1.0, 2.0, 5, 1.0, 8),
 )
-# Where each choice comes from: docs/design.md. With less smoothness fields of 4 mm fit noise and fold.
-LEVELS: dict[str, Level] = {
-    "fast": (_STANDARD[0], _STANDARD[2]),
-    "standard": _STANDARD,
-    "thorough": (*_STANDARD, _STANDARD[-1]),
-}
-DEFAULT_LEVEL = "standard"
 # A round on finer voxels than an image has sees interpolation: IXI's 2 mm scans are left to the rounds before it.
 FINEST = 1.5  # times the spacing of a round, at most, for both images
 DARK = 0.25  # of the mean intensity: where no more is shown around a voxel, nothing is looked at
@@ -127,7 +121,7 @@ def refine_volume(
     seen: tuple[Float[Tensor, "1 1 *space"], Float[Tensor, "1 1 *space"]],
     start: Flow,
     working: Grid,
-    level: Level = LEVELS[DEFAULT_LEVEL],
+    schedule: Schedule = SCHEDULE,
     seconds: float | None = None,
     steps: int | None = None,
 ) -> RefinedVolume:
@@ -143,9 +137,9 @@ def refine_volume(
         seen: both as the networks saw them.
         start: the networks' field on their grid and its inverse, voxels.
         working: that grid.
-        level: the rounds, see ``LEVELS``.
+        schedule: the rounds.
         seconds: wall time allowed, kept by the pace of the steps so far; None: no limit.
-        steps: the most steps, of all rounds together; None: the level's.
+        steps: the most steps, of all rounds together; None: the schedule's.
 
     Returns:
         The refined field and how it came about; nothing that came in is changed.
@@ -161,8 +155,8 @@ def refine_volume(
     with torch.inference_mode():
         networks = Flow(*(between(field, working, grid) for field in start))
         window = seen_window(*seen, start.displacement, working, grid)
-        most = sum(each.steps for each in level) if steps is None else steps
-        found = _rounds((moving, fixed), cut(networks.displacement, window), window, level, _Budget(most, deadline))
+        most = sum(each.steps for each in schedule) if steps is None else steps
+        found = _rounds((moving, fixed), cut(networks.displacement, window), window, schedule, _Budget(most, deadline))
         if found.after > found.before:
             field = _inverted(chain(networks, Flow(*(embedded(each, window, grid) for each in found.residual))))
             final = Flow(*(between(each, grid, working).to(start.displacement) for each in field))
@@ -176,16 +170,20 @@ def refine_volume(
 
 
 def _rounds(
-    images: tuple[Image, Image], networks: Float[Tensor, "1 3 x y z"], window: Window, level: Level, budget: _Budget
+    images: tuple[Image, Image],
+    networks: Float[Tensor, "1 3 x y z"],
+    window: Window,
+    schedule: Schedule,
+    budget: _Budget,
 ) -> _Refined:
     """One round after the other, from a field in the window, as long as each gains and the budget lasts."""
     nowhere = torch.zeros_like(networks)
     residual, taken = Flow(nowhere, nowhere), 0
     folded = spatial.folds(networks)
     coarsest = max(*images[0].spacing, *images[1].spacing)
-    views = [_view(images, window, level[0])]
+    views = [_view(images, window, schedule[0])]
     before = views[0].correlation(_moved(views[0].moving, networks), False)[0]
-    for each in level:
+    for each in schedule:
         if each.spacing < FIELD and coarsest > FINEST * each.spacing:
             continue
         if (each.spacing, each.window) != views[-1].of:

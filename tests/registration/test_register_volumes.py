@@ -32,6 +32,12 @@ SHAPE, SPACING = (24, 30, 26), 8.0
 PYRAMID = PyramidSpec(features=(4, 4), hidden=(4, 4), radius=(1, 1), control_spacing=4)
 
 
+@pytest.fixture(autouse=True)
+def untrained_fields_are_kept(monkeypatch) -> None:
+    """What an untrained model finds is worse than nothing."""
+    monkeypatch.setattr("crossmorph.registration.register_images._never_worse", lambda progress, _given: progress)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A model whose fields are smooth and a few millimetres long."""

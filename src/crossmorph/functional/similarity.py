@@ -118,12 +118,16 @@ def ncc(
 
 
 def windows_correlation(
-    varying: Float[Tensor, "batch 1 *space"], constant: Float[Tensor, "batch 1 *space"], window: int = 9, step: int = 4
+    varying: Float[Tensor, "batch 1 *space"],
+    constant: Float[Tensor, "batch 1 *space"],
+    window: int = 9,
+    step: int = 4,
+    where: Bool[Tensor, "batch 1 *space"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Mean squared correlation over cubes of ``window`` voxels within the image, every ``step`` voxels along each axis.
 
-    A fast approximation of :func:`ncc`. Only cubes count in which ``constant`` is brighter than half its mean; 0 where
-    there are none, or where the image is smaller than one.
+    A fast approximation of :func:`ncc`. Only cubes count in which ``constant`` is brighter than half its mean, and that
+    lie wholly in ``where``; 0 where there are none, or where the image is smaller than one.
     """
     if min(constant.shape[2:]) < window:
         return constant.new_zeros(len(constant))
@@ -132,8 +136,10 @@ def windows_correlation(
     i, j, ii, jj, ij = pool(torch.cat(moments, dim=1), window, step).flatten(2).unbind(1)
     cross = ij - i * j
     squared = cross * cross / ((ii - i * i).clamp_min(0) * (jj - j * j).clamp_min(0) + 1e-7)
-    bright = j > constant.flatten(1).mean(1, keepdim=True) / 2
-    return (squared * bright).sum(1) / bright.sum(1).clamp_min(1)
+    counted = j > constant.flatten(1).mean(1, keepdim=True) / 2
+    if where is not None:
+        counted = counted & (pool(where.to(constant), window, step).flatten(1) > 1 - 0.5 / window**3)
+    return (squared * counted).sum(1) / counted.sum(1).clamp_min(1)
 
 
 def gradient_directions(image: Float[Tensor, "batch 1 *space"], window: int = 7) -> Float[Tensor, "batch dim *space"]:

@@ -59,13 +59,13 @@ def move(
         shape: of the fixed grid.
         side: voxels of the low-resolution grid along each axis.
     """
-    centred = _canvas(len(shape), side).to(image) * (max(shape) / side)
+    centred = canvas(len(shape), side).to(image) * (max(shape) / side)
     return spatial.sample(image, _apply(affine, centred, image), outside="zero")
 
 
 @cache
-def _canvas(dim: int, side: int) -> Float[Tensor, "1 dim *canvas"]:
-    """Its voxels about its middle."""
+def canvas(dim: int, side: int) -> Float[Tensor, "1 dim *canvas"]:
+    """The voxels of a square grid about its middle."""
     with torch.inference_mode(False):  # a tensor made while inferring cannot learn
         return spatial.identity_grid((side,) * dim) - (side - 1) / 2
 

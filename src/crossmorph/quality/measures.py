@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossmorph.functional import spatial
-from crossmorph.functional.similarity import foreground, mi
+from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import Image
 from crossmorph.quality.assessment import Consistency, Measures
 from crossmorph.quality.error_model import Calibration, predicted_error, training_distance
+from crossmorph.registration.agreement import Pair, agreement, seen_on
 from crossmorph.registration.register_images import Registered
 from crossmorph.transforms.grid import onto_grid
 from crossmorph.transforms.warp import fields_overlap
@@ -41,13 +42,14 @@ def measure(registered: Registered, moving: Image, fixed: Image, maps: Consisten
     loop = loop[foreground(registered.moving)]
     stretch = spatial.jacobian_determinant(final.displacement).clamp_min(1e-6).log().abs()
     given = torch.from_numpy(onto_grid(moving.scaled(), registered.grid).data)[None, None].to(still)
+    seen, still_seen = (seen_on(image, registered.grid).to(still.device) for image in (moving, fixed))
     inside = maps.foreground
     swap, shift = (torch.linalg.vector_norm(map_[:, inside], dim=0) for map_ in (maps.swapped, maps.shifted))
     return Measures(
         unit=fixed.unit,
-        overlap_before=fields_overlap(moving, Image(still[0, 0].cpu().numpy(), registered.grid.affine)),
+        overlap_before=fields_overlap(moving, fixed),
         overlap=registered.overlap,
-        mutual_information_before=float(mi(given, still)),
+        mutual_information_before=agreement(Pair(given, still, seen.to(still), still_seen)).information,
         mutual_information_initial=reached["initial"],
         mutual_information_coarse=reached["coarse"],
         mutual_information_fine=reached["fine"],

@@ -1,77 +1,131 @@
-"""The initial affine without a network: a search over rotations, then gradient ascent.
+"""The initial affine without a network: a search over rotations and shifts, then gradient ascent.
 
 For hierarchies that have no affine network, as that of volumes: a second of optimisation costs less there than the
 networks after it. Everything runs at low resolution, in one order, so that the same images give the same bits.
+
+The search samples the moving image at the voxels of the fixed image, or the other way round where the moving image
+shows less: a block of a head fills a few voxels of the head's grid, too few for a histogram. In the code below
+``still`` is the image whose voxels are used, ``other`` the one that is sampled.
 """
 
 from itertools import product
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.functional.adam import Adam
 from crossmorph.functional.similarity import mi
-from crossmorph.networks.affine import Affine, move, same_place
+from crossmorph.networks.affine import Affine, canvas, move, same_place
 
-SIDES = {2: (32, 64), 3: (24, 40)}  # voxels a side of the low-resolution grids, of the search and of the last ascent
-STEPS = (40, 24)  # of ascent on each
+# Voxels a side of the low-resolution grids, of the shifts, of the search and of the last ascent.
+SIDES = {2: (24, 32, 64), 3: (16, 24, 40)}
+STEPS = (40, 24)  # of ascent on the last two
 TURN = 0.6  # radians between the rotations tried about each axis
 TURNED = {2: 2, 3: 1}  # rotations to either side
 AROUND = 5  # of slices, where they may lie any way: 11 rotations of 33 degrees
-KEPT = 3  # candidates that are optimised
+KEPT = 5  # candidates that are optimised
 TISSUE = 0.05  # brighter voxels show something
 SHARED = 0.5  # weight of the mutual information where both images show something
+# Weight of the change of size: 0.005 for a tenth in all directions, 0.04 for a quarter. Without it a head that ends at
+# the mouth is stretched over the neck of the other.
+STRETCH = 0.2
+SHORTER = 0.8  # an extent this much shorter is slid along the other image's
+SLIDE = 0.3  # of the shorter extent, from one position to the next
 RATE = 0.04  # of ADAM, in radians, logarithms of size, and half sides of the grid
 MOMENTS = 0.8, 0.95
 
 
-class _View(NamedTuple):
-    """Both images at low resolution, how many of their voxels make one of it, and the fixed one on the square grid."""
+class View(NamedTuple):
+    """An image to search with: voxels in [0, 1], ``(1, 1, *space)``, and half the sides of its field of view.
 
-    fixed: Tensor
-    moving: Tensor
+    The field of view is a box about the grid's centre, along its axes; its sides are in voxels.
+    """
+
+    image: Float[Tensor, "1 1 *space"]
+    half: Float[Tensor, " dim"]
+
+
+class _Pair(NamedTuple):
+    """Two images at low resolution: ``shrunk`` of their voxels make one of it.
+
+    ``still`` is on a square grid of ``side`` voxels that spans the longest side of ``shape``, at ``points`` about its
+    centre, ``(1, dim, voxels)``, ``still_seen`` where it is in the field of view; ``half`` is of the other image.
+    """
+
+    shape: tuple[int, ...]
+    other: Tensor
+    half: Tensor
     shrunk: float
-    side: int
+    points: Tensor
     still: Tensor
+    still_seen: Tensor
+    stretch: float
+
+    @property
+    def voxel(self) -> float:
+        """Side of a voxel of the square grid."""
+        return max(self.shape) / self.still.shape[-1]
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def search_affine(
-    moving: Float[Tensor, "1 1 *moving"], fixed: Float[Tensor, "1 1 *fixed"], start: Affine, around: bool = False
-) -> Affine:
+def search_affine(moving: View, fixed: View, start: Affine, around: bool = False, one_scale: bool = True) -> Affine:
     """The affine map under which the moving image fits best, or the start if none fits better.
 
-    Rotations about the images' centres of intensity, and the given map, are compared at low resolution; the best few
-    are optimised by ADAM on the logarithm of the matrix and the shift, and the best of these once more at a higher
-    resolution.
+    The given map, rotations about the images' centres of intensity, and shifts of an image that shows less along that
+    of the other are compared at low resolution; the best few are optimised by ADAM on the logarithm of the matrix and
+    the shift, and the best of these once more at a higher resolution.
 
     Args:
-        moving: the moving image in [0, 1].
-        fixed: the fixed image in [0, 1], with voxels of the same size; its grid may have another shape.
+        moving: the moving image.
+        fixed: the fixed image, with voxels of the same size; its grid may have another shape.
         start: the map to begin with.
         around: whether slices are rotated by any angle. Brains look much the same upside down, so that a pair whose
             orientation is right may fit better rotated by 180 degrees.
+        one_scale: whether lengths can be compared, so that a change of size counts against a map. False where an image
+            has no millimetres.
     """
-    fixed, moving = fixed.detach().clone(), moving.detach().clone()
+    moving, fixed = (View(*(part.detach().clone() for part in view)) for view in (moving, fixed))
     start = Affine(*(part.detach().clone() for part in start))
-    coarse, fine = (_view(fixed, moving, side) for side in SIDES[fixed.ndim - 2])
-    tried = _join([start, _turned(coarse, start, around)])
-    kept = _take(tried, _similarity(coarse, tried).argsort(descending=True)[:KEPT])
-    ascended = _ascend(coarse, _join([start, kept]), STEPS[0])
-    best = _similarity(coarse, ascended).argmax().unsqueeze(0)
-    candidates = _join([start, _take(ascended, best), _ascend(fine, _take(ascended, best), STEPS[1])])
-    return _take(candidates, _similarity(fine, candidates).argmax().unsqueeze(0))
+    exchanged = bool(moving.half.prod() < fixed.half.prod())
+    still, other, begin = (moving, fixed, _inverse(start)) if exchanged else (fixed, moving, start)
+    stretch = STRETCH if one_scale else 0.0
+    rough, coarse, fine = (_pair(still, other, side, stretch) for side in SIDES[fixed.image.ndim - 2])
+    tried = _join([begin, _turned(coarse, begin, around)])
+    slid = _slid(rough, begin)
+    if slid is not None:
+        tried = _join([tried, *(_turned(coarse, place, around, about=True) for place in _best(rough, slid, KEPT))])
+    ascended = _ascend(coarse, _join([begin, *_best(coarse, tried, KEPT)]), STEPS[0])
+    (best,) = _best(coarse, ascended, 1)
+    (found,) = _best(fine, _join([begin, best, _ascend(fine, best, STEPS[1])]), 1)
+    if torch.equal(found.matrix, begin.matrix) and torch.equal(found.shift, begin.shift):
+        return start
+    return _inverse(found) if exchanged else found
 
 
-def _view(fixed: Tensor, moving: Tensor, side: int) -> _View:
-    shrunk = max(1.0, max(fixed.shape[2:]) / side)
-    small = [spatial.resize_image(_averaged(image, shrunk), _divided(image, shrunk)) for image in (fixed, moving)]
-    still = move(small[0], same_place(small[0]), tuple(small[0].shape[2:]), side)
-    return _View(small[0], small[1], shrunk, side, still)
+def _inverse(affine: Affine) -> Affine:
+    """The map back, between the same two centres."""
+    matrix = torch.linalg.inv(affine.matrix)
+    return Affine(matrix, -torch.einsum("bij,bj->bi", matrix, affine.shift))
+
+
+def _pair(still: View, other: View, side: int, stretch: float) -> _Pair:
+    shrunk = max(1.0, max(still.image.shape[2:]) / side)
+    small, sampled = (
+        spatial.resize_image(_averaged(view.image, shrunk), _divided(view.image, shrunk)) for view in (still, other)
+    )
+    shape = tuple(small.shape[2:])
+    points = (canvas(len(shape), side).to(small) * (max(shape) / side)).flatten(2)
+    square = move(small, same_place(small), shape, side)
+    seen = _within(points, still.half / shrunk).view(square.shape)
+    return _Pair(shape, sampled, other.half / shrunk, shrunk, points, square, seen, stretch)
+
+
+def _within(points: Float[Tensor, "maps dim voxels"], half: Float[Tensor, " dim"]) -> Bool[Tensor, "maps voxels"]:
+    return (points.abs() <= half[:, None]).all(1)
 
 
 def _averaged(image: Tensor, factor: float) -> Tensor:
@@ -85,9 +139,9 @@ def _divided(image: Tensor, factor: float) -> tuple[int, ...]:
     return tuple(max(1, round(size / factor)) for size in image.shape[2:])
 
 
-def _turned(view: _View, start: Affine, around: bool) -> Affine:
-    """Rotations that lay the moving image's centre of intensity on the fixed one's."""
-    dim = view.fixed.ndim - 2
+def _turned(pair: _Pair, start: Affine, around: bool, about: bool = False) -> Affine:
+    """Rotations that lay the other image's centre of intensity on the still one's, or about where that lies now."""
+    dim = pair.still.ndim - 2
     steps = AROUND if around and dim == 2 else TURNED[dim]
     reach = [TURN * step for step in range(-steps, steps + 1)]
     planes = [(i, j) for j in range(dim) for i in range(j)]
@@ -95,57 +149,111 @@ def _turned(view: _View, start: Affine, around: bool) -> Affine:
     for turn, angles in zip(generators, product(reach, repeat=len(planes)), strict=True):
         for (i, j), angle in zip(planes, angles, strict=True):
             turn[i, j], turn[j, i] = -angle, angle
-    matrices = start.matrix @ torch.linalg.matrix_exp(generators.to(view.fixed))
-    centres = [_centre_of_intensity(image) for image in (view.fixed, view.moving)]
-    shifts = centres[1] - torch.einsum("bij,j->bi", matrices, centres[0])
-    return Affine(matrices, shifts * view.shrunk)
+    matrices = start.matrix @ torch.linalg.matrix_exp(generators.to(pair.still))
+    here = _centre_of_intensity(pair.still) * pair.voxel
+    there = start.matrix[0] @ here + start.shift[0] / pair.shrunk if about else _centre_of_intensity(pair.other)
+    shifts = there - torch.einsum("bij,j->bi", matrices, here)
+    return Affine(matrices, shifts * pair.shrunk)
 
 
 def _centre_of_intensity(image: Tensor) -> Float[Tensor, " dim"]:
     """In voxels from the centre of the grid."""
-    shape = tuple(image.shape[2:])
-    points = spatial.identity_grid(shape).to(image).flatten(2) - (torch.tensor(shape).to(image).view(1, -1, 1) - 1) / 2
+    points = _about_centre(image)
     weights = image.flatten(2)
     return ((points * weights).sum(2) / weights.sum(2).clamp_min(1e-6))[0]
 
 
-def _similarity(view: _View, affine: Affine) -> Float[Tensor, " maps"]:
-    """How well the moving image fits the fixed one under each map, ``MI + 0.5 s MI_shared``.
+def _about_centre(image: Tensor) -> Float[Tensor, "1 dim voxels"]:
+    return spatial.identity_grid(tuple(image.shape[2:])).to(image).flatten(2) - _middle(image)
 
-    ``MI_shared`` is that of the voxels where both show something, and ``s`` how much of the smaller of the two shares.
-    Mutual information alone enlarges a brain until it fills the head of the other image; the shared one alone is high
-    where next to nothing is shared.
+
+def _middle(image: Tensor) -> Float[Tensor, "1 dim 1"]:
+    return (torch.tensor(image.shape[2:]).to(image).view(1, -1, 1) - 1) / 2
+
+
+def _slid(pair: _Pair, start: Affine) -> Affine | None:
+    """The start, shifted so that what the still image shows slides along what the other one shows, end to end.
+
+    Along each axis of the other image along which the still one's extent is shorter; None where it is along none.
     """
-    shape, count = tuple(view.fixed.shape[2:]), len(affine.matrix)
-    small = Affine(affine.matrix, affine.shift / view.shrunk)
-    moved = move(view.moving.expand(count, *view.moving.shape[1:]), small, shape, view.side)
-    still = view.still.expand_as(moved)
-    ours, theirs = moved.detach() > TISSUE, still > TISSUE
+    here, there = (_extent(image) for image in (pair.still, pair.other))
+    here = here * pair.voxel
+    corners = torch.tensor(list(product(*here.T.tolist()))).to(pair.still)
+    reached = corners @ start.matrix[0].T
+    low, high = reached.amin(0), reached.amax(0)
+    now = start.shift[0] / pair.shrunk
+    places = []
+    for axis in range(len(now)):
+        size, room = high[axis] - low[axis], there[1, axis] - there[0, axis]
+        if size > SHORTER * room:
+            places.append([float((there[0, axis] + there[1, axis] - low[axis] - high[axis]) / 2)])
+            continue
+        count = 1 + int(torch.ceil((room - size) / (SLIDE * size)))
+        ends = there[0, axis] - low[axis], there[1, axis] - high[axis]
+        places.append(torch.linspace(float(ends[0]), float(ends[1]), count).tolist())
+    if max(map(len, places)) == 1:
+        return None
+    shifts = torch.tensor(list(product(*places))).to(pair.still) * pair.shrunk
+    return Affine(start.matrix.expand(len(shifts), *start.matrix.shape[1:]), shifts)
+
+
+def _extent(image: Tensor) -> Float[Tensor, "2 dim"]:
+    """The box around all that an image shows: its least and largest corner, in voxels from the centre of the grid."""
+    points = _about_centre(image)[0, :, image.flatten() > TISSUE]
+    if not points.shape[1]:
+        return image.new_zeros(2, image.ndim - 2)
+    return torch.stack([points.amin(1), points.amax(1)])
+
+
+def _similarity(pair: _Pair, affine: Affine) -> Float[Tensor, " maps"]:
+    """How well the images fit under each map, ``f (MI + 0.5 s MI_shared) - 0.2 E``.
+
+    Only voxels count that are in both fields of view; ``f`` is their part of the still image's, the smaller of the two,
+    so that nothing is gained by moving out of each other's sight. ``MI_shared`` is of the voxels where both show
+    something, and ``s`` how much of the smaller of the two shares. Mutual information alone enlarges a brain until it
+    fills the head of the other image; the shared one alone is high where next to nothing is shared. ``E`` is the change
+    of size, see :func:`_change_of_size`.
+    """
+    count = len(affine.matrix)
+    small = Affine(affine.matrix, affine.shift / pair.shrunk)
+    points = torch.baddbmm(small.shift[..., None], small.matrix, pair.points.expand(count, *pair.points.shape[1:]))
+    places = (points + _middle(pair.other)).unflatten(2, pair.still.shape[2:])
+    moved = spatial.sample(pair.other.expand(count, *pair.other.shape[1:]), places, outside="zero")
+    seen = _within(points.detach(), pair.half).view(moved.shape) & pair.still_seen
+    still = pair.still.expand_as(moved)
+    ours, theirs = (moved.detach() > TISSUE) & seen, (still > TISSUE) & seen
     shared = ours & theirs
-    smaller = torch.minimum(_count(ours), _count(theirs))
-    part = _count(shared) / smaller.clamp_min(1)
-    return mi(moved, still) + SHARED * part * mi(moved, still, shared)
+    part = _count(shared) / torch.minimum(_count(ours), _count(theirs)).clamp_min(1)
+    common = _count(seen) / _count(pair.still_seen).clamp_min(1)
+    fit = mi(moved, still, seen) + SHARED * part * mi(moved, still, shared)
+    return common * fit - pair.stretch * _change_of_size(affine.matrix)
+
+
+def _change_of_size(matrix: Float[Tensor, "maps dim dim"]) -> Float[Tensor, " maps"]:
+    """``(|A|^2 + |A^-1|^2) / 2 dim - 1``, 0 of a rotation: about twice the mean squared logarithm of the scales."""
+    squares = matrix.square() + torch.linalg.inv(matrix).square()
+    return squares.sum((1, 2)) / (2 * matrix.shape[1]) - 1
 
 
 def _count(where: Tensor) -> Float[Tensor, " maps"]:
     return where.flatten(1).sum(1).float()
 
 
-def _ascend(view: _View, start: Affine, steps: int) -> Affine:
+def _ascend(pair: _Pair, start: Affine, steps: int) -> Affine:
     """ADAM with a rate that falls to 0; every map is optimised on its own."""
-    dim, half = view.fixed.ndim - 2, max(view.fixed.shape[2:]) * view.shrunk / 2
-    parameters = view.fixed.new_zeros(len(start.matrix), dim * (dim + 1))
+    dim, half = pair.still.ndim - 2, max(pair.shape) * pair.shrunk / 2
+    parameters = pair.still.new_zeros(len(start.matrix), dim * (dim + 1))
     adam = Adam(parameters, MOMENTS)
     for step in range(steps):
         parameters = parameters.detach().requires_grad_()
         affine = _changed(start, parameters, half)
-        (gradient,) = torch.autograd.grad(_similarity(view, affine).sum(), parameters)
+        (gradient,) = torch.autograd.grad(_similarity(pair, affine).sum(), parameters)
         parameters = parameters + RATE * (1 - step / steps) * adam.direction(gradient)
     return Affine(*(part.detach() for part in _changed(start, parameters, half)))
 
 
 def _changed(start: Affine, parameters: Tensor, half: float) -> Affine:
-    """A map after one about the fixed centre: shift in half sides, then the logarithm of a matrix."""
+    """A map after one about the still image's centre: shift in half sides, then the logarithm of a matrix."""
     dim = start.shift.shape[1]
     turn = torch.linalg.matrix_exp(parameters[:, dim:].unflatten(1, (dim, dim)))
     shift = torch.einsum("bij,bj->bi", start.matrix, parameters[:, :dim] * half) + start.shift
@@ -156,5 +264,7 @@ def _join(affines: list[Affine]) -> Affine:
     return Affine(*(torch.cat(parts) for parts in zip(*affines, strict=True)))
 
 
-def _take(affine: Affine, index: Tensor) -> Affine:
-    return Affine(affine.matrix[index], affine.shift[index])
+def _best(pair: _Pair, affines: Affine, count: int) -> list[Affine]:
+    """The maps of the highest similarity, the best first."""
+    order = _similarity(pair, affines).argsort(descending=True)[:count]
+    return [Affine(affines.matrix[index : index + 1], affines.shift[index : index + 1]) for index in order.tolist()]

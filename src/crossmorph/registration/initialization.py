@@ -1,6 +1,7 @@
 """The initial affine: where the moving image lies when the hierarchy first sees it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,12 +13,18 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.networks.affine import Affine
 from crossmorph.networks.hierarchy import Hierarchy
-from crossmorph.registration.affine_search import search_affine
+from crossmorph.registration.affine_search import View, search_affine
 from crossmorph.registration.settings import NAMED_INITS, Init
 from crossmorph.transforms.grid import Grid, centre, covering_grid, onto_grid
 from crossmorph.transforms.warp import fields_overlap
 
-MIN_OVERLAP = 0.25  # of the fixed field of view; below it there is little to compare
+Method = Callable[[View, View, Affine], Affine]  # moving, fixed and a map to a better one
+MIN_OVERLAP = 0.25  # of the smaller field of view; below it there is little to compare
+
+
+def shared_field(moving: Image, fixed: Image) -> float:
+    """The part of the smaller of two fields of view that the other one covers."""
+    return max(fields_overlap(moving, fixed), fields_overlap(fixed, moving))
 
 
 def initial_affines(
@@ -47,53 +54,75 @@ def initial_affines(
         return [init]
     if init not in NAMED_INITS:
         raise InputError(f"init {init!r}: expected {', '.join(NAMED_INITS)} or a matrix")
-    matrix = np.eye(fixed.dim + 1)
-    apart = init == "affine" and fields_overlap(moving, fixed) < MIN_OVERLAP
-    if init == "centers" or apart:
-        matrix[:-1, -1] = centre(moving) - centre(fixed)
+    apart = init == "affine" and shared_field(moving, fixed) < MIN_OVERLAP
+    matrix = centred(moving, fixed) if init == "centers" or apart else np.eye(fixed.dim + 1)
     if init != "affine":
         return [matrix]
-    method = search_affine if hierarchy.affine is None else hierarchy.register_affine
-    found = _improved(moving, target, grid, hierarchy, matrix, method)
+    if hierarchy.affine is None:
+        found = searched_affine(moving, fixed, target, grid, hierarchy, matrix)
+    else:
+        found = _improved(moving, fixed, target, grid, hierarchy, matrix, _by_network(hierarchy))
     return [matrix] if found is None else [matrix, found]
 
 
 def searched_affine(
-    moving: Image, fixed: Image, target: Tensor, grid: Grid, hierarchy: Hierarchy
-) -> Float[ndarray, "n n"]:
-    """The affine map that a search finds which asks no network and rotates slices all the way around.
-
-    It is slow and hardly ever fails. Arguments as of :func:`initial_affines`; the search begins with the fields of view
-    centre on centre.
-    """
-    matrix = np.eye(fixed.dim + 1)
-    matrix[:-1, -1] = centre(moving) - centre(fixed)
-
-    def search(source: Tensor, target: Tensor, start: Affine) -> Affine:
-        return search_affine(source, target, start, around=True)
-
-    found = _improved(moving, target, grid, hierarchy, matrix, search)
-    return matrix if found is None else found
-
-
-def _improved(
     moving: Image,
+    fixed: Image,
     target: Tensor,
     grid: Grid,
     hierarchy: Hierarchy,
     matrix: Float[ndarray, "n n"],
-    method: Callable[[Tensor, Tensor, Affine], Affine],
+    around: bool = False,
 ) -> Float[ndarray, "n n"] | None:
-    """What an affine method ``(moving, fixed, start)`` makes of a map, or None where it keeps it."""
+    """The affine map that a search, without a network, finds from a given one, or None where none is better.
+
+    It is slow and hardly ever fails. ``around``: whether slices are rotated by any angle. Other arguments as of
+    :func:`initial_affines`.
+    """
+    one_scale = moving.physical and fixed.physical
+    search = partial(search_affine, around=around, one_scale=one_scale)
+    return _improved(moving, fixed, target, grid, hierarchy, matrix, search)
+
+
+def centred(moving: Image, fixed: Image) -> Float[ndarray, "n n"]:
+    """The shift that lays the fields of view centre on centre, fixed to moving space."""
+    matrix = np.eye(fixed.dim + 1)
+    matrix[:-1, -1] = centre(moving) - centre(fixed)
+    return matrix
+
+
+def _by_network(hierarchy: Hierarchy) -> Method:
+    def method(moving: View, fixed: View, start: Affine) -> Affine:
+        return hierarchy.register_affine(moving.image, fixed.image, start)
+
+    return method
+
+
+def _improved(
+    moving: Image,
+    fixed: Image,
+    target: Tensor,
+    grid: Grid,
+    hierarchy: Hierarchy,
+    matrix: Float[ndarray, "n n"],
+    method: Method,
+) -> Float[ndarray, "n n"] | None:
+    """What an affine method makes of a map, or None where it keeps it."""
     # Both images in voxels of one size, each on a grid that shows all of it.
     there = covering_grid(moving, grid.spacing, hierarchy.divisor)
     source = torch.from_numpy(onto_grid(moving, there).data)[None, None].to(target)
     begin = _about_centres(np.linalg.inv(there.affine) @ matrix @ grid.affine, grid, there, target)
     with torch.inference_mode():
-        found = method(source, target, begin)
+        found = method(_view(source, moving, there), _view(target, fixed, grid), begin)
     if torch.equal(found.matrix, begin.matrix) and torch.equal(found.shift, begin.shift):
         return None
     return np.asarray(there.affine @ _from_centres(found, grid, there) @ np.linalg.inv(grid.affine))
+
+
+def _view(voxels: Tensor, image: Image, grid: Grid) -> View:
+    """An image on the grid that covers it, whose axes are the image's in another order."""
+    extent = np.abs(np.linalg.inv(grid.affine[:-1, :-1]) @ image.affine[:-1, :-1]) @ image.shape
+    return View(voxels, torch.from_numpy(extent / 2).to(voxels))
 
 
 def _about_centres(voxels: Float[ndarray, "n n"], fixed: Grid, moving: Grid, like: Tensor) -> Affine:

@@ -1,10 +1,8 @@
 """Registration of two images, each on its own grid, to one transform between their worlds."""
 
 import time
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
@@ -12,34 +10,23 @@ from torch import Tensor
 
 from crossmorph.errors import InputError
 from crossmorph.functional import spatial
-from crossmorph.functional.similarity import mi, windows_correlation
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
 from crossmorph.networks.hierarchy import Flow, Registration
-from crossmorph.registration.initialization import MIN_OVERLAP, initial_affines, searched_affine
+from crossmorph.registration.agreement import agreement
 from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, refine
 from crossmorph.registration.instance_optimization_3d import RefinedVolume, refine_volume
+from crossmorph.registration.preparation import Prepared, prepare
 from crossmorph.registration.settings import DEFAULTS, Init, Settings, refinement_seconds
-from crossmorph.system.memory import check_memory
-from crossmorph.transforms.grid import Grid, onto_grid, working_grid
+from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import (
     Warp,
     after_moving,
-    fields_overlap,
     followed_by,
     from_voxel_displacement,
     resample_warp,
 )
 
-# Squared local correlation of the coarsely registered images from which no other initial affine is tried, and below
-# which, from each of them, a search looks for another. Of 533 simulated pairs with two initial affines the second was
-# better by more than 0.5 mm for five, four of which correlated less from the first. Of pairs of any contrast that were
-# right within 2 mm, 20% did, of the phantom's T2w and T1w none; of those with a wrong affine network's map 89%, and of
-# those rotated by more than 45 degrees 98%.
-MIN_CORRELATION = 0.36
-# The search's affine is used where the coarse network reaches so many times the mutual information from it: of 40
-# simulated pairs with more 39 ended nearer to the truth, of ten with less six ended further away.
-MIN_GAIN = 1.05
 # A stage must keep this part of the mutual information before it, and may add no fold: else it is rejected. Where
 # registration went well on simulated pairs, the coarse stage kept .89 and more (where one image alone has a skull) and
 # the fine one .99 (docs/trust.md).
@@ -108,27 +95,6 @@ class Registered(NamedTuple):
     smoothness: Float[Tensor, " 1"] | None
 
 
-class Prepared(NamedTuple):
-    """Two images on the working grid after an initial affine, and the coarse field.
-
-    ``aligned`` is the moving image in [0, 1], its header moved by the initial affine, ``target`` the fixed image in
-    [0, 1], each on its own grid; ``before`` and ``after`` are the mutual information before and after the coarse field,
-    ``correlation`` the squared local correlation after it.
-    """
-
-    moving: Float[Tensor, "1 1 *space"]
-    fixed: Float[Tensor, "1 1 *space"]
-    grid: Grid
-    aligned: Image
-    target: Image
-    initial_affine: Float[ndarray, "n n"]
-    overlap: float
-    coarse: Flow
-    before: float
-    after: float
-    correlation: float
-
-
 def register_images(moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS) -> Registered:
     """Register two images of different modality through all stages.
 
@@ -149,19 +115,19 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
     seconds = {"coarse": time.perf_counter() - began}
     progress = _after_coarse(prepared)
     with torch.inference_mode():
-        result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse, smoothness)
+        result = model.hierarchy.go_on(prepared.pair.moving, prepared.pair.fixed, prepared.coarse, smoothness)
         progress = _after(progress, "fine", result.final, prepared)
     seconds["fine"] = time.perf_counter() - began - seconds["coarse"]
-    final, grid, refinement = progress.final, prepared.grid, None
+    refined = None
     if to_spend:
-        refined = _refined(prepared, result.mask, final, to_spend, settings.refine_steps)
-        refinement = refined.refinement
-        seconds["refinement"] = refinement.seconds
-        if refinement.improved:
-            with torch.inference_mode():
-                progress = _after(progress, "refined", refinement.final, prepared)
-            if progress.final is refinement.final:
-                final, grid = refined.field, refined.grid
+        refined = _refined(prepared, result.mask, progress.final, to_spend, settings.refine_steps)
+        seconds["refinement"] = refined.refinement.seconds
+        if refined.refinement.improved:
+            progress = _after(progress, "refined", refined.refinement.final, prepared)
+    progress = _never_worse(progress, prepared.given.information)
+    final, grid = progress.final, prepared.grid
+    if refined is not None and "refined" in progress.stages:
+        final, grid = refined.field, refined.grid
     inverse = resample_warp(_in_world(final.inverse, grid), prepared.aligned.affine, moving.shape)
     return Registered(
         warp=_on_fixed(final.displacement, grid, prepared, fixed),
@@ -169,10 +135,10 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         translated=translated_image(result.mask, prepared, moving),
         initial_affine=prepared.initial_affine,
         overlap=prepared.overlap,
-        moving=prepared.moving,
-        fixed=prepared.fixed,
+        moving=prepared.pair.moving,
+        fixed=prepared.pair.fixed,
         result=result._replace(final=progress.final),
-        refinement=refinement,
+        refinement=None if refined is None else refined.refinement,
         grid=prepared.grid,
         seconds=seconds,
         stages=progress.stages,
@@ -185,11 +151,11 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
 
 def _refined(prepared: Prepared, mask: Tensor, final: Flow, seconds: float, steps: int | None) -> RefinedVolume:
     """The field optimised for this pair: volumes on a finer grid of their own, slices on the working grid."""
-    if prepared.fixed.ndim == 5:
-        seen = prepared.moving, prepared.fixed
+    if prepared.pair.fixed.ndim == 5:
+        seen = prepared.pair.moving, prepared.pair.fixed
         images = prepared.aligned, prepared.target
         return refine_volume(*images, seen, final, prepared.grid, seconds=seconds, steps=steps)
-    images_2d = prepared.moving, prepared.fixed, prepared.moving + mask
+    images_2d = prepared.pair.moving, prepared.pair.fixed, prepared.pair.moving + mask
     found = refine(*images_2d, final, seconds, MOST_STEPS if steps is None else steps)
     return RefinedVolume(found, found.final, prepared.grid)
 
@@ -210,13 +176,12 @@ class _Progress(NamedTuple):
 def _after_coarse(prepared: Prepared) -> _Progress:
     """The initial affine, and the coarse stage after it."""
     identity = torch.zeros_like(prepared.coarse.displacement)
-    initial = _Progress({"initial": Flow(identity, identity)}, {"initial": prepared.before}, (), folds=0.0)
-    return _checked(initial, "coarse", prepared.coarse, prepared.after)
+    initial = _Progress({"initial": Flow(identity, identity)}, {"initial": prepared.before.information}, (), folds=0.0)
+    return _checked(initial, "coarse", prepared.coarse, prepared.after.information)
 
 
 def _after(progress: _Progress, stage: str, flow: Flow, prepared: Prepared) -> _Progress:
-    moved = spatial.warp(prepared.moving, flow.displacement)
-    return _checked(progress, stage, flow, float(mi(moved, prepared.fixed)))
+    return _checked(progress, stage, flow, agreement(prepared.pair, flow.displacement).information)
 
 
 def _checked(progress: _Progress, stage: str, flow: Flow, reached: float) -> _Progress:
@@ -232,6 +197,25 @@ def _checked(progress: _Progress, stage: str, flow: Flow, reached: float) -> _Pr
     if rejected:
         return progress._replace(rejected=(*progress.rejected, rejected))
     return progress._replace(stages={**progress.stages, stage: flow}, folds=folds)
+
+
+def _never_worse(progress: _Progress, given: float) -> _Progress:
+    """Without the last stages where the images agree less than as they were given, or after the initial affine.
+
+    A stage may lose a little against the one before it; all of them together may not lose.
+    """
+    reached = progress.mutual_information
+    least = max(given, reached["initial"])
+    stages = dict(progress.stages)
+    while len(stages) > 1 and not reached[next(reversed(stages))] >= least:
+        stages.popitem()
+    kept = next(reversed(stages))
+    dropped = [
+        RejectedStage(stage, kept, "mutual information", least, reached[stage])
+        for stage in progress.stages
+        if stage not in stages
+    ]
+    return progress._replace(stages=stages, rejected=(*progress.rejected, *dropped))
 
 
 def _smoothness(model: Model, wanted: float | None) -> Tensor | None:
@@ -270,64 +254,8 @@ def register_networks(
     """
     prepared = prepare(moving, fixed, model, init)
     with torch.inference_mode():
-        result = model.hierarchy.go_on(prepared.moving, prepared.fixed, prepared.coarse)
+        result = model.hierarchy.go_on(prepared.pair.moving, prepared.pair.fixed, prepared.coarse)
     return prepared, result, _on_fixed(result.final.displacement, prepared.grid, prepared, fixed)
-
-
-def prepare(
-    moving: Image, fixed: Image, model: Model, init: Init = "affine", smoothness: Tensor | None = None
-) -> Prepared:
-    """Both images in [0, 1] on the working grid, coarsely registered from the best of the initial affines.
-
-    Arguments and errors as of :func:`register_images`.
-    """
-    card, hierarchy = model.card, model.hierarchy
-    dim = card.hierarchy.dim
-    for role, image in (("moving", moving), ("fixed", fixed)):
-        if image.dim != dim:
-            raise InputError(
-                f"the {role} image is {image.dim}-D, shape {image.shape}; model {card.name} registers {dim}-D images"
-            )
-    source, target = moving.scaled(), fixed.scaled()
-    grid = working_grid(fixed, card.spacing, max(card.shape), hierarchy.divisor)
-    check_memory(grid.shape, moving.shape, fixed.shape)
-    still = torch.from_numpy(onto_grid(target, grid).data)[None, None].to(model.device)
-
-    def from_affine(matrix: Float[ndarray, "n n"]) -> Prepared:
-        aligned = Image(source.data, np.linalg.inv(matrix) @ moving.affine, moving.physical)
-        moved = torch.from_numpy(onto_grid(aligned, grid).data)[None, None].to(model.device)
-        with torch.inference_mode():
-            coarse = hierarchy.register_coarse(moved, still, smoothness)
-            after = spatial.warp(moved, coarse.displacement)
-            scores = [float(score) for score in (mi(moved, still), mi(after, still), windows_correlation(after, still))]
-        overlap = fields_overlap(aligned, fixed)
-        return Prepared(moved, still, grid, aligned, target, matrix, overlap, coarse, *scores)
-
-    best = _best(from_affine, initial_affines(source, target, still, grid, hierarchy, init))
-    by_network = isinstance(init, str) and init == "affine" and hierarchy.affine is not None
-    if by_network and not best.correlation >= MIN_CORRELATION:
-        other = from_affine(searched_affine(source, target, still, grid, hierarchy))
-        if other.after > MIN_GAIN * best.after and other.overlap >= MIN_OVERLAP:
-            best = other
-    if best.overlap < MIN_OVERLAP:
-        raise InputError(
-            f"the moving image covers only {best.overlap:.0%} of the fixed image's field of view, expected at least "
-            f"{MIN_OVERLAP:.0%}; if the positions in their headers are wrong, align the centres first (--init centers)"
-        )
-    return best
-
-
-def _best(from_affine: Callable[[Float[ndarray, "n n"]], Prepared], matrices: list[Float[ndarray, "n n"]]) -> Prepared:
-    """The initial affine with most mutual information after the coarse stage.
-
-    The last one comes first; the others are tried only where the images do not correlate from there.
-    """
-    tried: list[Prepared] = []
-    for matrix in reversed(matrices):
-        tried.append(from_affine(matrix))
-        if tried[-1].correlation >= MIN_CORRELATION:
-            break
-    return max(tried, key=lambda prepared: prepared.after)
 
 
 def _on_fixed(displacement: Float[Tensor, "1 dim *space"], grid: Grid, prepared: Prepared, fixed: Image) -> Warp:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from numpy import ndarray
 
 from crossmorph.errors import InputError
@@ -196,11 +196,15 @@ def transform_points(
     return rotate(linear_part(matrix), points) + np.reshape(matrix[:-1, -1], (-1,) + (1,) * (points.ndim - 1))
 
 
+def field_of_view(image: Image, affine: Float[ndarray, "n n"], shape: tuple[int, ...]) -> Bool[ndarray, "*out"]:
+    """Where the voxel centres of a grid lie in an image's field of view."""
+    matrix = np.linalg.inv(image.affine) @ affine
+    return np.concatenate([inside(affine_slab(matrix, shape, slab), image.shape) for slab in slabs(shape)])
+
+
 def fields_overlap(moving: Image, fixed: Image) -> float:
     """Fraction of the fixed image's field of view, by voxel centres, that lies inside the moving image's."""
-    matrix = np.linalg.inv(moving.affine) @ fixed.affine
-    within = (inside(affine_slab(matrix, fixed.shape, slab), moving.shape) for slab in slabs(fixed.shape))
-    return sum(int(slab.sum()) for slab in within) / fixed.data.size
+    return float(field_of_view(moving, fixed.affine, fixed.shape).mean())
 
 
 def linear_part(affine: ndarray) -> ndarray:

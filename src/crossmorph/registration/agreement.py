@@ -1,0 +1,69 @@
+"""Agreement of two images where both show something: voxels outside either field of view do not count.
+
+The moving image is 0 outside its field of view. Counted as intensities, these zeros make the edge of the field of view
+an edge of the anatomy, and a map that moves the image out of sight a good one.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from crossmorph.functional import spatial
+from crossmorph.functional.similarity import BINS, mi, windows_correlation
+from crossmorph.images.image import Image
+from crossmorph.transforms.grid import Grid
+from crossmorph.transforms.warp import field_of_view
+
+# Of an image in [0, 1], at the working resolution: with less range it lies in one bin of the histogram.
+LEAST_RANGE = 1 / BINS
+WHOLLY = 0.999  # of the voxels that an interpolated value comes from: inside the field of view
+
+
+class Pair(NamedTuple):
+    """Two images in [0, 1] on the working grid, and where they lie in their fields of view: 1 inside, 0 outside."""
+
+    moving: Float[Tensor, "1 1 *space"]
+    fixed: Float[Tensor, "1 1 *space"]
+    moving_seen: Float[Tensor, "1 1 *space"]
+    fixed_seen: Bool[Tensor, "1 1 *space"]
+
+
+class Agreement(NamedTuple):
+    """How well a pair agrees under a field.
+
+    Attributes:
+        information: mutual information of what both images show, in nats, times the part of the fixed field of view
+            that it is, so that a field gains nothing by moving the image out of sight.
+        correlation: squared correlation of local windows that both images fill.
+        shown: whether neither image is constant there.
+    """
+
+    information: float
+    correlation: float
+    shown: bool
+
+
+@torch.inference_mode()
+def agreement(pair: Pair, displacement: Float[Tensor, "1 dim *space"] | None = None) -> Agreement:
+    """The agreement of a pair under a field of the working grid, or as it lies."""
+    moved, seen = pair.moving, pair.moving_seen
+    if displacement is not None:
+        moved, seen = spatial.warp(torch.cat([moved, seen], dim=1), displacement, outside="zero").split(1, dim=1)
+    where = (seen > WHOLLY) & pair.fixed_seen
+    part = where.sum() / pair.fixed_seen.sum().clamp_min(1)
+    shown = bool(where.any()) and all(spread(image, where) > LEAST_RANGE for image in (moved, pair.fixed))
+    correlation = windows_correlation(moved, pair.fixed, where=where)
+    return Agreement(float(part * mi(moved, pair.fixed, where)), float(correlation), shown)
+
+
+def seen_on(image: Image, grid: Grid) -> Bool[Tensor, "1 1 *space"]:
+    """Where the voxel centres of a grid lie in an image's field of view."""
+    return torch.from_numpy(field_of_view(image, *grid))[None, None]
+
+
+def spread(image: Float[Tensor, "1 1 *space"], where: Bool[Tensor, "1 1 *space"]) -> float:
+    """The largest less the smallest intensity of some voxels; 0 where there are none."""
+    values = image[where]
+    return float(values.max() - values.min()) if values.numel() else 0.0

@@ -36,9 +36,9 @@ def apply(
         Path | None, typer.Option("-r", "--reference", help="Image whose grid to use [default: the warp's own].")
     ] = None,
     interp: Annotated[
-        Literal["linear", "nearest", "genericlabel"],
-        typer.Option(help="nearest or genericlabel (smoother borders) for labels."),
-    ] = "linear",
+        Literal["auto", "linear", "nearest", "genericlabel"],
+        typer.Option(help="nearest or genericlabel (smoother borders) for labels; auto: nearest for evident labels."),
+    ] = "auto",
     inverse: Annotated[
         bool, typer.Option("--inverse", help="The other way; -r is then the moving image or its like.")
     ] = False,

@@ -1,7 +1,6 @@
 """An image: voxels, their types and intensity scaling, and the affine from voxel indices to RAS millimetres."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import nibabel
@@ -93,25 +92,26 @@ def in_stored_type(image: Image, source: Image) -> Image:
     if source.stored is None or source.stored.kind not in "iu":
         return image
     limits = np.iinfo(source.stored)
+    if image.data.dtype.kind in "iu":  # floats hold no integers of more than 53 bits
+        own = np.iinfo(image.data.dtype)
+        held = image.data.clip(max(own.min, limits.min), min(own.max, limits.max))
+        return replace(image, data=held.astype(source.stored), stored=source.stored)
     values = np.rint(np.asarray(image.data, np.float64))
     # The largest 64-bit integer is not a float64; the next float64 below it is used.
     top = float(limits.max) if int(float(limits.max)) <= limits.max else np.nextafter(float(limits.max), 0)
     return replace(image, data=values.clip(limits.min, top).astype(source.stored), stored=source.stored)
 
 
-def storable(path: Path, data: ndarray) -> ndarray:
-    """Voxels in a type that every reader knows: integers keep theirs (int64 becomes int32), the rest is float32.
+def storable(data: ndarray) -> ndarray:
+    """Voxels in a type for a file: integers keep theirs, but of 64 bits become int32 if they fit; the rest is float32.
 
-    Raises:
-        InputError: integers beyond 32 bits.
+    Many programs do not read integers of 64 bits, so that only numbers that need them are stored as such.
     """
     if data.dtype == bool:
         return data.astype(np.uint8)
     if data.dtype in (np.int64, np.uint64):
         limits = np.iinfo(np.int32)
-        if data.min() < limits.min or data.max() > limits.max:
-            raise InputError(f"{path}: labels from {data.min()} to {data.max()} do not fit 32 bits")
-        return data.astype(np.int32)
+        return data.astype(np.int32) if limits.min <= data.min() and data.max() <= limits.max else data
     return data if data.dtype.kind in "iu" else data.astype(np.float32)
 
 

@@ -60,16 +60,16 @@ def write_itk(path: Path, data: Shaped[ndarray, "*space"], affine: Float[ndarray
 
     Args:
         path: where to; the suffix chooses the format, an existing file is replaced.
-        data: two or three axes; integers keep their type (int64 becomes int32), anything else is float32.
+        data: two or three axes; integers keep their type, but of 64 bits become int32 if they fit; the rest is float32.
         affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``.
 
     Raises:
-        InputError: missing or unwritable folder, labels beyond 32 bits, or a singular affine.
+        InputError: missing or unwritable folder, or a singular affine.
     """
     dim = data.ndim
     lps = lps_to_ras(affine)
     spacing = np.linalg.norm(lps[:dim, :dim], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(storable(path, data).T))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(storable(data).T))
     with atomic_output(path) as temporary, quiet_itk(path, "written"):
         image.SetSpacing(spacing.tolist())
         image.SetDirection((lps[:dim, :dim] / spacing).ravel().tolist())

@@ -4,7 +4,7 @@ A :class:`Warp` is a pull-back in the world: the point ``x`` of the fixed space 
 moving image has at ``x + d(x)``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,8 +17,10 @@ from crossmorph.errors import InputError
 from crossmorph.functional.interpolation import affine_slab, inside, lattice, linear, majority, nearest, rotate, slabs
 from crossmorph.functional.spatial import jacobian_determinant
 from crossmorph.images.image import Image
+from crossmorph.images.label_maps import holds_labels
 
 Resampling = Literal["linear", "nearest", "genericlabel"]
+Interpolation = Resampling | Literal["auto"]
 INVERSE_STEPS = 100
 TOLERANCE = 1e-4  # voxels of the warp's grid, by which an inverse may miss
 FIT_POINTS = 24  # along each axis, for the affine map that a warp is nearest to
@@ -139,6 +141,11 @@ def resample(image: Image, warp: Warp, interpolation: Resampling = "linear") -> 
         data[slab] = _SAMPLERS[interpolation](image.data, coordinates)
         data[slab][~inside(coordinates, image.shape)] = 0
     return Image(data, warp.affine, image.physical)
+
+
+def interpolation_for(images: Sequence[Image]) -> Resampling:
+    """What is right for the volumes of an image: ``nearest`` where all evidently hold labels, else ``linear``."""
+    return "nearest" if all(holds_labels(image.data) for image in images) else "linear"
 
 
 def resample_warp(warp: Warp, affine: Float[ndarray, "n n"], shape: tuple[int, ...]) -> Warp:

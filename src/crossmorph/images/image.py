@@ -1,12 +1,17 @@
 """An image: voxels, their types and intensity scaling, and the affine from voxel indices to RAS millimetres."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
+import SimpleITK as sitk
 from jaxtyping import Float, Num, Shaped
+from nibabel.spatialimages import SpatialImage
 from numpy import ndarray
+from numpy.typing import DTypeLike
 
 from crossmorph.errors import InputError
 
@@ -46,6 +51,31 @@ class Image:
                 f"data of shape {self.data.shape} needs an affine of shape {expected}, got {self.affine.shape}"
             )
 
+    @classmethod
+    def of(cls, source: "ImageLike") -> "Image":
+        """An image of any form as ours, see :func:`crossmorph.images.conversion.as_exact_image`."""
+        return _later("conversion").as_exact_image(source, "image")
+
+    def __repr__(self) -> str:
+        spacing = " x ".join(f"{size:.4g}" for size in self.spacing)
+        return f"Image({' x '.join(map(str, self.shape))} voxels of {spacing} {self.unit}, {self.data.dtype})"
+
+    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> ndarray:
+        """The voxels, for NumPy."""
+        return np.array(self.data, dtype, copy=copy)
+
+    def to_nibabel(self) -> nibabel.Nifti1Image:
+        """The image for nibabel, see :func:`crossmorph.images.conversion.to_nibabel`."""
+        return _later("conversion").to_nibabel(self)
+
+    def to_sitk(self) -> sitk.Image:
+        """The image for SimpleITK, see :func:`crossmorph.images.conversion.to_sitk`."""
+        return _later("conversion").to_sitk(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the image to a file, see :func:`crossmorph.write_image`."""
+        _later("io").write_image(path, self)
+
     @property
     def dim(self) -> int:
         """Number of spatial axes, 2 or 3."""
@@ -69,6 +99,15 @@ class Image:
     def spacing(self) -> tuple[float, ...]:
         """Distance between neighbouring voxels along each axis, in millimetres: the norms of the affine's columns."""
         return tuple(float(norm) for norm in np.linalg.norm(self.affine[:-1, :-1], axis=0))
+
+
+Array = tuple[Shaped[ndarray, "*space"], Float[ndarray, "n n"]]
+ImageLike = str | Path | SpatialImage | sitk.Image | Array | Image
+
+
+def _later(module: str) -> Any:
+    """A module of this package that itself needs this one."""
+    return import_module(f"crossmorph.images.{module}")
 
 
 class Scaled(NamedTuple):

@@ -47,12 +47,18 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
             whole numbers, an affine that is singular or that ITK refuses, a DICOM series that lacks slices.
     """
     path = Path(path)
-    return checked_image(path, _read(path), labels)
+    return checked_image(path, read_content(path), labels)
 
 
 def checked_image(name: Path, content: Content, labels: bool = False) -> Image:
     """Voxels with their geometry as an image. Raises InputError as :func:`read_image` does, with ``name`` in it."""
     data = _labels(name, content.voxels) if labels else _varied(name, _intensities(name, content.voxels))
+    return Image(data, content.affine, content.physical, content.header, content.stored)
+
+
+def exact_image(name: Path, content: Content) -> Image:
+    """Voxels with their geometry as an image, whole numbers without loss; errors as of :func:`exact_numbers`."""
+    data = exact_numbers(name, content.voxels)
     return Image(data, content.affine, content.physical, content.header, content.stored)
 
 
@@ -72,7 +78,7 @@ def read_series(path: str | Path, exact: bool = False) -> list[Image]:
     """
     path = Path(path)
     if path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES):
-        content = _read(path)
+        content = read_content(path)
         content = content._replace(voxels=content.voxels[..., None])
     else:
         with readable(path):
@@ -145,8 +151,8 @@ def write_series(path: str | Path, images: list[Image], timing: nibabel.Nifti1He
     write_nifti(path, data, first.affine, first.header, first.header if timing is None else timing)
 
 
-def _read(path: Path) -> Content:
-    """What a file or folder holds, whatever the format."""
+def read_content(path: Path) -> Content:
+    """What a file or folder holds, whatever the format. Raises InputError where it cannot be read."""
     if path.is_dir():
         return read_dicom(path)
     suffix = suffix_of(path, READABLE_SUFFIXES, "image")

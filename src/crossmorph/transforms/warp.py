@@ -16,7 +16,7 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.functional.interpolation import affine_slab, inside, lattice, linear, majority, nearest, rotate, slabs
 from crossmorph.functional.spatial import jacobian_determinant
-from crossmorph.images.image import Image
+from crossmorph.images.image import Image, ImageLike
 from crossmorph.images.label_maps import holds_labels
 
 Resampling = Literal["linear", "nearest", "genericlabel"]
@@ -73,9 +73,23 @@ class Warp:
         """Number of voxels of the grid along each axis."""
         return self.displacement.shape[1:]
 
-    def apply(self, image: Image, interpolation: Resampling = "linear") -> Image:
-        """A moving image or label map on the warp's grid, see :func:`resample`."""
-        return resample(image, self, interpolation)
+    def __repr__(self) -> str:
+        grid = " x ".join(map(str, self.shape))
+        return f"Warp({grid} voxels, up to {np.linalg.norm(self.displacement, axis=0).max():.3g} mm)"
+
+    def apply(self, image: ImageLike, interpolation: Interpolation = "auto") -> Image:
+        """A moving image or label map on the warp's grid, see :func:`resample`.
+
+        Args:
+            image: a path, a nibabel or SimpleITK image, ``(array, affine)``, or an :class:`Image`.
+            interpolation: as of :func:`resample`; ``auto`` is ``nearest`` where the image evidently holds labels (see
+                :func:`crossmorph.images.label_maps.holds_labels`) and ``linear`` elsewhere.
+
+        Raises:
+            InputError: the image cannot be used, or has another dimension.
+        """
+        ours = Image.of(image)
+        return resample(ours, self, interpolation_for([ours]) if interpolation == "auto" else interpolation)
 
     def inverse(self) -> "Warp":
         """The inverse on the same grid, to a ten-thousandth of a voxel at each of its voxels.

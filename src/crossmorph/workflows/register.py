@@ -9,8 +9,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.conversion import ImageLike, as_image, in_form_of
-from crossmorph.images.image import Image
+from crossmorph.images.conversion import as_image, in_form_of
+from crossmorph.images.image import Image, ImageLike
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, find_card, load_model
 from crossmorph.provenance.record import Run, Source, file_source, memory_source, plain_settings, weights_of
 from crossmorph.quality.checks import assess

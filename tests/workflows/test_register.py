@@ -1,6 +1,8 @@
 """Registration in a program: every form of image comes in, and goes out in the same form, at the same place."""
 
 import base64
+import copy
+import inspect
 import io
 import re
 from dataclasses import replace
@@ -10,14 +12,19 @@ import numpy as np
 import PIL.Image
 import pytest
 import SimpleITK as sitk
+from typer.main import get_command
 
 import crossmorph
+from crossmorph.cli.main import app as cli
 from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
 from crossmorph.images.conversion import as_exact_image, as_image
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.provenance.record import read_record
+from crossmorph.registration.settings import Settings
+from crossmorph.workflows.batch import register_batch
+from crossmorph.workflows.register import check_settings, find_model
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +139,52 @@ def test_it_begins_where_a_matrix_or_a_file_says(paths, tmp_path):
     np.testing.assert_array_equal(again.moved.data, result.moved.data)
     with pytest.raises(InputError, match="--init nowhere: no such file; expected affine, centers, none or"):
         crossmorph.register(moving, fixed, init="nowhere")
+
+
+ONE = np.eye(3)
+WRONG = {
+    **{f"refine {value!r}": ({"refine": value}, f"refine {value!r}: expected auto, on, off or seconds above 0")
+       for value in ("yes", "10", "", -1.0, 0.0, np.nan, np.inf)},
+    **{f"device {value}": ({"device": value}, f"device {value}: not available here .*; expected auto, cpu, cuda or mps")
+       for value in ("gpu", "cpu:x", "", "meta")},
+    **{f"smoothness {value!r}": ({"smoothness": value}, f"smoothness {value!r}: expected 0 .detailed. to 1")
+       for value in (2.5, -0.1)},
+    "another dimension": ({"init": np.eye(4)}, "init .*: expected an invertible matrix of 3 x 3 finite numbers"),
+    "not finite": ({"init": ONE * np.nan}, "init .*: expected an invertible matrix of 3 x 3 finite numbers"),
+    "singular": ({"init": ONE * 0}, "init .*: expected an invertible matrix of 3 x 3 finite numbers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_settings_that_cannot_be_used_are_refused_in_one_line(name, paths):
+    settings, reason = WRONG[name]
+    with pytest.raises(InputError, match=reason) as caught:
+        crossmorph.register(*paths, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("smoothness", ["a", True])
+def test_a_smoothness_of_another_type_is_refused_too(smoothness):
+    with pytest.raises(InputError, match="smoothness .*: expected 0 .detailed. to 1"):
+        check_settings(Settings(smoothness=smoothness))
+    check_settings(Settings(smoothness=1))  # a whole number is a number
+
+
+def test_a_loaded_model_stays_on_its_device():
+    model = crossmorph.load_model("any-2d", device="cpu")
+    away = model._replace(hierarchy=copy.deepcopy(model.hierarchy).to("meta"))
+    with pytest.raises(InputError, match="device cpu: the model is on meta; expected auto or meta"):
+        find_model(away, 2, "cpu")
+    for device in ("auto", "cpu"):
+        assert find_model(model, 2, device) == (model, None)
+
+
+def test_the_device_has_one_default():
+    for function in (crossmorph.register, crossmorph.load_model, crossmorph.register_files, register_batch):
+        assert inspect.signature(function).parameters["device"].default == "auto"
+    commands = get_command(cli).commands.values()
+    defaults = [option.default for command in commands for option in command.params if option.name == "device"]
+    assert defaults == ["auto", "auto"]
 
 
 @pytest.mark.parametrize(

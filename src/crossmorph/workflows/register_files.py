@@ -13,7 +13,7 @@ from crossmorph.quality.assessment import Check, Measures, failures
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.system.files import output_set
 from crossmorph.workflows.outputs import Outputs, check_outputs
-from crossmorph.workflows.register import find_init, find_model, read_init, register_read, run_of
+from crossmorph.workflows.register import check_settings, find_init, find_model, read_init, register_read, run_of
 
 NOT_KEPT = "nothing was written; --keep-failed would have kept the outputs"
 
@@ -118,6 +118,7 @@ def register_files(
     Raises:
         InputError: an input that cannot be used, or an output that cannot be written. No output file is left then.
     """
+    check_settings(settings, device)
     read = _read(moving, fixed, outputs, settings)
     loaded, card = find_model(model, read.fixed.dim, device)
     if threads:

@@ -165,7 +165,7 @@ def test_settings_that_cannot_be_used_are_refused_in_one_line(name, paths):
 
 @pytest.mark.parametrize("smoothness", ["a", True])
 def test_a_smoothness_of_another_type_is_refused_too(smoothness):
-    with pytest.raises(InputError, match="smoothness .*: expected 0 .detailed. to 1"):
+    with pytest.raises(InputError, match=r"smoothness .*: expected 0 .detailed. to 1"):
         check_settings(Settings(smoothness=smoothness))
     check_settings(Settings(smoothness=1))  # a whole number is a number
 

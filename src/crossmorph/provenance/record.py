@@ -89,7 +89,8 @@ class Run(NamedTuple):
     """All that decides a result: known before the work, and enough to do it again.
 
     ``settings`` are those of :class:`crossmorph.registration.settings.Settings`, with the name of a file or the
-    rows of a matrix where the registration began with one.
+    rows of a matrix where the registration began with one. Once the work is done they are what was done: ``on`` or
+    ``off`` for ``auto``, the steps that were taken, and the model's own smoothness where none was chosen.
     """
 
     command: str

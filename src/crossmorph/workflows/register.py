@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from crossmorph.images.image import Image, ImageLike
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, find_card, find_device, load_model
 from crossmorph.provenance.record import Run, Source, file_source, memory_source, plain_settings, weights_of
 from crossmorph.quality.checks import assess
-from crossmorph.registration.register_images import register_images
+from crossmorph.registration.register_images import Registered, register_images
 from crossmorph.registration.settings import NAMED_INITS, Init, Refine, Settings, refinement_seconds
 from crossmorph.transforms.affine_files import read_affine_transform
 from crossmorph.transforms.warp import resample
@@ -87,7 +88,20 @@ def register_read(moving: Image, fixed: Image, model: Model, settings: Settings,
     registered = register_images(moving, fixed, model, settings)
     moved = replace(resample(moving, registered.warp), header=fixed.header)
     assessment = assess(registered, moving, fixed)
+    run = run._replace(settings={**run.settings, **_as_done(settings, registered)})
     return Result(moved, registered.translated, moving, fixed, registered, assessment, run)
+
+
+def _as_done(settings: Settings, registered: Registered) -> dict[str, Any]:
+    """What the settings that leave a choice came to: the smoothness, whether it was refined, and by how many steps."""
+    networks, refinement = registered.model.card.hierarchy, registered.refinement
+    low, high = networks.smoothness_range
+    smoothness = networks.smoothness if settings.smoothness is None and low != high else settings.smoothness
+    refine = settings.refine
+    if refine == "auto":
+        refine = "off" if refinement is None else "on"
+    steps = None if refinement is None else refinement.steps
+    return {"smoothness": smoothness, "refine": refine, "refine_steps": steps}
 
 
 def check_settings(settings: Settings, device: str | None = None) -> None:

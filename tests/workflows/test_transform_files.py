@@ -253,6 +253,15 @@ def test_convert_to_fsl(folder: Path) -> None:
     np.testing.assert_allclose(look, transform_points(np.linalg.inv(MOVING), there[:, None])[:, 0], atol=1e-4)
 
 
+def test_convert_to_freesurfer(folder: Path) -> None:
+    pytest.importorskip("nitransforms")
+    images = folder / "moving.nii.gz", folder / "fixed.nii.gz"
+    convert_file(folder / "affine.mat", folder / "a.lta", "freesurfer", *images)
+    np.testing.assert_allclose(read_affine_transform(folder / "a.lta"), SHIFT, atol=1e-5)
+    convert_file(folder / "a.lta", folder / "again.tfm", "itk")
+    np.testing.assert_allclose(read_affine_transform(folder / "again.tfm"), SHIFT, atol=1e-5)
+
+
 def test_fsl_warps_within_one_grid_are_those_of_nitransforms(folder: Path) -> None:
     pytest.importorskip("nitransforms")
     from nitransforms.nonlinear import DenseFieldTransform  # type: ignore[import-untyped]
@@ -286,6 +295,13 @@ BAD = {
     "affine's jacobian": (["jacobian", "affine.mat", "o.nii.gz"], "is an affine map"),
     "log of folds": (["jacobian", "fold.h5", "o.nii.gz", "--log"], "folds at .* no logarithm"),
     "wrong program": (["convert", "warp.h5", "o.h5", "--to", "fsl"], "unknown fsl warp format"),
+    "freesurfer alone": (["convert", "affine.mat", "o.lta", "--to", "freesurfer"], "expected --moving"),
+    "freesurfer, one image": (
+        ["convert", "affine.mat", "o.lta", "--to", "freesurfer", "--moving", "moving.nii.gz"],
+        "expected a 3-D --fixed",
+    ),
+    "warp for freesurfer": (["convert", "warp.h5", "o.lta", "--to", "freesurfer"], "is a warp; expected an affine"),
+    "name for freesurfer": (["convert", "affine.mat", "o.mat", "--to", "freesurfer"], "unknown freesurfer affine"),
     "fsl alone": (["convert", "warp.h5", "o.nii.gz", "--to", "fsl"], "expected --moving"),
 }
 

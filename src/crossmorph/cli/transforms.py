@@ -55,7 +55,7 @@ def apply(
 
 def points(
     transform: Transform,
-    source: Annotated[Path, typer.Argument(metavar="IN", help="CSV of ANTs (x,y,z, LPS mm) or Slicer, or .fcsv.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="CSV of ANTs (LPS mm) or Slicer, .fcsv or .mrk.json.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write, in the same format.")],
     then: More = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="From the moving image to the fixed one.")] = False,
@@ -103,9 +103,9 @@ def invert(
 def convert(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
-    to: Annotated[Literal["itk", "ants", "fsl"], typer.Option(help="Program that is to read it.")],
-    moving: Annotated[Path | None, typer.Option(help="Moving image, for FSL.")] = None,
-    fixed: Annotated[Path | None, typer.Option(help="Fixed image, for affine maps of FSL.")] = None,
+    to: Annotated[Literal["itk", "ants", "fsl", "freesurfer"], typer.Option(help="Program that is to read it.")],
+    moving: Annotated[Path | None, typer.Option(help="Moving image, for FSL and FreeSurfer.")] = None,
+    fixed: Annotated[Path | None, typer.Option(help="Fixed image, for affine maps of FSL and FreeSurfer.")] = None,
 ) -> None:
     """Write a transform for another program."""
     from crossmorph.workflows.transform_files import convert_file

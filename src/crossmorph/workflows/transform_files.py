@@ -22,6 +22,7 @@ from crossmorph.transforms.affine_files import (
     read_step,
     write_affine_transform,
     write_fsl_affine,
+    write_lta,
 )
 from crossmorph.transforms.composition import Step, as_warp, dim_of, inverted
 from crossmorph.transforms.warp import (
@@ -36,11 +37,12 @@ from crossmorph.transforms.warp import (
 )
 from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES, write_transform
 
-Program = Literal["itk", "ants", "fsl"]
+Program = Literal["itk", "ants", "fsl", "freesurfer"]
 PROGRAM_SUFFIXES: dict[Program, dict[str, tuple[str, ...]]] = {
     "itk": {"warp": TRANSFORM_SUFFIXES, "affine": AFFINE_SUFFIXES},
     "ants": {"warp": (*NIFTI_SUFFIXES, ".h5"), "affine": (".mat", ".txt", ".h5")},
     "fsl": {"warp": NIFTI_SUFFIXES, "affine": (".mat",)},
+    "freesurfer": {"affine": (".lta",)},
 }
 FSL_RELATIVE_INTENT = 2006  # FSL_FNIRT_DISPLACEMENT_FIELD
 UNASKED = "evidently holds labels, so it is moved by --interp nearest; --interp linear would mix them"
@@ -144,30 +146,39 @@ def convert_file(
     Args:
         transform: a warp or an affine map, also of FSL (affine) or FreeSurfer.
         output: a name that the program takes: for a warp ``.h5`` or ``.nii.gz``, for FSL ``.nii.gz`` (a relative warp
-            for ``applywarp``); for an affine map ``.mat``, for ITK also ``.tfm``, ``.txt``, ``.h5``.
+            for ``applywarp``); for an affine map ``.mat``, for ITK also ``.tfm``, ``.txt``, ``.h5``, for FreeSurfer
+            ``.lta``.
         to: the program.
-        moving: the moving image, which FSL's coordinates depend on.
-        fixed: the fixed image, for affine maps of FSL.
+        moving: the moving image, which FSL's coordinates depend on, and which an ``.lta`` describes.
+        fixed: the fixed image, for affine maps of FSL and FreeSurfer.
 
     Raises:
-        InputError: files that cannot be used or written, FSL without the images, or in 2-D.
+        InputError: files that cannot be used or written, FSL or FreeSurfer without the images or in 2-D, or a warp for
+            FreeSurfer.
     """
     check_targets([transform], [output])
     source, target = (None if path is None else _read_grid(path) for path in (moving, fixed))
     (step,) = read_steps([transform], source, target)
     kind = "warp" if isinstance(step, Warp) else "affine"
+    if kind not in PROGRAM_SUFFIXES[to]:
+        raise InputError(f"{transform}: is a warp; expected an affine map for {to}")
     suffix_of(output, PROGRAM_SUFFIXES[to][kind], f"{to} {kind}")
-    if to != "fsl":
+    if to in ("itk", "ants"):
         _write_steps(output, [step], None)
         return
     if source is None or source.dim != 3 or dim_of(step) != 3:
-        raise InputError(f"{output}: FSL's transforms are 3-D and depend on the moving image; expected --moving")
+        raise InputError(f"{output}: a transform for {to} is 3-D and depends on the moving image; expected --moving")
     if isinstance(step, Warp):
         _write_fsl_warp(output, step, source)
     elif target is None or target.dim != 3:
-        raise InputError(f"{output}: an affine map of FSL depends on the fixed image too; expected a 3-D --fixed")
+        raise InputError(f"{output}: an affine map for {to} depends on the fixed image too; expected a 3-D --fixed")
     elif isinstance(step, ndarray):
-        write_fsl_affine(output, step, source, target)
+        assert moving is not None
+        assert fixed is not None
+        if to == "fsl":
+            write_fsl_affine(output, step, source, target)
+        else:
+            write_lta(output, step, (moving.name, source), (fixed.name, target))
 
 
 def jacobian_file(transform: Path, output: Path, log: bool = False) -> None:

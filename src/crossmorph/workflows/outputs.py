@@ -44,7 +44,10 @@ class Sidecar(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Files to write; None: not wanted. Where there are no ``sidecars``, the record goes beside each transform."""
+    """Files to write; None: not wanted. Where there are no ``sidecars``, the record goes beside each transform.
+
+    A ``folder`` is made before the work; the others must be there.
+    """
 
     moved: Path | None = None
     transform: Path | None = None
@@ -55,6 +58,7 @@ class Outputs(NamedTuple):
     labels: tuple[LabelFiles, ...] = ()
     ants_prefix: Path | None = None
     sidecars: tuple[Sidecar, ...] = ()
+    folder: Path | None = None
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every wanted file with what it is."""

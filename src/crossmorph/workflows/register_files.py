@@ -11,7 +11,7 @@ from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
 from crossmorph.quality.assessment import Check, Measures, failures
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
-from crossmorph.system.files import output_set
+from crossmorph.system.files import make_folder, output_set
 from crossmorph.workflows.outputs import Outputs, check_outputs
 from crossmorph.workflows.register import check_settings, find_init, find_model, read_init, register_read, run_of
 
@@ -125,6 +125,8 @@ def register_files(
         torch.set_num_threads(threads)
     run = run_of(command, [file_source(role, path) for role, path in read.inputs], loaded, card, settings)
     settings = settings._replace(init=read_init(settings.init, read.moving, read.fixed))
+    if outputs.folder is not None:
+        make_folder(outputs.folder)
     with output_set(outputs.claimed()) as written:
         try:
             result = register_read(read.moving, read.fixed, loaded, settings, run)

@@ -362,3 +362,17 @@ def test_an_image_is_an_array_for_numpy_and_short_to_read() -> None:
     assert np.array(image) is not image.data
     assert np.mean(image) == image.data.mean()
     assert repr(image) == "Image(6 x 5 x 4 voxels of 1.5 x 1.2 x 2 mm, float32)"
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_labels_go_back_to_the_type_that_they_had(dtype: type) -> None:
+    limits = np.iinfo(dtype)
+    stored = np.array([[limits.min, limits.max - 1, limits.max]], dtype)
+    wide = stored.astype(np.uint64 if dtype == np.uint64 else np.int64)
+    source = Image(wide, np.eye(3), stored=np.dtype(dtype))
+    again = in_stored_type(Image(wide, np.eye(3)), source)
+    assert again.data.dtype == dtype
+    np.testing.assert_array_equal(again.data, stored)
+    beyond = Image(np.array([[-(2**40), 2**40]]), np.eye(3))
+    held = np.array([[max(limits.min, -(2**40)), min(limits.max, 2**40)]], dtype)
+    np.testing.assert_array_equal(in_stored_type(beyond, source).data, held)

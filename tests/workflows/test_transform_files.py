@@ -285,6 +285,16 @@ BAD = {
     "no grid": (["apply", "affine.mat", "moving.nii.gz", "o.nii.gz"], "no grid of its own"),
     "odd images": (["apply", "warp.h5", "a", "b", "c"], "got 3 image files, expected pairs"),
     "same file": (["apply", "warp.h5", "moving.nii.gz", "moving.nii.gz"], "named twice"),
+    "onto the reference": (
+        ["apply", "warp.h5", "moving.nii.gz", "fixed.nii.gz", "-r", "fixed.nii.gz"],
+        "fixed.nii.gz: is named twice, or is an input too",
+    ),
+    "composed onto the reference": (["compose", "warp.h5", "fixed.nii.gz", "-r", "fixed.nii.gz"], "is an input too"),
+    "inverted onto the reference": (["invert", "warp.h5", "fixed.nii.gz", "-r", "fixed.nii.gz"], "is an input too"),
+    "converted onto the moving image": (
+        ["convert", "warp.h5", "moving.nii.gz", "--to", "fsl", "--moving", "moving.nii.gz"],
+        "is an input too",
+    ),
     "missing": (["apply", "none.h5", "moving.nii.gz", "o.nii.gz"], "none.h5: cannot be read"),
     "image for transform": (["apply", "moving.nii.gz", "labels.nii.gz", "o.nii.gz"], "expected a warp"),
     "no folder": (["apply", "warp.h5", "moving.nii.gz", "no/o.nii.gz"], "no does not exist"),

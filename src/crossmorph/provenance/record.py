@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
-from crossmorph.images.io import read_image
+from crossmorph.images.io import read_content
 from crossmorph.networks.checkpoint import Card, shipped_models
 from crossmorph.registration.settings import Settings
 from crossmorph.system.environment import versions
@@ -159,7 +159,7 @@ def digest(path: Path) -> str:
     with readable(path), path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256")
     if path.suffix.lower() in HEADERS:
-        found.update(read_image(path).data.tobytes())
+        found.update(read_content(path).voxels.tobytes())
     return found.hexdigest()
 
 

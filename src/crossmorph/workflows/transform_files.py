@@ -83,7 +83,8 @@ def apply_files(
         InputError: a file that cannot be used or written, images and transforms of different dimensions, no grid, or an
             inverse that cannot be found. No output is left then.
     """
-    check_targets([*transforms, *(files.source for files in images)], [files.target for files in images])
+    inputs = [*transforms, *(files.source for files in images), *_given(reference)]
+    check_targets(inputs, [files.target for files in images])
     grid = None if reference is None else _read_grid(reference)
     first = read_series(images[0].source, exact=True)
     moving, fixed = (grid, first[0]) if inverse else (first[0], grid)
@@ -117,7 +118,7 @@ def compose_files(transforms: Sequence[Path], output: Path, reference: Path | No
     Raises:
         InputError: files that cannot be used or written, or no grid.
     """
-    check_targets(transforms, [output])
+    check_targets([*transforms, *_given(reference)], [output])
     _write_steps(output, read_steps(transforms), reference)
 
 
@@ -132,7 +133,7 @@ def invert_file(transform: Path, output: Path, reference: Path | None = None) ->
     Raises:
         InputError: files that cannot be used or written, or a warp that folds or cannot be inverted.
     """
-    check_targets([transform], [output])
+    check_targets([transform, *_given(reference)], [output])
     (step,) = read_steps([transform])
     own = step if isinstance(step, Warp) and reference is None else None
     _write_steps(output, inverted([step]), reference, own)
@@ -156,7 +157,7 @@ def convert_file(
         InputError: files that cannot be used or written, FSL or FreeSurfer without the images or in 2-D, or a warp for
             FreeSurfer.
     """
-    check_targets([transform], [output])
+    check_targets([transform, *_given(moving, fixed)], [output])
     source, target = (None if path is None else _read_grid(path) for path in (moving, fixed))
     (step,) = read_steps([transform], source, target)
     kind = "warp" if isinstance(step, Warp) else "affine"
@@ -233,6 +234,10 @@ def check_targets(inputs: Sequence[Path], targets: Sequence[Path]) -> None:
         if path.resolve() in seen:
             raise InputError(f"{path}: is named twice, or is an input too; expected another name for this output")
         seen.add(path.resolve())
+
+
+def _given(*paths: Path | None) -> list[Path]:
+    return [path for path in paths if path is not None]
 
 
 def _on_grid(steps: list[Step], grid: Image | Warp | None, option: str) -> Warp:

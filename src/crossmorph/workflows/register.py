@@ -52,9 +52,9 @@ def register(
     Raises:
         InputError: an image, a model or a setting cannot be used.
     """
+    ours, theirs = as_image(moving, "moving image"), as_image(fixed, "fixed image")
     settings = Settings(init if isinstance(init, ndarray) else str(init), smoothness, refine)
     check_settings(settings, device)
-    ours, theirs = as_image(moving, "moving image"), as_image(fixed, "fixed image")
     loaded, card = find_model(model, theirs.dim, device)
     sources = [
         file_source(role, source) if isinstance(source, (str, Path)) else memory_source(role, image)

@@ -118,8 +118,8 @@ def register_files(
     Raises:
         InputError: an input that cannot be used, or an output that cannot be written. No output file is left then.
     """
-    check_settings(settings, device)
     read = _read(moving, fixed, outputs, settings)
+    check_settings(settings, device)
     loaded, card = find_model(model, read.fixed.dim, device)
     if threads:
         torch.set_num_threads(threads)

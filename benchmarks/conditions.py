@@ -13,7 +13,7 @@ from typing import NamedTuple
 from faults import Work, check, digests, essence, finals, fresh
 from processes import Ended, run, start, wait
 
-DISK = 1 << 16  # bytes of the full disk: less than a registration writes
+DISK = 1 << 15  # bytes of the full disk: less than a registration writes
 MEMORY = tuple(mebibytes << 20 for mebibytes in (0, 8, 32, 64, 128, 192))  # beyond what a process begins with
 THREADS = (1, 2, 4)
 KEPT = ("config.yaml", "environment.json", "metrics.csv", "summary.csv", "result.json")  # what a run says of itself
@@ -79,7 +79,7 @@ def refused(ended: Ended, folder: Path, codes: tuple[int, ...] = (2,)) -> list[s
 
 
 def full_disk(work: Work, folder: Path) -> list[list[str]]:
-    """The target on a disk of 64 KiB; of a run of many pairs the failure is in the summary."""
+    """The target on a disk of 32 KiB; of a run of many pairs the failure is in the summary."""
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", folder], capture_output=True).returncode:
         return []
     try:

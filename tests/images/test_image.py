@@ -327,3 +327,52 @@ def test_scale_is_stable_under_noise(grey: float, white: float, fluid: float) ->
         assert (scaled.data[signal > 0] == 1).mean() < 0.012
     assert np.std(highs) < 0.005 * np.mean(highs)
     assert np.mean(highs) == pytest.approx(signal.max(), rel=0.1)
+
+
+TURNED = np.eye(4)
+TURNED[:3, :3] = Rotation.from_euler("xyz", [10, -20, 30], degrees=True).as_matrix() * [1.5, -1.2, 2]
+TURNED[:3, 3] = 5, -7, 11
+FORMS = {
+    "2-D": Image(ramp((6, 5)), np.array([[-1.5, 0, 3], [0, 2, 4], [0, 0, 1.0]])),
+    "2-D, turned": Image(ramp((6, 5)), np.array([[1.2, -0.5, 3], [0.6, 1.0, 4], [0, 0, 1.0]])),
+    "3-D, turned": Image(ramp((6, 5, 4)), TURNED),
+    "labels": Image(np.arange(120, dtype=np.uint32).reshape(6, 5, 4) * 2**25 + 1, TURNED),
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_images_for_other_libraries_are_those_of_the_file(kind: str, tmp_path: Path) -> None:
+    image = FORMS[kind]
+    image.save(tmp_path / "a.nii")
+    theirs, ours = nibabel.load(tmp_path / "a.nii"), image.to_nibabel()
+    np.testing.assert_array_equal(ours.affine, theirs.affine)
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), image.data)
+    assert ours.get_data_dtype() == image.data.dtype
+    theirs, ours = sitk.ReadImage(str(tmp_path / "a.nii")), image.to_sitk()
+    assert ours.GetPixelID() == theirs.GetPixelID()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(ours).T, image.data)
+    for place in ("GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(ours, place)(), getattr(theirs, place)(), atol=1e-5)
+
+
+def test_an_image_is_an_array_for_numpy_and_short_to_read() -> None:
+    image = FORMS["3-D, turned"]
+    assert np.asarray(image) is image.data
+    assert np.asarray(image, np.int16).dtype == np.int16
+    assert np.array(image) is not image.data
+    assert np.mean(image) == image.data.mean()
+    assert repr(image) == "Image(6 x 5 x 4 voxels of 1.5 x 1.2 x 2 mm, float32)"
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_labels_go_back_to_the_type_that_they_had(dtype: type) -> None:
+    limits = np.iinfo(dtype)
+    stored = np.array([[limits.min, limits.max - 1, limits.max]], dtype)
+    wide = stored.astype(np.uint64 if dtype == np.uint64 else np.int64)
+    source = Image(wide, np.eye(3), stored=np.dtype(dtype))
+    again = in_stored_type(Image(wide, np.eye(3)), source)
+    assert again.data.dtype == dtype
+    np.testing.assert_array_equal(again.data, stored)
+    beyond = Image(np.array([[-(2**40), 2**40]]), np.eye(3))
+    held = np.array([[max(limits.min, -(2**40)), min(limits.max, 2**40)]], dtype)
+    np.testing.assert_array_equal(in_stored_type(beyond, source).data, held)

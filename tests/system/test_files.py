@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crossmorph.errors import InputError
-from crossmorph.system.files import atomic_output, readable, suffix_of, write_whole
+from crossmorph.system.files import atomic_output, output_set, readable, suffix_of, write_whole
 
 
 def test_what_is_written_replaces_the_old_file_at_the_end(tmp_path: Path) -> None:
@@ -130,3 +130,72 @@ def test_suffixes() -> None:
     for name in ("a.gz", "nii", "a.png.txt", "png/a"):
         with pytest.raises(InputError, match=r"unknown image format, expected .* \.nii\.gz, \.nii, \.png"):
             suffix_of(Path(name), suffixes, "image")
+
+
+# --- symbolic links --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", ["old", None])
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path, before: str | None, relative: bool) -> None:
+    """Also by way of a second link, to another folder, and where the file is yet to be made."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "here").mkdir()
+    target, between, link = tmp_path / "data" / "a.txt", tmp_path / "data" / "b.txt", tmp_path / "here" / "c.csv"
+    if before:
+        target.write_text(before)
+    between.symlink_to("a.txt")
+    link.symlink_to("../data/b.txt" if relative else between)
+    with atomic_output(link) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == ".csv"  # writers go by the name that was given
+        assert temporary.parent == target.parent
+        assert (target.read_text() if target.exists() else None) == before
+    assert link.is_symlink()
+    assert between.is_symlink()
+    assert link.read_text() == target.read_text() == "new"
+    with output_set([link, tmp_path / "d.txt"]) as written:
+        write_whole(link, b"newer")
+        write_whole(tmp_path / "d.txt", b"beside")
+        assert target.read_text() == "new"
+        written.publish()
+    assert link.is_symlink()
+    assert target.read_text() == "newer"
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["a.txt", "b.txt"]
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["c.csv"]
+
+
+def test_a_failure_leaves_the_link_and_its_file(tmp_path: Path) -> None:
+    target, link = tmp_path / "a.txt", tmp_path / "b.txt"
+    target.write_text("old")
+    link.symlink_to(target)
+    with pytest.raises(ValueError, match="stop"), atomic_output(link) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise ValueError("stop")
+    assert link.is_symlink()
+    assert target.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_links_and_devices_that_take_no_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("back")
+    (tmp_path / "back").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("missing/a.txt")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to_folder").symlink_to("folder")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    before = sorted(tmp_path.iterdir())
+    for name, reason in (
+        ("loop", "is a device, or a link that leads nowhere"),
+        ("nowhere", "missing does not exist"),
+        ("to_folder", "is a folder"),
+        ("pipe", "is a device"),
+        ("to_pipe", "is a device"),
+    ):
+        with pytest.raises(InputError, match=reason) as caught, atomic_output(tmp_path / name):
+            pytest.fail("the block was entered")
+        assert str(caught.value).startswith(str(tmp_path / name))
+    with pytest.raises(InputError, match="/dev/null: is a device"), atomic_output(Path("/dev/null")):
+        pytest.fail("the block was entered")
+    assert sorted(tmp_path.iterdir()) == before

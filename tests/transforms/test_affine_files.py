@@ -20,6 +20,7 @@ from crossmorph.transforms.affine_files import (
     write_affine_transform,
     write_ants,
     write_fsl_affine,
+    write_lta,
 )
 from crossmorph.transforms.warp import Warp
 from crossmorph.transforms.warp_files import read_transform, write_transform
@@ -146,6 +147,27 @@ def test_freesurfer_transforms(kind: str, tmp_path: Path) -> None:
         lines += ["cras   = " + " ".join(f"{value:.12e}" for value in centre[:3])]
     (tmp_path / "a.lta").write_text("\n".join([*lines, "subject x", "fscale 0.1", ""]))
     np.testing.assert_allclose(read_affine_transform(tmp_path / "a.lta"), MATRIX, atol=1e-4)
+
+
+def test_what_is_written_for_freesurfer(tmp_path: Path) -> None:
+    """The map goes from source (moving) to destination (fixed); the geometries are those of FreeSurfer's own images."""
+    path = tmp_path / "a.lta"
+    write_lta(path, MATRIX, ("my moving.nii.gz", RIGHT), ("fixed.nii.gz", LEFT))
+    lines = path.read_text().splitlines()
+    assert lines[0].split()[:3] == ["type", "=", "1"]
+    there = np.array([line.split() for line in lines[5:9]], float)
+    point = np.array([1.0, 2, 3, 1])
+    np.testing.assert_allclose(MATRIX @ (there @ point), point, atol=1e-9)
+    for start, name, grid in ((9, "my_moving.nii.gz", RIGHT), (18, "fixed.nii.gz", LEFT)):
+        told = dict(line.replace(" ", "").split("=") for line in lines[start + 2 : start + 4])
+        assert told == {"filename": name, "volume": "".join(map(str, grid.shape))}
+        vectors = [[float(word) for word in line.split("=")[1].split()] for line in lines[start + 4 : start + 9]]
+        header = nibabel.MGHImage(np.zeros(grid.shape, np.float32), grid.affine).header
+        np.testing.assert_allclose(vectors[0], header["delta"], rtol=1e-6)
+        np.testing.assert_allclose(vectors[1:4], header["Mdc"], atol=1e-6)
+        np.testing.assert_allclose(vectors[4], header["Pxyz_c"], atol=1e-4)
+    pytest.importorskip("nitransforms")
+    np.testing.assert_allclose(read_affine_transform(path), MATRIX, atol=1e-5)
 
 
 def test_freesurfer_without_nitransforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

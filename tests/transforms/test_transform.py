@@ -333,6 +333,49 @@ def test_an_affine_behind_the_field_is_folded_in(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_transform(tmp_path / "bare.h5").displacement, warp.displacement)
 
 
+def ants_points(points: ndarray, transform: Path) -> ndarray:
+    """Where ANTs takes points."""
+    ants, pandas = pytest.importorskip("ants"), pytest.importorskip("pandas")
+    table = pandas.DataFrame(points, columns=list("xyz"))
+    return ants.apply_transforms_to_points(3, table, [str(transform)]).to_numpy()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_field_is_compressed_and_means_the_same_as_itks_own_file(dtype: type, tmp_path: Path) -> None:
+    """Composites of ITK's own, of either precision, move every point to exactly the same place."""
+    shape, matrix = (32, 30, 28), affine(turn3(5, -10, 20), [3, -4, 5])
+    rng = np.random.default_rng(0)
+    warp = Warp(20 * np.stack([smooth(rng, shape, 5) for _ in shape]).astype(dtype), matrix)
+    write_transform(tmp_path / "ours.h5", warp)
+    first = (tmp_path / "ours.h5").read_bytes()
+    assert len(first) < 0.9 * warp.displacement.nbytes
+    write_transform(tmp_path / "again.h5", warp)
+    assert (tmp_path / "again.h5").read_bytes() == first
+
+    lps = np.ascontiguousarray((warp.displacement.astype(np.float64) * np.reshape([-1, -1, 1], (3, 1, 1, 1))).T)
+    field = sitk.GetImageFromArray(lps, isVector=True)
+    to_lps = np.diag([-1, -1, 1]) @ matrix[:3]
+    field.SetDirection(to_lps[:, :3].ravel().tolist())
+    field.SetOrigin(to_lps[:, 3].tolist())
+    sitk.WriteTransform(
+        sitk.CompositeTransform([sitk.AffineTransform(3), sitk.DisplacementFieldTransform(field)]),
+        str(tmp_path / "itk.h5"),
+    )
+    ours, theirs = (sitk.ReadTransform(str(tmp_path / f"{name}.h5")) for name in ("ours", "itk"))
+    for point in rng.uniform([-25, -20, 5], [0, 15, 30], (200, 3)).tolist():
+        assert ours.TransformPoint(point) == theirs.TransformPoint(point)
+    points = rng.uniform([-25, -20, 5], [0, 15, 30], (200, 3))
+    ours_and_theirs = [ants_points(points, tmp_path / f"{name}.h5") for name in ("ours", "itk")]
+    np.testing.assert_array_equal(*ours_and_theirs)
+    assert np.abs(ours_and_theirs[0] - points).max() > 1
+    again = read_transform(tmp_path / "ours.h5").displacement
+    assert again.dtype == dtype
+    np.testing.assert_allclose(again, warp.displacement, atol=1e-13)
+    other = read_transform(tmp_path / "itk.h5")  # as files were before: float64, not compressed
+    assert other.displacement.dtype == np.float64
+    np.testing.assert_allclose(other.displacement, warp.displacement, atol=1e-12)
+
+
 def save_warp(path: Path, data: ndarray, intent: int = 1007) -> Path:
     """A vector file by nibabel alone."""
     nifti = nibabel.Nifti1Image(data.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -204,6 +204,14 @@ def test_what_changed_is_done_again_and_only_that(given: Given, here: None, name
     assert set(given.statuses(**options).values()) == {"skipped"}
 
 
+def test_another_initial_affine_is_another_input(given: Given, here: None, tmp_path: Path) -> None:
+    for shift, status in ((1.0, "done"), (1.0, "skipped"), (2.0, "done")):
+        sitk.WriteTransform(sitk.TranslationTransform(2, (shift, 0.0)), str(tmp_path / "a.tfm"))
+        assert set(given.statuses(settings=Settings(init=str(tmp_path / "a.tfm"))).values()) == {status}
+    for shift, status in ((1.0, "done"), (1.0, "skipped"), (1 + 1e-9, "done")):
+        assert set(given.statuses(settings=Settings(init=np.diag([shift, 1, 1]))).values()) == {status}
+
+
 def test_another_calibration_checks_again(
     given: Given, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,7 +459,14 @@ def test_the_list_is_not_replaced_by_the_summary(given: Given) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"jobs": 0}, "received 0 jobs"), ({"scheduler": "tcp://127.0.0.1:1"}, "--scheduler tcp")]
+    ("options", "message"),
+    [
+        ({"jobs": 0}, "received 0 jobs"),
+        ({"scheduler": "tcp://127.0.0.1:1"}, "--scheduler tcp"),
+        ({"settings": Settings(refine="yes")}, "refine 'yes': expected"),
+        ({"settings": Settings(init="nowhere.mat")}, "--init nowhere.mat: no such file"),
+        ({"device": "gpu"}, "device gpu: not available here"),
+    ],
 )
 def test_what_cannot_be_used_is_refused(
     given: Given, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str

@@ -48,12 +48,18 @@ def test_names(tmp_path, moving, fixed, moved, transform):
 def test_other_names_are_refused(tmp_path, moving, fixed, reason):
     with pytest.raises(InputError, match=reason):
         bids_outputs(Path(moving), Path(fixed), tmp_path)
-    with pytest.raises(InputError, match="nowhere: expected an existing folder"):
-        bids_outputs(Path("sub-1_T2w.nii"), Path("sub-1_T1w.nii"), tmp_path / "nowhere")
 
 
 def test_entities_in_order():
     assert bids_name(Path("a/sub-01_acq-fast_T2w.nii.gz")) == ({"sub": "01", "acq": "fast"}, "T2w")
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, phantom):
+    pair = read_pairs(phantom / "test" / "pairs.csv")[0]
+    (tmp_path / "file").touch()
+    outputs = bids_outputs(Path("sub-1_T2w.nii"), Path("sub-1_T1w.nii"), tmp_path / "file")
+    with pytest.raises(InputError, match=r"file: the folder cannot be made \(File exists\)"):
+        register_files(pair.moving, pair.fixed, outputs)
 
 
 def test_sidecars_say_where_files_come_from(tmp_path, phantom):
@@ -61,15 +67,18 @@ def test_sidecars_say_where_files_come_from(tmp_path, phantom):
     moving, fixed = tmp_path / "sub-1_T2w.nii.gz", tmp_path / "sub-1_T1w.nii.gz"
     moving.write_bytes(pair.moving.read_bytes())
     fixed.write_bytes(pair.fixed.read_bytes())
-    (tmp_path / "out").mkdir()
-    outputs = bids_outputs(moving, fixed, tmp_path / "out")
+    folder = tmp_path / "derivatives" / "out"
+    outputs = bids_outputs(moving, fixed, folder)
+    with pytest.raises(InputError, match="no such model"):
+        register_files(moving, fixed, outputs, "none")
+    assert not folder.parent.exists()
     register_files(moving, fixed, outputs)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert sorted(path.name for path in folder.iterdir()) == [
         "sub-1_from-T1w_to-T2w_mode-image_xfm.h5", "sub-1_from-T1w_to-T2w_mode-image_xfm.json",
         "sub-1_from-T2w_to-T1w_mode-image_xfm.h5", "sub-1_from-T2w_to-T1w_mode-image_xfm.json",
         "sub-1_space-T1w_T2w.json", "sub-1_space-T1w_T2w.nii.gz",
     ]  # fmt: skip
-    told = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    told = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
     back = told["sub-1_from-T1w_to-T2w_mode-image_xfm.json"]
     assert back["SpatialReference"] == str(moving)
     assert told["sub-1_space-T1w_T2w.json"]["SpatialReference"] == str(fixed)

@@ -92,6 +92,7 @@ def test_a_record_holds_what_went_in_and_what_came_out(given, tmp_path, monkeypa
     assert all(output["sha256"] == sha256(Path(output["absolute"])) for output in record["outputs"])
     assert record["settings"]["init"] == "centers"
     assert record["settings"]["refine"] == "on"
+    assert record["settings"]["refine_steps"] == done.measures.refine_steps > 0
     assert (record["device"], record["threads"], record["seed"]) == ("cpu", 1, None)
     assert (record["command"], record["folder"]) == ("what I typed", str(tmp_path))
     assert record["ants"] == done.ants
@@ -102,6 +103,18 @@ def test_a_record_holds_what_went_in_and_what_came_out(given, tmp_path, monkeypa
     assert record["versions"].keys() >= {"crossmorph", "torch", "numpy", "SimpleITK", "Python", "platform"}
     told = [(output["kind"], Path(output["path"]).name) for output in done.as_dict()["outputs"]]
     assert told[-3:] == [("record", "warp.json"), ("record", "back.json"), ("record", "A1Warp.json")]
+
+
+def test_settings_that_leave_a_choice_are_recorded_as_what_they_came_to(given):
+    pair, model = (given.moving, given.fixed), crossmorph.load_model(given.model)
+    networks = model.card.hierarchy
+    low, high = networks.smoothness_range
+    done = {"init": "none", "smoothness": networks.smoothness if low != high else None}
+    plain = crossmorph.register(*pair, model=model, init="none")
+    assert plain.run.settings == {**done, "refine": "off", "refine_steps": None}
+    refined = crossmorph.register(*pair, model=model, init="none", refine=30.0)
+    assert refined.run.settings == {**done, "refine": 30.0, "refine_steps": refined.measures.refine_steps}
+    assert refined.measures.refine_steps > 0
 
 
 def test_without_a_transform_there_is_no_record(given, tmp_path):
@@ -207,7 +220,10 @@ def test_voxels_beside_a_header_count(tmp_path):
         data = np.random.default_rng(seed).random((18, 16)).astype(np.float32)
         sitk.WriteImage(sitk.GetImageFromArray(data), str(path))
         found.add(digest(path))
-    assert len(found) == 2
+    for label in (2**24, 2**24 + 1):  # which float32 does not tell apart, and no image of one intensity either
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((18, 16), label, np.int32)), str(path))
+        found.add(digest(path))
+    assert len(found) == 4
 
 
 def test_images_in_memory_count_by_voxels_and_place():

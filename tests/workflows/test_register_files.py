@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from crossmorph.transforms.warp import Warp, resample
 from crossmorph.transforms.warp_files import read_transform
 from crossmorph.workflows import register
 from crossmorph.workflows import register_files as module
-from crossmorph.workflows.outputs import LabelFiles, Outputs
+from crossmorph.workflows.outputs import LabelFiles, Outputs, ants_call
 from crossmorph.workflows.register_files import Done, register_files
 
 PAGE = np.diag([-1.0, -1.0, 1.0])
@@ -233,6 +234,48 @@ def test_ants_reproduces_the_moved_image(tmp_path, pair):
     moving, fixed = (ants.image_read(arguments[flag]) for flag in ("-i", "-r"))
     theirs = ants.apply_transforms(fixed, moving, [arguments["-t"]], interpolator="linear").numpy()
     np.testing.assert_allclose(theirs, read_image(arguments["-o"]).data, atol=1e-3 * np.ptp(moving.numpy()))
+
+
+def test_ants_reproduces_the_moved_image_by_what_is_written_for_it_alone(tmp_path, pair):
+    ants = pytest.importorskip("ants")
+    files = written(tmp_path, pair, KINDS["rotated"]._replace(axes=2))
+    done = register_files(files.moving, files.fixed, Outputs(files.outputs.moved, ants_prefix=tmp_path / "A"))
+    assert f"  the same with ANTs: {done.ants}" in done.as_text()
+    words = shlex.split(done.ants)
+    transforms = [after for word, after in pairwise(words) if word == "-t"]
+    assert transforms == [str(tmp_path / "A1Warp.nii.gz"), str(tmp_path / "A0GenericAffine.mat")]
+    moving, fixed = (ants.image_read(str(path)) for path in (files.moving, files.fixed))
+    theirs = ants.apply_transforms(fixed, moving, transforms, interpolator="linear").numpy()
+    np.testing.assert_allclose(theirs, read_image(files.outputs.moved).data, atol=1e-3 * np.ptp(moving.numpy()))
+
+
+VOLUME = Image(np.zeros((4, 5, 6), np.float32), np.eye(4))
+FOR_ANTS = {  # moving, fixed, moved image: what stands for the fixed image, or why there is no call
+    ("m.nii.gz", "f.mha", "o.nii.gz"): "f.mha",
+    ("m.nii.gz", "dicom", "o.nii.gz"): "o.nii.gz",
+    ("m.nii.gz", "f.mnc", "o.mha"): "o.mha",
+    ("m.nii.gz", "f.tif", "o.tif"): "from f.tif: ITK takes the resolution",
+    ("m.nii.gz", "dicom", "o.png"): "from dicom: ANTs reads no folders of DICOM",
+    ("dicom", "f.nii", "o.nii"): "from dicom: ANTs reads no folders of DICOM files; convert it to NIfTI first",
+    ("m.mnc", "f.nii", "o.nii"): "from m.mnc: ITK mirrors two axes of MINC",
+    ("m.mnc.gz", "f.nii", "o.nii"): "from m.mnc.gz: ITK mirrors two axes of MINC",
+    ("m.TIF", "f.nii", "o.nii"): "from m.TIF: ITK takes the resolution of a TIFF file for millimetres",
+}
+
+
+@pytest.mark.parametrize("names", FOR_ANTS, ids=str)
+def test_ants_is_offered_where_it_sees_what_we_see(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dicom").mkdir()
+    moving, fixed, moved = map(Path, names)
+    call, caution = ants_call(moving, fixed, Outputs(moved, Path("t.h5")), {moving: VOLUME, fixed: VOLUME})
+    expected = FOR_ANTS[names]
+    if expected.startswith("from "):
+        assert call is None
+        assert f"antsApplyTransforms cannot make the same {expected}" in caution
+    else:
+        assert call == f"antsApplyTransforms -d 3 -i {moving} -r {expected} -o {moved} -t t.h5 -n Linear"
+        assert caution is None
 
 
 def test_pixels_are_called_pixels(tmp_path, pair):

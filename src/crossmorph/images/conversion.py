@@ -7,53 +7,56 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from jaxtyping import Float, Shaped
 from nibabel.spatialimages import SpatialImage
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.image import Content, Image
-from crossmorph.images.io import checked_image, read_image
-from crossmorph.images.itk import sitk_content
+from crossmorph.images.image import Content, Image, ImageLike
+from crossmorph.images.io import checked_image, exact_image, read_content, write_image
+from crossmorph.images.itk import sitk_content, sitk_image
 from crossmorph.images.nifti import nifti_content
 from crossmorph.images.orientation import spatial_affine
 
-Array = tuple[Shaped[ndarray, "*space"], Float[ndarray, "n n"]]
-ImageLike = str | Path | SpatialImage | sitk.Image | Array | Image
 
+def as_image(source: object, role: str) -> Image:
+    """An image of any form as ours, float32, of more than one intensity.
 
-def as_image(source: object, role: str, labels: bool = False) -> Image:
-    """An image of any form as ours; one rule gives the geometry, what ITK reads.
+    One rule gives the geometry: it is what ITK reads.
 
     Args:
-        source: a path, a nibabel or SimpleITK image, ``(array, affine)``, or an :class:`Image`.
+        source: a path, a nibabel or SimpleITK image, ``(array, affine)``, or an :class:`Image`, which stays as it is.
         role: what to call it in errors.
-        labels: whether to read whole numbers.
 
     Raises:
         InputError: the image cannot be used.
         TypeError: it is of no known form.
     """
-    if isinstance(source, Image):
-        return source
+    return source if isinstance(source, Image) else checked_image(*_content(source, role))
+
+
+def as_exact_image(source: object, role: str) -> Image:
+    """The same of any intensities, with whole numbers as integers (:func:`crossmorph.images.io.exact_numbers`)."""
+    return source if isinstance(source, Image) else exact_image(*_content(source, role))
+
+
+def _content(source: object, role: str) -> tuple[Path, Content]:
+    """What an image of another form holds, and what to call it in errors."""
     if isinstance(source, (str, Path)):
-        return read_image(source, labels)
+        return Path(source), read_content(Path(source))
     name = Path(role)
     if isinstance(source, tuple):
-        content = _array_content(name, *source)
-    elif isinstance(source, sitk.Image):
-        content = sitk_content(name, source)
-    elif isinstance(source, SpatialImage):
+        return name, _array_content(name, *source)
+    if isinstance(source, sitk.Image):
+        return name, sitk_content(name, source)
+    if isinstance(source, SpatialImage):
         with tempfile.TemporaryDirectory(prefix="crossmorph-") as folder:
             path = Path(folder, "image.nii")
             nibabel.save(nibabel.Nifti1Image.from_image(source), path)
-            content = nifti_content(path, name)
-    else:
-        raise TypeError(
-            f"{role}: received {type(source).__name__}, expected a path, an image of nibabel or SimpleITK, or an "
-            "array with its affine"
-        )
-    return checked_image(name, content, labels)
+            return name, nifti_content(path, name)
+    raise TypeError(
+        f"{role}: received {type(source).__name__}, expected a path, an image of nibabel or SimpleITK, or an "
+        "array with its affine"
+    )
 
 
 def _array_content(name: Path, voxels: ndarray, affine: ndarray) -> Content:
@@ -75,3 +78,17 @@ def in_form_of(image: Image, source: ImageLike) -> Any:
         made.CopyInformation(source)
         return made
     return image.data if isinstance(source, tuple) else image
+
+
+def to_nibabel(image: Image) -> nibabel.Nifti1Image:
+    """An image as nibabel reads it from the file that :func:`crossmorph.write_image` writes; in memory."""
+    with tempfile.TemporaryDirectory(prefix="crossmorph-") as folder:
+        path = Path(folder, "image.nii")
+        write_image(path, image)
+        return nibabel.Nifti1Image.from_bytes(path.read_bytes())
+
+
+def to_sitk(image: Image) -> sitk.Image:
+    """An image for SimpleITK, its voxels in their own type."""
+    data = image.data.astype(np.uint8) if image.data.dtype == bool else image.data
+    return sitk_image(data, image.affine)

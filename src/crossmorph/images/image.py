@@ -1,13 +1,17 @@
 """An image: voxels, their types and intensity scaling, and the affine from voxel indices to RAS millimetres."""
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
+import SimpleITK as sitk
 from jaxtyping import Float, Num, Shaped
+from nibabel.spatialimages import SpatialImage
 from numpy import ndarray
+from numpy.typing import DTypeLike
 
 from crossmorph.errors import InputError
 
@@ -47,6 +51,31 @@ class Image:
                 f"data of shape {self.data.shape} needs an affine of shape {expected}, got {self.affine.shape}"
             )
 
+    @classmethod
+    def of(cls, source: "ImageLike") -> "Image":
+        """An image of any form as ours, see :func:`crossmorph.images.conversion.as_exact_image`."""
+        return _later("conversion").as_exact_image(source, "image")
+
+    def __repr__(self) -> str:
+        spacing = " x ".join(f"{size:.4g}" for size in self.spacing)
+        return f"Image({' x '.join(map(str, self.shape))} voxels of {spacing} {self.unit}, {self.data.dtype})"
+
+    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> ndarray:
+        """The voxels, for NumPy."""
+        return np.array(self.data, dtype, copy=copy)
+
+    def to_nibabel(self) -> nibabel.Nifti1Image:
+        """The image for nibabel, see :func:`crossmorph.images.conversion.to_nibabel`."""
+        return _later("conversion").to_nibabel(self)
+
+    def to_sitk(self) -> sitk.Image:
+        """The image for SimpleITK, see :func:`crossmorph.images.conversion.to_sitk`."""
+        return _later("conversion").to_sitk(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the image to a file, see :func:`crossmorph.write_image`."""
+        _later("io").write_image(path, self)
+
     @property
     def dim(self) -> int:
         """Number of spatial axes, 2 or 3."""
@@ -72,6 +101,15 @@ class Image:
         return tuple(float(norm) for norm in np.linalg.norm(self.affine[:-1, :-1], axis=0))
 
 
+Array = tuple[Shaped[ndarray, "*space"], Float[ndarray, "n n"]]
+ImageLike = str | Path | SpatialImage | sitk.Image | Array | Image
+
+
+def _later(module: str) -> Any:
+    """A module of this package that itself needs this one."""
+    return import_module(f"crossmorph.images.{module}")
+
+
 class Scaled(NamedTuple):
     """Intensities in [0, 1] and the two original intensities that became 0 and 1."""
 
@@ -93,25 +131,26 @@ def in_stored_type(image: Image, source: Image) -> Image:
     if source.stored is None or source.stored.kind not in "iu":
         return image
     limits = np.iinfo(source.stored)
+    if image.data.dtype.kind in "iu":  # floats hold no integers of more than 53 bits
+        own = np.iinfo(image.data.dtype)
+        held = image.data.clip(max(own.min, limits.min), min(own.max, limits.max))
+        return replace(image, data=held.astype(source.stored), stored=source.stored)
     values = np.rint(np.asarray(image.data, np.float64))
     # The largest 64-bit integer is not a float64; the next float64 below it is used.
     top = float(limits.max) if int(float(limits.max)) <= limits.max else np.nextafter(float(limits.max), 0)
     return replace(image, data=values.clip(limits.min, top).astype(source.stored), stored=source.stored)
 
 
-def storable(path: Path, data: ndarray) -> ndarray:
-    """Voxels in a type that every reader knows: integers keep theirs (int64 becomes int32), the rest is float32.
+def storable(data: ndarray) -> ndarray:
+    """Voxels in a type for a file: integers keep theirs, but of 64 bits become int32 if they fit; the rest is float32.
 
-    Raises:
-        InputError: integers beyond 32 bits.
+    Many programs do not read integers of 64 bits, so that only numbers that need them are stored as such.
     """
     if data.dtype == bool:
         return data.astype(np.uint8)
     if data.dtype in (np.int64, np.uint64):
         limits = np.iinfo(np.int32)
-        if data.min() < limits.min or data.max() > limits.max:
-            raise InputError(f"{path}: labels from {data.min()} to {data.max()} do not fit 32 bits")
-        return data.astype(np.int32)
+        return data.astype(np.int32) if limits.min <= data.min() and data.max() <= limits.max else data
     return data if data.dtype.kind in "iu" else data.astype(np.float32)
 
 

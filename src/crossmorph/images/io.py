@@ -36,7 +36,7 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
 
     Args:
         path: the file or folder.
-        labels: read integers, as int32, instead of intensities, as float32.
+        labels: read whole numbers, as int32 or, beyond its range, int64 or uint64, instead of intensities, as float32.
 
     Returns:
         The image, with finite voxels and an invertible affine.
@@ -47,7 +47,7 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
             whole numbers, an affine that is singular or that ITK refuses, a DICOM series that lacks slices.
     """
     path = Path(path)
-    return checked_image(path, _read(path), labels)
+    return checked_image(path, read_content(path), labels)
 
 
 def checked_image(name: Path, content: Content, labels: bool = False) -> Image:
@@ -56,11 +56,18 @@ def checked_image(name: Path, content: Content, labels: bool = False) -> Image:
     return Image(data, content.affine, content.physical, content.header, content.stored)
 
 
-def read_series(path: str | Path) -> list[Image]:
+def exact_image(name: Path, content: Content) -> Image:
+    """Voxels with their geometry as an image, whole numbers without loss; errors as of :func:`exact_numbers`."""
+    data = exact_numbers(name, content.voxels)
+    return Image(data, content.affine, content.physical, content.header, content.stored)
+
+
+def read_series(path: str | Path, exact: bool = False) -> list[Image]:
     """Read the volumes of a NIfTI series ``(X, Y, Z, T)``; any other image is a series of one.
 
     Args:
         path: the file or folder.
+        exact: keep whole numbers as integers, see :func:`exact_numbers`; else all voxels are float32.
 
     Returns:
         Images of one grid, with the file's header, which holds the time step. Unlike :func:`read_image` this takes
@@ -71,24 +78,27 @@ def read_series(path: str | Path) -> list[Image]:
     """
     path = Path(path)
     if path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES):
-        return [read_image(path)]
-    with readable(path):
-        raw, header = read_nifti(path)
-        shape = spatial_shape(path, raw.shape[:3])
-        if max(raw.shape[4:], default=1) > 1:
-            raise InputError(f"{path}: has shape {raw.shape}, expected a series of at most four axes")
-        affine = read_affine(path, len(shape))
-    data = _intensities(path, raw.reshape(*shape, -1))
-    stored = plain_type(header)
-    return [Image(np.ascontiguousarray(data[..., i]), affine, True, header, stored) for i in range(data.shape[-1])]
+        content = read_content(path)
+        content = content._replace(voxels=content.voxels[..., None])
+    else:
+        with readable(path):
+            raw, header = read_nifti(path)
+            shape = spatial_shape(path, raw.shape[:3])
+            if max(raw.shape[4:], default=1) > 1:
+                raise InputError(f"{path}: has shape {raw.shape}, expected a series of at most four axes")
+            voxels, affine = raw.reshape(*shape, -1), read_affine(path, len(shape))
+        content = Content(voxels, affine, plain_type(header), header)
+    data = exact_numbers(path, content.voxels) if exact else _intensities(path, content.voxels)
+    geometry = content.affine, content.physical, content.header, content.stored
+    return [Image(np.ascontiguousarray(data[..., i]), *geometry) for i in range(data.shape[-1])]
 
 
 def write_image(path: str | Path, image: Image) -> None:
     """Write an image as NIfTI, MetaImage, NRRD, PNG or TIFF; the file appears complete or not at all.
 
-    NIfTI (``.nii``, ``.nii.gz``): integers keep their type (int64 becomes int32), anything else is float32.
-    ``image.header`` lends the through-plane position, the number of axes and the position code; qform and sform are
-    the same, and ITK reads ``image.affine`` back.
+    NIfTI (``.nii``, ``.nii.gz``): integers keep their type, but of 64 bits become int32 if they fit; anything else is
+    float32. ``image.header`` lends the through-plane position, the number of axes and the position code; qform and
+    sform are the same, and ITK reads ``image.affine`` back.
 
     MetaImage (``.mha``) and NRRD (``.nrrd``), compressed: the same types; a 2-D image has two axes.
 
@@ -141,8 +151,8 @@ def write_series(path: str | Path, images: list[Image], timing: nibabel.Nifti1He
     write_nifti(path, data, first.affine, first.header, first.header if timing is None else timing)
 
 
-def _read(path: Path) -> Content:
-    """What a file or folder holds, whatever the format."""
+def read_content(path: Path) -> Content:
+    """What a file or folder holds, whatever the format. Raises InputError where it cannot be read."""
     if path.is_dir():
         return read_dicom(path)
     suffix = suffix_of(path, READABLE_SUFFIXES, "image")
@@ -166,16 +176,49 @@ def _varied(path: Path, data: ndarray) -> ndarray:
 
 
 def _labels(path: Path, raw: ndarray) -> ndarray:
-    with np.errstate(invalid="ignore"):
-        whole = np.isfinite(raw) & (raw == np.round(raw))
+    whole = _whole(raw)
     if not whole.all():
         raise InputError(
             f"{path}: {int(np.count_nonzero(~whole))} of {raw.size} voxels are not whole numbers, expected labels"
         )
-    limits = np.iinfo(np.int32)
-    if raw.min() < limits.min or raw.max() > limits.max:
-        raise InputError(f"{path}: labels from {raw.min():g} to {raw.max():g} do not fit 32 bits")
-    return np.ascontiguousarray(raw).astype(np.int32)
+    labels = _integers(raw)
+    if labels is None:
+        raise InputError(f"{path}: labels from {raw.min():g} to {raw.max():g} do not fit 64 bits")
+    return labels
+
+
+def exact_numbers(name: Path, raw: ndarray) -> ndarray:
+    """Voxels without loss where they are whole numbers, as labels are; float32 otherwise.
+
+    Args:
+        name: the file, for errors.
+        raw: voxels of any real type.
+
+    Returns:
+        Integers in their own type; floats that are all whole as int32 or, beyond its range, int64 or uint64; any
+        others, and any beyond 64 bits, as float32.
+
+    Raises:
+        InputError: NaN or infinite voxels.
+    """
+    if raw.dtype.kind in "iu":
+        return np.ascontiguousarray(raw, raw.dtype.newbyteorder("="))
+    integers = _integers(raw) if _whole(raw).all() else None
+    return _intensities(name, raw) if integers is None else integers
+
+
+def _whole(raw: ndarray) -> ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(raw) & (raw == np.round(raw))
+
+
+def _integers(raw: ndarray) -> ndarray | None:
+    """Whole numbers in the first of three types that holds all of them."""
+    low, high = raw.min().item(), raw.max().item()  # Python compares floats and integers exactly
+    for dtype in (np.int32, np.int64, np.uint64):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return np.ascontiguousarray(raw).astype(dtype)
+    return None
 
 
 READERS: dict[str, Callable[[Path], Content]] = {

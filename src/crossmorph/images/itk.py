@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from jaxtyping import Float, Shaped
+from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content
-from crossmorph.images.orientation import itk_affine, spatial_affine, spatial_shape
+from crossmorph.images.orientation import itk_affine, lps_to_ras, spatial_affine, spatial_shape
 from crossmorph.system.files import brief
 
 # What SimpleITK raises; the second where ITK's message quotes bytes of a damaged file.
@@ -98,6 +100,17 @@ def itk_content(path: Path, image: sitk.Image) -> Content:
     shape = spatial_shape(path, image.GetSize())
     voxels = sitk.GetArrayFromImage(image).T.reshape(shape)
     return Content(voxels, spatial_affine(path, affine, len(shape)), voxels.dtype)
+
+
+def sitk_image(data: Shaped[ndarray, "*space"], affine: Float[ndarray, "n n"]) -> sitk.Image:
+    """Voxels, x first, with their affine from index to RAS millimetres, as SimpleITK has them."""
+    dim, lps = data.ndim, lps_to_ras(affine)
+    spacing = np.linalg.norm(lps[:dim, :dim], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:dim, :dim] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:dim, dim].tolist())
+    return image
 
 
 def _check_axes(path: Path) -> None:

@@ -10,15 +10,13 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Float, Shaped
 from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content, storable
-from crossmorph.images.itk import TYPES, itk_content, quiet_itk, read_information
-from crossmorph.images.orientation import lps_to_ras
+from crossmorph.images.itk import TYPES, itk_content, quiet_itk, read_information, sitk_image
 from crossmorph.system.files import DEFLATE_LIMIT, atomic_output
 from crossmorph.system.memory import check_room
 
@@ -60,21 +58,14 @@ def write_itk(path: Path, data: Shaped[ndarray, "*space"], affine: Float[ndarray
 
     Args:
         path: where to; the suffix chooses the format, an existing file is replaced.
-        data: two or three axes; integers keep their type (int64 becomes int32), anything else is float32.
+        data: two or three axes; integers keep their type, but of 64 bits become int32 if they fit; the rest is float32.
         affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``.
 
     Raises:
-        InputError: missing or unwritable folder, labels beyond 32 bits, or a singular affine.
+        InputError: missing or unwritable folder, or a singular affine.
     """
-    dim = data.ndim
-    lps = lps_to_ras(affine)
-    spacing = np.linalg.norm(lps[:dim, :dim], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(storable(path, data).T))
     with atomic_output(path) as temporary, quiet_itk(path, "written"):
-        image.SetSpacing(spacing.tolist())
-        image.SetDirection((lps[:dim, :dim] / spacing).ravel().tolist())
-        image.SetOrigin(lps[:dim, dim].tolist())
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        sitk.WriteImage(sitk_image(storable(data), affine), str(temporary), useCompression=True)
 
 
 def _payload(path: Path) -> Payload:

@@ -169,8 +169,8 @@ def write_nifti(
 
     Args:
         path: where to, ``.nii`` or ``.nii.gz``; an existing file is replaced.
-        data: two or three axes, of a series one more, written as the fourth; integers keep their type (int64 becomes
-            int32), anything else is float32.
+        data: two or three axes, of a series one more, written as the fourth; integers keep their type, but of 64
+            bits become int32 if they fit; anything else is float32.
         affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``; written as qform and as sform.
         header: gives the through-plane position, the number of axes and the position code.
         timing: gives a series its time step and its unit.
@@ -191,7 +191,7 @@ def write_nifti(
     dim = len(affine) - 1
     volumes = data.shape[dim:]
     with atomic_output(path) as temporary:
-        stored = storable(path, data)
+        stored = storable(data)
         made.set_data_dtype(stored.dtype)
         for full, shape in _placements(affine, data.shape[:dim], header):
             axes = (*shape, 1, 1)[:3] + volumes if volumes else shape

@@ -162,8 +162,8 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = brief(str(error).splitlines()[0])
         raise InputError(f"device {name}: not available here ({reason}); expected auto, cpu, cuda or mps") from error
     return device
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
-from crossmorph.images.io import read_image
+from crossmorph.images.io import read_content
 from crossmorph.networks.checkpoint import Card, shipped_models
 from crossmorph.registration.settings import Settings
 from crossmorph.system.environment import versions
@@ -89,7 +89,8 @@ class Run(NamedTuple):
     """All that decides a result: known before the work, and enough to do it again.
 
     ``settings`` are those of :class:`crossmorph.registration.settings.Settings`, with the name of a file or the
-    rows of a matrix where the registration began with one.
+    rows of a matrix where the registration began with one. Once the work is done they are what was done: ``on`` or
+    ``off`` for ``auto``, the steps that were taken, and the model's own smoothness where none was chosen.
     """
 
     command: str
@@ -158,7 +159,7 @@ def digest(path: Path) -> str:
     with readable(path), path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256")
     if path.suffix.lower() in HEADERS:
-        found.update(read_image(path).data.tobytes())
+        found.update(read_content(path).voxels.tobytes())
     return found.hexdigest()
 
 

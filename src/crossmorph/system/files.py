@@ -60,7 +60,8 @@ def readable(path: Path) -> Iterator[None]:
 def atomic_output(path: Path) -> Iterator[Path]:
     """Give a temporary sibling to write to, and put it in the place of ``path`` when the block ends well.
 
-    Within :func:`output_set` a path of the set is given its temporary file, which appears with the others.
+    Within :func:`output_set` a path of the set is given its temporary file, which appears with the others. A symbolic
+    link stays, and the file that it leads to is replaced.
 
     Args:
         path: the file to make. The sibling has the same suffixes, which writers go by.
@@ -69,7 +70,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
         The sibling's path; removed if the block raises.
 
     Raises:
-        InputError: the folder is missing, ``path`` is a folder, or the file cannot be written there.
+        InputError: the folder is missing, ``path`` is a folder or a device, or the file cannot be written there.
     """
     if (claimed := _CLAIMED.get().get(path)) is not None:
         with _naming(path):
@@ -123,12 +124,15 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A new, empty file beside ``path``, removed when the block ends if it is there still."""
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
+    """A new, empty file beside where ``path`` leads, removed when the block ends if it is there still."""
+    target = _target(path)
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: the folder {target.parent} does not exist")
+    if target.is_dir():
         raise InputError(f"{path}: is a folder, expected a file name")
-    temporary = path.with_name(f".{uuid.uuid4().hex}{''.join(path.suffixes[-2:])}")
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise InputError(f"{path}: is a device, or a link that leads nowhere; expected a file name")
+    temporary = target.with_name(f".{uuid.uuid4().hex}{''.join(path.suffixes[-2:])}")
     try:
         with _naming(path):
             # Claimed first: an unwritable folder shows here, by its own error, whatever library writes afterwards.
@@ -144,7 +148,20 @@ def _publish(temporary: Path, path: Path) -> None:
     # A rename may reach the disk before the content does: without this a power cut could leave an empty file.
     with temporary.open("rb+") as stream:
         os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    os.replace(temporary, _target(path))
+
+
+def _target(path: Path) -> Path:
+    """The file that a name leads to: that of a symbolic link, which would itself be replaced otherwise."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in, where they are not there yet. Raises InputError where that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: the folder cannot be made ({error.strerror or error})") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

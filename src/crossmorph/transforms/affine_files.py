@@ -102,6 +102,34 @@ def write_fsl_affine(path: str | Path, matrix: Float[ndarray, "4 4"], moving: Im
     write_whole(Path(path), "".join(" ".join(f"{number:.10f}" for number in row) + "\n" for row in flirt).encode())
 
 
+def write_lta(
+    path: str | Path, matrix: Float[ndarray, "4 4"], moving: tuple[str, Image], fixed: tuple[str, Image]
+) -> None:
+    """Write an affine map for FreeSurfer: moving ("source") to fixed ("destination"), between RAS millimetres.
+
+    Args:
+        path: the file, ``.lta``.
+        matrix: RAS millimetres, fixed space to moving space.
+        moving: the moving image's name and the image, 3-D; FreeSurfer resamples by the geometry that stands here.
+        fixed: the fixed image's, 3-D.
+    """
+    rows = [" ".join(f"{number:.15e}" for number in row) for row in np.linalg.inv(matrix)]
+    lines = ["type      = 1 # LINEAR_RAS_TO_RAS", "nxforms   = 1", "mean      = 0.0000 0.0000 0.0000"]
+    lines += ["sigma     = 1.0000", "1 4 4", *rows]
+    lines += ["src volume info", *_lta_geometry(*moving), "dst volume info", *_lta_geometry(*fixed)]
+    write_whole(Path(path), ("\n".join(lines) + "\n").encode())
+
+
+def _lta_geometry(name: str, image: Image) -> list[str]:
+    """A volume's geometry: its voxel axes in RAS, and where the voxel lies whose index is half of each size."""
+    x, y, z = (image.affine[:3, :3] / image.spacing).T
+    centre = (image.affine @ [*(np.array(image.shape) / 2), 1])[:3]
+    vectors = {"voxelsize": image.spacing, "xras  ": x, "yras  ": y, "zras  ": z, "cras  ": centre}
+    named = [f"{key} = " + " ".join(f"{number:.15e}" for number in numbers) for key, numbers in vectors.items()]
+    size = " ".join(map(str, image.shape))
+    return ["valid = 1  # volume info valid", f"filename = {'_'.join(name.split())}", f"volume = {size}", *named]
+
+
 def fsl_coordinates(image: Image) -> Float64[ndarray, "4 4"]:
     """RAS millimetres to FSL's coordinates of an image.
 

@@ -4,7 +4,7 @@ A :class:`Warp` is a pull-back in the world: the point ``x`` of the fixed space 
 moving image has at ``x + d(x)``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -16,9 +16,11 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.functional.interpolation import affine_slab, inside, lattice, linear, majority, nearest, rotate, slabs
 from crossmorph.functional.spatial import jacobian_determinant
-from crossmorph.images.image import Image
+from crossmorph.images.image import Image, ImageLike
+from crossmorph.images.label_maps import holds_labels
 
 Resampling = Literal["linear", "nearest", "genericlabel"]
+Interpolation = Resampling | Literal["auto"]
 INVERSE_STEPS = 100
 TOLERANCE = 1e-4  # voxels of the warp's grid, by which an inverse may miss
 FIT_POINTS = 24  # along each axis, for the affine map that a warp is nearest to
@@ -71,9 +73,23 @@ class Warp:
         """Number of voxels of the grid along each axis."""
         return self.displacement.shape[1:]
 
-    def apply(self, image: Image, interpolation: Resampling = "linear") -> Image:
-        """A moving image or label map on the warp's grid, see :func:`resample`."""
-        return resample(image, self, interpolation)
+    def __repr__(self) -> str:
+        grid = " x ".join(map(str, self.shape))
+        return f"Warp({grid} voxels, up to {np.linalg.norm(self.displacement, axis=0).max():.3g} mm)"
+
+    def apply(self, image: ImageLike, interpolation: Interpolation = "auto") -> Image:
+        """A moving image or label map on the warp's grid, see :func:`resample`.
+
+        Args:
+            image: a path, a nibabel or SimpleITK image, ``(array, affine)``, or an :class:`Image`.
+            interpolation: as of :func:`resample`; ``auto`` is ``nearest`` where the image evidently holds labels (see
+                :func:`crossmorph.images.label_maps.holds_labels`) and ``linear`` elsewhere.
+
+        Raises:
+            InputError: the image cannot be used, or has another dimension.
+        """
+        ours = Image.of(image)
+        return resample(ours, self, interpolation_for([ours]) if interpolation == "auto" else interpolation)
 
     def inverse(self) -> "Warp":
         """The inverse on the same grid, to a ten-thousandth of a voxel at each of its voxels.
@@ -139,6 +155,11 @@ def resample(image: Image, warp: Warp, interpolation: Resampling = "linear") -> 
         data[slab] = _SAMPLERS[interpolation](image.data, coordinates)
         data[slab][~inside(coordinates, image.shape)] = 0
     return Image(data, warp.affine, image.physical)
+
+
+def interpolation_for(images: Sequence[Image]) -> Resampling:
+    """What is right for the volumes of an image: ``nearest`` where all evidently hold labels, else ``linear``."""
+    return "nearest" if all(holds_labels(image.data) for image in images) else "linear"
 
 
 def resample_warp(warp: Warp, affine: Float[ndarray, "n n"], shape: tuple[int, ...]) -> Warp:

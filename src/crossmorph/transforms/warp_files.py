@@ -2,8 +2,8 @@
 
 Files hold the field of a :class:`crossmorph.transforms.warp.Warp` in ITK's LPS millimetres, on the fixed image's grid:
 
-* ``.h5``: ITK composite transform ``[AffineTransform, DisplacementFieldTransform]``, float64; the last added acts
-  first, so a point goes through the field and then through the (identity) affine;
+* ``.h5``: ITK composite transform ``[AffineTransform, DisplacementFieldTransform]``, compressed, float32 or float64 as
+  the field is; the last added acts first, so a point goes through the field and then through the (identity) affine;
 * ``.nii``, ``.nii.gz``: the warp of ANTs and ITK, ``(X, Y, Z, 1, 3)`` or ``(X, Y, 1, 1, 2)``, float32, NIfTI intent
   1007.
 """
@@ -14,13 +14,14 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 from numpy import ndarray
+from numpy.typing import DTypeLike
 
 from crossmorph.errors import InputError
 from crossmorph.images.itk import quiet_itk
 from crossmorph.images.nifti import read_affine, read_nifti
 from crossmorph.images.orientation import embed_affine, itk_affine, lps_to_ras
 from crossmorph.system.files import atomic_output, readable, suffix_of
-from crossmorph.transforms.itk_files import Part, affine_part, read_itk_transform, write_hdf5
+from crossmorph.transforms.itk_files import Part, affine_part, is_single, read_itk_transform, type_name, write_hdf5
 from crossmorph.transforms.warp import Warp, linear_part
 
 TRANSFORM_SUFFIXES = (".h5", ".nii.gz", ".nii")
@@ -56,9 +57,9 @@ def write_transform(path: str | Path, warp: Warp) -> None:
 def read_transform(path: str | Path) -> Warp:
     """Read a warp: an ITK composite or displacement field (``.h5``), or an ANTs / ITK warp (``.nii``, ``.nii.gz``).
 
-    A composite's other transforms, such as the affine that ANTs puts behind its warp, are folded into the field,
-    which is exact where the field is the first to act. An affine on its own (``.mat``, ``.tfm``) has no grid and is
-    not read here.
+    The field is float32 where the file is, else float64. A composite's other transforms, such as the affine that ANTs
+    puts behind its warp, are folded into it, which is exact where the field is the first to act. An affine on its own
+    (``.mat``, ``.tfm``) has no grid and is not read here.
 
     Raises:
         InputError: the file is missing, damaged, or not a transform with a displacement field.
@@ -71,7 +72,7 @@ def read_transform(path: str | Path) -> Warp:
         return _read_nifti_warp(path)
 
 
-def _lps(warp: Warp, dtype: type) -> ndarray:
+def _lps(warp: Warp, dtype: DTypeLike) -> ndarray:
     """The field in ITK's frame; the components of a voxel, and voxels along the first axis, next to one another."""
     lps: ndarray = np.array(warp.displacement, dtype, order="F")
     lps[:2] *= -1
@@ -82,9 +83,10 @@ def _write_composite(temporary: Path, warp: Warp) -> None:
     dim, itk = warp.dim, lps_to_ras(warp.affine)
     spacing = np.linalg.norm(linear_part(itk), axis=0)
     grid = np.concatenate([warp.shape, itk[:dim, dim], spacing, (linear_part(itk) / spacing).ravel()])
-    field = Part(f"DisplacementFieldTransform_double_{dim}_{dim}", _lps(warp, np.float64).ravel("K"), grid)
-    composite = Part(f"CompositeTransform_double_{dim}_{dim}", np.empty(0), np.empty(0))
-    write_hdf5(temporary, [composite, affine_part(np.eye(dim + 1)), field])
+    dtype = np.dtype(np.float32 if warp.displacement.dtype == np.float32 else np.float64)
+    field = Part(type_name("DisplacementField", dtype, dim), _lps(warp, dtype).ravel("K"), grid)
+    composite = Part(type_name("Composite", dtype, dim), np.empty(0), np.empty(0))
+    write_hdf5(temporary, [composite, affine_part(np.eye(dim + 1, dtype=dtype)), field])
 
 
 def _write_nifti_warp(path: Path, temporary: Path, warp: Warp) -> None:
@@ -126,6 +128,8 @@ def itk_warp(path: Path, transform: sitk.Transform) -> Warp:
             transform, sitk.sitkVectorFloat64, grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
         )
     lps = sitk.GetArrayFromImage(field).T
+    if path.suffix.lower() == ".h5" and is_single(path):
+        lps = lps.astype(np.float32)
     return _from_lps(path, lps, itk_affine(grid.GetSpacing(), grid.GetDirection(), grid.GetOrigin()))
 
 

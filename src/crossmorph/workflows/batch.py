@@ -26,12 +26,13 @@ from typing import Any, Literal, NamedTuple
 from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card, shipped_models
-from crossmorph.provenance.record import digest
+from crossmorph.provenance.record import digest, plain_settings
 from crossmorph.quality.error_model import calibration_path
-from crossmorph.registration.settings import DEFAULTS, Settings
+from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.system.files import atomic_output, write_whole
 from crossmorph.system.processes import claimed, workers
 from crossmorph.workflows.outputs import LabelFiles, Outputs
+from crossmorph.workflows.register import check_settings
 from crossmorph.workflows.register_files import NOT_KEPT, register_files
 
 MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
@@ -137,6 +138,9 @@ def register_batch(
     """
     if jobs < 1:
         raise InputError(f"received {jobs} jobs; expected at least 1")
+    check_settings(settings, device if scheduler is None else None)  # a cluster's devices are not this machine's
+    if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
+        settings = settings._replace(init=str(Path(settings.init).absolute()))
     output = Path(output).absolute()
     pairs = read_pairs(pairs_csv)
     _check_names(pairs_csv, pairs)
@@ -203,11 +207,13 @@ def _outputs(task: Task) -> Outputs:
 
 def _hash(task: Task) -> str:
     """SHA-256 of all that decides the result: the bytes of inputs and weights, the settings, this program."""
-    files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": task.moving_labels}
+    init = task.settings.init
+    given = Path(init) if isinstance(init, str) and init not in NAMED_INITS else None
+    files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": task.moving_labels, "init": given}
     decisive = {
         **{role: digest(path) for role, path in files.items() if path},
         "weights": _weights(task.model),
-        "settings": task.settings._asdict(),
+        "settings": plain_settings(task.settings),
         "version": metadata.version("crossmorph"),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()

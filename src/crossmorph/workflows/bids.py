@@ -40,13 +40,11 @@ def bids_name(path: Path) -> BidsName:
 def bids_outputs(moving: Path, fixed: Path, folder: Path) -> Outputs:
     """The moved image and both transforms under the names of a derivative, in a folder, with a JSON file beside each.
 
-    Another subject's or session's space is named with it: ``space-02T1w``.
+    Another subject's or session's space is named with it: ``space-02T1w``. The folder is made before the work.
 
     Raises:
-        InputError: an image has no BIDS name, or the folder is missing.
+        InputError: an image has no BIDS name.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected an existing folder with --bids")
     source, target = bids_name(moving), bids_name(fixed)
     there, here = target.suffix, source.suffix
     for key in ANATOMY:
@@ -61,7 +59,7 @@ def bids_outputs(moving: Path, fixed: Path, folder: Path) -> Outputs:
     inverse = folder / f"{start}from-{there}_to-{here}_mode-image_xfm.h5"
     references = {moved: fixed, transform: fixed, inverse: moving}
     sidecars = [Sidecar(record_path(path), _keys(moving, fixed, space)) for path, space in references.items()]
-    return Outputs(moved, transform, inverse, sidecars=tuple(sidecars))
+    return Outputs(moved, transform, inverse, sidecars=tuple(sidecars), folder=folder)
 
 
 def _keys(moving: Path, fixed: Path, reference: Path) -> dict[str, object]:

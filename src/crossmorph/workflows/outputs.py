@@ -24,6 +24,9 @@ KINDS = {
     "report": ("report", (".html", *PICTURE_SUFFIXES)),
     "labels": ("image", IMAGE_SUFFIXES),
 }
+WITH_PLACE = (".nii", ".nii.gz", ".mha", ".nrrd")
+MINC, TIFF = "ITK mirrors two axes of MINC files", "ITK takes the resolution of a TIFF file for millimetres"
+NOT_AS_ANTS = {".mnc": MINC, ".mnc.gz": MINC, ".tif": TIFF, ".tiff": TIFF}
 
 
 class LabelFiles(NamedTuple):
@@ -41,7 +44,10 @@ class Sidecar(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Files to write; None: not wanted. Where there are no ``sidecars``, the record goes beside each transform."""
+    """Files to write; None: not wanted. Where there are no ``sidecars``, the record goes beside each transform.
+
+    A ``folder`` is made before the work; the others must be there.
+    """
 
     moved: Path | None = None
     transform: Path | None = None
@@ -52,6 +58,7 @@ class Outputs(NamedTuple):
     labels: tuple[LabelFiles, ...] = ()
     ants_prefix: Path | None = None
     sidecars: tuple[Sidecar, ...] = ()
+    folder: Path | None = None
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every wanted file with what it is."""
@@ -98,12 +105,29 @@ def check_outputs(inputs: Sequence[Path], outputs: Outputs) -> None:
 
 
 def ants_call(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Image]) -> tuple[str | None, str | None]:
-    """The `antsApplyTransforms` call that makes the same moved image from the written transform, and a caution."""
-    if outputs.transform is None or outputs.moved is None:
+    """The `antsApplyTransforms` call that makes the same moved image from the written transform, and a caution.
+
+    No call without a written transform and moved image, or where ANTs does not read an image as it is read here: the
+    caution then says why. In the place of such a fixed image stands the moved one, which lies on the same grid.
+    """
+    if outputs.transform is not None:
+        transforms = [outputs.transform]
+    elif outputs.ants_prefix is not None:
+        affine, warp, _ = ants_names(outputs.ants_prefix)
+        transforms = [warp, affine]
+    else:
         return None, None
-    files = {"-i": moving, "-r": fixed, "-o": outputs.moved, "-t": outputs.transform}
+    if outputs.moved is None:
+        return None, None
+    reference = fixed
+    if _not_as_ants(fixed) and outputs.moved.name.lower().endswith(WITH_PLACE):
+        reference = outputs.moved
+    for path in (moving, reference):
+        if reason := _not_as_ants(path):
+            return None, f"antsApplyTransforms cannot make the same from {path}: {reason}; convert it to NIfTI first"
     dim = images[fixed].dim
-    named = [str(word) for pair in files.items() for word in pair]
+    files = [("-i", moving), ("-r", reference), ("-o", outputs.moved), *(("-t", path) for path in transforms)]
+    named = [str(word) for pair in files for word in pair]
     words = ["antsApplyTransforms", "-d", str(dim), *named, "-n", "Linear"]
     # ITK's own 2-D reader, see crossmorph.images.nifti.
     slices = [
@@ -115,3 +139,10 @@ def ants_call(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Im
         f"-d 2 ignores the axis directions of files stored (X, Y, 1), here {', '.join(slices)}" if slices else None
     )
     return shlex.join(words), caution
+
+
+def _not_as_ants(path: Path) -> str | None:
+    """Why ANTs, which reads by ITK, does not see an image where it is seen here."""
+    if path.is_dir():
+        return "ANTs reads no folders of DICOM files"
+    return next((reason for suffix, reason in NOT_AS_ANTS.items() if path.name.lower().endswith(suffix)), None)

@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.conversion import ImageLike, as_image, in_form_of
-from crossmorph.images.image import Image
-from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, find_card, load_model
+from crossmorph.images.conversion import as_image, in_form_of
+from crossmorph.images.image import Image, ImageLike
+from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, find_card, find_device, load_model
 from crossmorph.provenance.record import Run, Source, file_source, memory_source, plain_settings, weights_of
 from crossmorph.quality.checks import assess
-from crossmorph.registration.register_images import register_images
-from crossmorph.registration.settings import NAMED_INITS, Init, Refine, Settings
+from crossmorph.registration.register_images import Registered, register_images
+from crossmorph.registration.settings import NAMED_INITS, Init, Refine, Settings, refinement_seconds
 from crossmorph.transforms.affine_files import read_affine_transform
 from crossmorph.transforms.warp import resample
 from crossmorph.workflows.result import Result
@@ -44,12 +46,15 @@ def register(
         smoothness: of the field, from 0 (detailed) to 1 (stiff); None is the model's own.
         refine: instance optimisation of this pair: ``auto`` (volumes yes, slices no), ``on`` (until it stops gaining),
             ``off``, or seconds.
-        device: a torch device, or ``auto``: CUDA where there is one, else the CPU.
+        device: a torch device, or ``auto``: that of a model which is loaded already, else CUDA where there is one, else
+            the CPU.
 
     Raises:
         InputError: an image, a model or a setting cannot be used.
     """
     ours, theirs = as_image(moving, "moving image"), as_image(fixed, "fixed image")
+    settings = Settings(init if isinstance(init, ndarray) else str(init), smoothness, refine)
+    check_settings(settings, device)
     loaded, card = find_model(model, theirs.dim, device)
     sources = [
         file_source(role, source) if isinstance(source, (str, Path)) else memory_source(role, image)
@@ -57,7 +62,6 @@ def register(
     ]
     if isinstance(init, str | Path) and str(init) not in NAMED_INITS:
         sources.append(file_source("init", find_init(init)))
-    settings = Settings(init if isinstance(init, ndarray) else str(init), smoothness, refine)
     run = run_of("crossmorph.register, in Python", sources, loaded, card, settings)
     settings = settings._replace(init=read_init(settings.init, ours, theirs))
     result = register_read(ours, theirs, loaded, settings, run)
@@ -84,12 +88,47 @@ def register_read(moving: Image, fixed: Image, model: Model, settings: Settings,
     registered = register_images(moving, fixed, model, settings)
     moved = replace(resample(moving, registered.warp), header=fixed.header)
     assessment = assess(registered, moving, fixed)
+    run = run._replace(settings={**run.settings, **_as_done(settings, registered)})
     return Result(moved, registered.translated, moving, fixed, registered, assessment, run)
 
 
+def _as_done(settings: Settings, registered: Registered) -> dict[str, Any]:
+    """What the settings that leave a choice came to: the smoothness, whether it was refined, and by how many steps."""
+    networks, refinement = registered.model.card.hierarchy, registered.refinement
+    low, high = networks.smoothness_range
+    smoothness = networks.smoothness if settings.smoothness is None and low != high else settings.smoothness
+    refine = settings.refine
+    if refine == "auto":
+        refine = "off" if refinement is None else "on"
+    steps = None if refinement is None else refinement.steps
+    return {"smoothness": smoothness, "refine": refine, "refine_steps": steps}
+
+
+def check_settings(settings: Settings, device: str | None = None) -> None:
+    """Refuse settings by which no pair can be registered, whatever its images, and a device that is not there.
+
+    Raises:
+        InputError: says what was received and what is expected.
+    """
+    refinement_seconds(settings.refine, dim=3)
+    if isinstance(settings.smoothness, bool) or not isinstance(settings.smoothness, int | float | None):
+        raise InputError(f"smoothness {settings.smoothness!r}: expected 0 (detailed) to 1 (stiff)")
+    if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
+        find_init(settings.init)
+    if device is not None:
+        find_device(device)
+
+
 def find_model(model: str | Model | None, dim: int, device: str) -> tuple[Model, Path | None]:
-    """The weights of a name, or the shipped ones of a dimension, and their card; None for a model in memory."""
+    """The weights of a name, or the shipped ones of a dimension, and their card; None for a model in memory.
+
+    Raises:
+        InputError: no such model or device, or a model in memory that is on another device.
+    """
     if isinstance(model, Model):
+        wanted = model.device if device == "auto" else find_device(device)
+        if (wanted.type, wanted.index or 0) != (model.device.type, model.device.index or 0):
+            raise InputError(f"device {device}: the model is on {model.device}; expected auto or {model.device}")
         return model, None
     name = model or DEFAULT_MODELS[dim]
     return load_model(name, device), find_card(name)
@@ -123,8 +162,13 @@ def read_init(init: Init, moving: Image, fixed: Image) -> Init:
     """One of the named initial affines or a matrix as it is, and anything else as the file of an affine transform.
 
     Raises:
-        InputError: no such file, or not an affine transform.
+        InputError: no such file, not an affine transform, or not an invertible matrix of the images' dimension.
     """
-    if not isinstance(init, str) or init in NAMED_INITS:
+    if isinstance(init, ndarray):
+        size = fixed.dim + 1
+        if init.shape != (size, size) or not np.isfinite(init).all() or np.linalg.det(init) == 0:
+            raise InputError(f"init {init.tolist()}: expected an invertible matrix of {size} x {size} finite numbers")
+        return init
+    if init in NAMED_INITS:
         return init
     return read_affine_transform(find_init(init), moving, fixed)

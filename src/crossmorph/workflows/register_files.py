@@ -11,9 +11,9 @@ from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
 from crossmorph.quality.assessment import Check, Measures, failures
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
-from crossmorph.system.files import output_set
+from crossmorph.system.files import make_folder, output_set
 from crossmorph.workflows.outputs import Outputs, check_outputs
-from crossmorph.workflows.register import find_init, find_model, read_init, register_read, run_of
+from crossmorph.workflows.register import check_settings, find_init, find_model, read_init, register_read, run_of
 
 NOT_KEPT = "nothing was written; --keep-failed would have kept the outputs"
 
@@ -119,11 +119,14 @@ def register_files(
         InputError: an input that cannot be used, or an output that cannot be written. No output file is left then.
     """
     read = _read(moving, fixed, outputs, settings)
+    check_settings(settings, device)
     loaded, card = find_model(model, read.fixed.dim, device)
     if threads:
         torch.set_num_threads(threads)
     run = run_of(command, [file_source(role, path) for role, path in read.inputs], loaded, card, settings)
     settings = settings._replace(init=read_init(settings.init, read.moving, read.fixed))
+    if outputs.folder is not None:
+        make_folder(outputs.folder)
     with output_set(outputs.claimed()) as written:
         try:
             result = register_read(read.moving, read.fixed, loaded, settings, run)

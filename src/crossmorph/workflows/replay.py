@@ -14,6 +14,7 @@ from crossmorph.networks.checkpoint import find_card, read_card
 from crossmorph.provenance.record import Record, Source, Weights, digest, read_record
 from crossmorph.registration.settings import NAMED_INITS, Init, Settings
 from crossmorph.system.environment import versions
+from crossmorph.system.files import make_folder
 from crossmorph.workflows.outputs import KINDS, LabelFiles, Outputs
 from crossmorph.workflows.register_files import register_files
 
@@ -156,10 +157,7 @@ def _place(folder: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="crossmorph-") as temporary:
             yield Path(temporary)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: the folder cannot be made ({error.strerror or error})") from error
+    make_folder(folder)
     yield folder
 
 

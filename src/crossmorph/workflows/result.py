@@ -1,12 +1,15 @@
 """The result of a registration: what came out, its measures and checks, and its files."""
 
+import base64
+import html
+import tempfile
 from dataclasses import dataclass, replace
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 from crossmorph.errors import InputError
-from crossmorph.images.conversion import ImageLike, as_image
-from crossmorph.images.image import Image, in_stored_type
+from crossmorph.images.image import Image, ImageLike, in_stored_type
 from crossmorph.images.io import write_image
 from crossmorph.images.png_tiff import GREY_SUFFIXES
 from crossmorph.provenance.record import Made, Outcome, Run, make_record, plain_run, record_text
@@ -15,7 +18,7 @@ from crossmorph.quality.error_map import error_map
 from crossmorph.registration.register_images import Registered
 from crossmorph.system.files import OutputSet, output_set, write_whole
 from crossmorph.transforms.affine_files import write_ants
-from crossmorph.transforms.warp import Resampling, Warp, resample
+from crossmorph.transforms.warp import Interpolation, Resampling, Warp, resample
 from crossmorph.transforms.warp_files import write_transform
 from crossmorph.workflows.outputs import KINDS, Outputs, ants_call, check_outputs
 
@@ -26,7 +29,8 @@ class Result:
 
     Attributes:
         moved: the moving image on the fixed image's grid, in the form in which the fixed image was given: a nibabel or
-            SimpleITK image, an array, and for a path or an :class:`Image` an :class:`Image`.
+            SimpleITK image, an array, and for a path or an :class:`Image` an :class:`Image`, which has ``save``,
+            ``to_nibabel`` and ``to_sitk``.
         translated: the moving image in the fixed image's modality (about 0 to 1), in the form of the moving image.
         moving: the moving image as it was read.
         fixed: the fixed image as it was read.
@@ -138,14 +142,50 @@ class Result:
             self._write_report(outputs.report)
         self._write_records(outputs, written)
 
-    def apply(self, image: ImageLike, interpolation: Resampling = "linear") -> Image:
-        """Move another image of the moving space, or with ``nearest`` its labels, onto the fixed image's grid.
+    def apply(self, image: ImageLike, interpolation: Interpolation = "auto") -> Image:
+        """Move another image of the moving space, or its labels, onto the fixed image's grid.
 
-        Raises:
-            InputError: the image cannot be used, or has another dimension.
+        Arguments and errors as of :meth:`crossmorph.transforms.warp.Warp.apply`.
         """
-        ours = as_image(image, "image", labels=interpolation != "linear")
-        return replace(self.transform.apply(ours, interpolation), header=self.fixed.header)
+        return replace(self.transform.apply(image, interpolation), header=self.fixed.header)
+
+    def __repr__(self) -> str:
+        return "\n  ".join(self._summary())
+
+    def _repr_html_(self) -> str:
+        """A table, and a picture where matplotlib is installed, for notebooks."""
+        title, numbers, checks = map(html.escape, self._summary())
+        rows = [
+            f"<tr><td>{check.level}</td><td>{html.escape(check.name)}</td><td>{html.escape(check.message)}</td></tr>"
+            for check in self.checks
+            if check.level != "passed"
+        ]
+        picture = ""
+        if util.find_spec("matplotlib"):
+            with tempfile.TemporaryDirectory(prefix="crossmorph-") as folder:
+                path = Path(folder, "picture.png")
+                self._write_report(path)
+                content = base64.b64encode(path.read_bytes()).decode()
+            picture = f'<img alt="{title}" style="max-width: 100%" src="data:image/png;base64,{content}">'
+        table = f"<table>{''.join(rows)}</table>" if rows else ""
+        return f"<div><p><b>{title}</b><br>{numbers}<br>{checks}</p>{table}{picture}</div>"
+
+    def _summary(self) -> tuple[str, str, str]:
+        """What was registered, the measures that matter most, and the checks that did not pass."""
+        found = self.measures
+        before, after = found.mutual_information_before, found.mutual_information_final
+        error = "" if found.expected_error is None else f"expected error {found.expected_error:.2g} {found.unit}, "
+        passed = sum(check.level == "passed" for check in self.checks)
+        named = {
+            level: ", ".join(check.name for check in self.checks if check.level == level)
+            for level in ("warning", "failed")
+        }
+        return (
+            f"{self.title}, registered with {self.registered.model.card.name} in {self.seconds:.2f} s",
+            f"mutual information {before:.3g} before, {after:.3g} after; {error}folds {found.folds_percent:.2g}%",
+            f"{passed} of {len(self.checks)} checks passed"
+            + "".join(f"; {level}: {names}" for level, names in named.items() if names),
+        )
 
     def _moved_in_stored_type(self, image: Image, interpolation: Resampling) -> Image:
         moved = in_stored_type(resample(image, self.transform, interpolation), image)

@@ -1,6 +1,5 @@
 """Transforms at work, from files to files: images moved by them; composed, inverted, converted; their Jacobian."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.functional.interpolation import affine_slab, slabs
 from crossmorph.images.image import Image, in_stored_type
-from crossmorph.images.io import IMAGE_SUFFIXES, read_image, read_series, write_image, write_series
+from crossmorph.images.io import IMAGE_SUFFIXES, read_series, write_image, write_series
 from crossmorph.images.nifti import NIFTI_SUFFIXES
 from crossmorph.system.files import atomic_output, output_set, suffix_of
 from crossmorph.transforms.affine_files import (
@@ -23,18 +22,30 @@ from crossmorph.transforms.affine_files import (
     read_step,
     write_affine_transform,
     write_fsl_affine,
+    write_lta,
 )
 from crossmorph.transforms.composition import Step, as_warp, dim_of, inverted
-from crossmorph.transforms.warp import Resampling, Warp, fields_overlap, jacobian, resample, transform_points
+from crossmorph.transforms.warp import (
+    Interpolation,
+    Resampling,
+    Warp,
+    fields_overlap,
+    interpolation_for,
+    jacobian,
+    resample,
+    transform_points,
+)
 from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES, write_transform
 
-Program = Literal["itk", "ants", "fsl"]
+Program = Literal["itk", "ants", "fsl", "freesurfer"]
 PROGRAM_SUFFIXES: dict[Program, dict[str, tuple[str, ...]]] = {
     "itk": {"warp": TRANSFORM_SUFFIXES, "affine": AFFINE_SUFFIXES},
     "ants": {"warp": (*NIFTI_SUFFIXES, ".h5"), "affine": (".mat", ".txt", ".h5")},
     "fsl": {"warp": NIFTI_SUFFIXES, "affine": (".mat",)},
+    "freesurfer": {"affine": (".lta",)},
 }
 FSL_RELATIVE_INTENT = 2006  # FSL_FNIRT_DISPLACEMENT_FIELD
+UNASKED = "evidently holds labels, so it is moved by --interp nearest; --interp linear would mix them"
 
 
 class ImageFiles(NamedTuple):
@@ -48,7 +59,7 @@ def apply_files(
     transforms: Sequence[Path],
     images: Sequence[ImageFiles],
     reference: Path | None = None,
-    interpolation: Resampling = "linear",
+    interpolation: Interpolation = "auto",
     inverse: bool = False,
 ) -> list[str]:
     """Move images through transforms, sampling each once, and write all of them or none.
@@ -57,32 +68,38 @@ def apply_files(
         transforms: files of warps and affine maps, in the order in which a point of the fixed space goes through them,
             as of ``antsApplyTransforms -t``: the last moves the images first.
         images: what to move, and where to; a series ``(X, Y, Z, T)`` volume by volume. ``linear`` writes float32, the
-            others the type of the file.
+            others keep every number and the type of integers.
         reference: image whose grid the results get; None: the grid of the first transform, if it is a warp.
-        interpolation: see :func:`crossmorph.transforms.warp.resample`.
+        interpolation: see :func:`crossmorph.transforms.warp.resample`; ``auto`` is ``nearest`` for images that
+            evidently hold labels, which a sentence of caution says, and ``linear`` for all others.
         inverse: go the other way, from the moving space's images to the fixed space's; the reference is then the moving
             image.
 
     Returns:
-        Sentences of caution: a reference beyond the transform's grid, an image of which nothing is left.
+        Sentences of caution: a reference beyond the transform's grid, labels that were moved as such unasked, an image
+        of which nothing is left.
 
     Raises:
         InputError: a file that cannot be used or written, images and transforms of different dimensions, no grid, or an
             inverse that cannot be found. No output is left then.
     """
-    check_targets([*transforms, *(files.source for files in images)], [files.target for files in images])
+    inputs = [*transforms, *(files.source for files in images), *_given(reference)]
+    check_targets(inputs, [files.target for files in images])
     grid = None if reference is None else _read_grid(reference)
-    first = _read_moving(images[0].source, interpolation)
+    first = read_series(images[0].source, exact=True)
     moving, fixed = (grid, first[0]) if inverse else (first[0], grid)
     steps = read_steps(transforms, moving, fixed, inverse)
     cautions = _beyond(steps[0], grid, reference)
     warp = _on_grid(steps, grid, "-r REFERENCE")
     with output_set([files.target for files in images]) as written:
         for files in images:
-            series = first if files is images[0] else _read_moving(files.source, interpolation)
+            series = first if files is images[0] else read_series(files.source, exact=True)
             if series[0].dim != warp.dim:
                 raise InputError(f"{files.source}: is {series[0].dim}-D; the transform is {warp.dim}-D")
-            moved = [_move(image, warp, interpolation, grid) for image in series]
+            by = interpolation_for(series) if interpolation == "auto" else interpolation
+            if by == "nearest" and interpolation == "auto":
+                cautions.append(f"{files.source}: {UNASKED}")
+            moved = [_move(image, warp, by, grid) for image in series]
             if any(image.data.any() for image in series) and not any(image.data.any() for image in moved):
                 cautions.append(f"{files.target}: is empty, since the transform leads beyond {files.source}")
             write_series(files.target, moved, series[0].header)
@@ -101,7 +118,7 @@ def compose_files(transforms: Sequence[Path], output: Path, reference: Path | No
     Raises:
         InputError: files that cannot be used or written, or no grid.
     """
-    check_targets(transforms, [output])
+    check_targets([*transforms, *_given(reference)], [output])
     _write_steps(output, read_steps(transforms), reference)
 
 
@@ -116,7 +133,7 @@ def invert_file(transform: Path, output: Path, reference: Path | None = None) ->
     Raises:
         InputError: files that cannot be used or written, or a warp that folds or cannot be inverted.
     """
-    check_targets([transform], [output])
+    check_targets([transform, *_given(reference)], [output])
     (step,) = read_steps([transform])
     own = step if isinstance(step, Warp) and reference is None else None
     _write_steps(output, inverted([step]), reference, own)
@@ -130,30 +147,39 @@ def convert_file(
     Args:
         transform: a warp or an affine map, also of FSL (affine) or FreeSurfer.
         output: a name that the program takes: for a warp ``.h5`` or ``.nii.gz``, for FSL ``.nii.gz`` (a relative warp
-            for ``applywarp``); for an affine map ``.mat``, for ITK also ``.tfm``, ``.txt``, ``.h5``.
+            for ``applywarp``); for an affine map ``.mat``, for ITK also ``.tfm``, ``.txt``, ``.h5``, for FreeSurfer
+            ``.lta``.
         to: the program.
-        moving: the moving image, which FSL's coordinates depend on.
-        fixed: the fixed image, for affine maps of FSL.
+        moving: the moving image, which FSL's coordinates depend on, and which an ``.lta`` describes.
+        fixed: the fixed image, for affine maps of FSL and FreeSurfer.
 
     Raises:
-        InputError: files that cannot be used or written, FSL without the images, or in 2-D.
+        InputError: files that cannot be used or written, FSL or FreeSurfer without the images or in 2-D, or a warp for
+            FreeSurfer.
     """
-    check_targets([transform], [output])
+    check_targets([transform, *_given(moving, fixed)], [output])
     source, target = (None if path is None else _read_grid(path) for path in (moving, fixed))
     (step,) = read_steps([transform], source, target)
     kind = "warp" if isinstance(step, Warp) else "affine"
+    if kind not in PROGRAM_SUFFIXES[to]:
+        raise InputError(f"{transform}: is a warp; expected an affine map for {to}")
     suffix_of(output, PROGRAM_SUFFIXES[to][kind], f"{to} {kind}")
-    if to != "fsl":
+    if to in ("itk", "ants"):
         _write_steps(output, [step], None)
         return
     if source is None or source.dim != 3 or dim_of(step) != 3:
-        raise InputError(f"{output}: FSL's transforms are 3-D and depend on the moving image; expected --moving")
+        raise InputError(f"{output}: a transform for {to} is 3-D and depends on the moving image; expected --moving")
     if isinstance(step, Warp):
         _write_fsl_warp(output, step, source)
     elif target is None or target.dim != 3:
-        raise InputError(f"{output}: an affine map of FSL depends on the fixed image too; expected a 3-D --fixed")
+        raise InputError(f"{output}: an affine map for {to} depends on the fixed image too; expected a 3-D --fixed")
     elif isinstance(step, ndarray):
-        write_fsl_affine(output, step, source, target)
+        assert moving is not None
+        assert fixed is not None
+        if to == "fsl":
+            write_fsl_affine(output, step, source, target)
+        else:
+            write_lta(output, step, (moving.name, source), (fixed.name, target))
 
 
 def jacobian_file(transform: Path, output: Path, log: bool = False) -> None:
@@ -210,6 +236,10 @@ def check_targets(inputs: Sequence[Path], targets: Sequence[Path]) -> None:
         seen.add(path.resolve())
 
 
+def _given(*paths: Path | None) -> list[Path]:
+    return [path for path in paths if path is not None]
+
+
 def _on_grid(steps: list[Step], grid: Image | Warp | None, option: str) -> Warp:
     """The steps as a warp on a grid, or on that of the first of them."""
     chosen = grid or steps[0]
@@ -238,14 +268,6 @@ def _write_steps(output: Path, steps: list[Step], reference: Path | None, own: W
 def _read_grid(path: Path) -> Image:
     """An image of which only the grid and header are wanted."""
     return read_series(path)[0]
-
-
-def _read_moving(path: Path, interpolation: Resampling) -> list[Image]:
-    """The volumes of an image; of integers where it is to be treated as labels, and is a single one that holds them."""
-    if interpolation != "linear":
-        with contextlib.suppress(InputError):
-            return [read_image(path, labels=True)]
-    return read_series(path)
 
 
 def _move(image: Image, warp: Warp, interpolation: Resampling, grid: Image | None) -> Image:

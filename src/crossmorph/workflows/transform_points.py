@@ -8,7 +8,8 @@ Tables, in millimetres:
 
 * ANTs: CSV with the columns ``x``, ``y``, ``z`` (as ``x,y,z,t,label,comment``), LPS;
 * Slicer: CSV with ``r``, ``a``, ``s`` or ``l``, ``p``, ``s``, each in its frame;
-* Slicer: ``.fcsv``, in the frame that its ``# CoordinateSystem`` names.
+* Slicer: ``.fcsv``, in the frame that its ``# CoordinateSystem`` names;
+* Slicer: ``.mrk.json``, see :mod:`crossmorph.workflows.slicer_markups`.
 """
 
 import csv
@@ -27,9 +28,11 @@ from crossmorph.functional.interpolation import inside
 from crossmorph.system.files import readable, suffix_of, write_whole
 from crossmorph.transforms.composition import Step, dim_of, move_points
 from crossmorph.transforms.warp import Warp, transform_points
+from crossmorph.workflows.slicer_markups import read_markups, write_markups
 from crossmorph.workflows.transform_files import check_targets, read_steps
 
-POINT_SUFFIXES = (".csv", ".fcsv")
+MARKUPS = ".mrk.json"
+POINT_SUFFIXES = (".csv", ".fcsv", MARKUPS)
 FRAMES = {"xyz": "LPS", "ras": "RAS", "lps": "LPS"}
 FCSV_FRAMES = {"LPS": "LPS", "1": "LPS", "RAS": "RAS", "0": "RAS"}  # Slicer before 4.11 wrote numbers
 FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
@@ -66,13 +69,17 @@ def points_file(transforms: Sequence[Path], source: Path, target: Path, inverse:
             with cells that are not finite numbers, or an inverse that cannot be found.
     """
     check_targets([*transforms, source], [target])
-    if suffix_of(source, POINT_SUFFIXES, "point table") != suffix_of(target, POINT_SUFFIXES, "point table"):
+    suffix = suffix_of(source, POINT_SUFFIXES, "point table")
+    if suffix != suffix_of(target, POINT_SUFFIXES, "point table"):
         raise InputError(f"{target}: expected a name that ends as {source.name} does")
     steps = read_steps(transforms, inverse=inverse)
+    if suffix == MARKUPS:
+        markups = read_markups(source, dim_of(steps[0]))
+        write_markups(target, markups, move_points(steps, markups.points))
+        return _beyond(steps[0], markups.points, source)
     table = read_points(source, dim_of(steps[0]))
-    moved = move_points(steps, table.points)
-    write_points(target, table, moved)
-    return _beyond(steps[0], table, source)
+    write_points(target, table, move_points(steps, table.points))
+    return _beyond(steps[0], table.points, source)
 
 
 def read_points(path: Path, dim: int) -> Table:
@@ -81,7 +88,7 @@ def read_points(path: Path, dim: int) -> Table:
     Raises:
         InputError: as of :func:`points_file`.
     """
-    suffix = suffix_of(path, POINT_SUFFIXES, "point table")
+    suffix = suffix_of(path, (".csv", ".fcsv"), "point table")
     with readable(path):
         try:
             lines = path.read_text("utf-8-sig").splitlines()
@@ -164,11 +171,11 @@ def _swapped(points: ndarray, frame: str) -> ndarray:
     return swapped
 
 
-def _beyond(first: Step, table: Table, source: Path) -> list[str]:
+def _beyond(first: Step, points: Float64[ndarray, "dim count"], source: Path) -> list[str]:
     """A caution where points lie beyond a warp's grid."""
     if not isinstance(first, Warp):
         return []
-    within = inside(transform_points(np.linalg.inv(first.affine), table.points), first.shape)
+    within = inside(transform_points(np.linalg.inv(first.affine), points), first.shape)
     beyond = int((~within).sum())
     held = "where the displacement at its edge is held (ITK's is none)"
     return [f"{source}: {beyond} of {within.size} points lie beyond the warp's grid, {held}"] if beyond else []

@@ -19,6 +19,7 @@ from examples import check
 from project import command
 
 from crossmorph.cli import main
+from crossmorph.cli.option_tables import commands
 from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
@@ -30,6 +31,9 @@ from crossmorph.workflows import batch, register
 @pytest.fixture(scope="module")
 def pair(phantom) -> Pair:
     return read_pairs(phantom / "test" / "pairs.csv")[0]
+
+
+COMMANDS = dict(commands())
 
 
 class Result:
@@ -129,7 +133,8 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "transform suffix": (["-o", "moved.nii", "-t", "t.mat"], "t.mat: unknown transform format"),
     "report suffix": (["-o", "moved.nii", "--report", "r.txt"], "r.txt: unknown report format"),
     "output is input": (["-o", "moving.nii.gz"], "moving.nii.gz: wanted as moved, but is also the input"),
-    "no output": ([], "register: no output given; expected -o"),
+    "no output": ([], "register: no output given; expected -o MOVED"),
+    "no folder": (["--bids"], "register: no output given; expected -o FOLDER"),
     "start": (
         ["-o", "m.nii.gz", "--init", "far"],
         "--init far: no such file; expected affine, centers, none or the file",
@@ -206,6 +211,17 @@ def test_wrong_usage_is_code_two(here, crossmorph, words):
     assert (result.code, result.out) == (2, "")
     assert "Usage" in result.err
     assert not (here / "m.nii").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "received"),
+    [([], "no images"), (["-o", "m.nii"], "no images"), (["moving.nii.gz"], "one image, moving.nii.gz")],
+)
+def test_register_says_which_images_are_missing(here, crossmorph, words, received):
+    result = crossmorph("register", *words)
+    assert (result.code, result.out) == (2, "")
+    expected = f"received {received}; expected MOVING and FIXED, or a list of pairs: --pairs PAIRS.csv"
+    assert result.err == f"crossmorph: register: {expected}\n"
 
 
 def test_translate_writes_the_translation_alone(here, crossmorph):
@@ -356,6 +372,23 @@ def test_other_errors_are_not_hidden(crossmorph, monkeypatch):
 def test_the_version(crossmorph):
     result = crossmorph("--version")
     assert (result.code, result.out) == (0, f"crossmorph {metadata.version('crossmorph')}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_has_every_default_and_no_broken_line(crossmorph, name):
+    """Defaults that are told by hand in a text get lost in some versions of the parser."""
+    result = crossmorph(*name.split()[1:], "--help")
+    assert (result.code, result.err) == (0, "")
+    shown = " ".join(result.out.split())
+    command = COMMANDS[name]
+    with_default = [
+        each for each in command.params
+        if each.name != "help" and not getattr(each, "is_flag", False)
+        and (each.default not in (None, "") or isinstance(each.show_default, str))
+    ]  # fmt: skip
+    assert shown.count("[default: ") == len(with_default)
+    assert all(each.help and each.help.endswith(".") for each in command.params)
+    assert not any("default:" in each.help or each.help.endswith(" .") for each in command.params)
 
 
 HELP = """

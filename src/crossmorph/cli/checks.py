@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
-FAILED = 3
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+from crossmorph.cli.options import (
+    BAD_INPUT,
+    FAILED,
+    FixedArgument,
+    JsonOption,
+    ModelArgument,
+    ModelOption,
+    MovingArgument,
+    ThreadsOption,
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -19,12 +26,12 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def verify(
-    moving: Annotated[Path, typer.Argument(help="Image to move.")],
-    fixed: Annotated[Path, typer.Argument(help="Image to move it to.")],
-    model: Annotated[str | None, typer.Option(help="Shipped name, or folder [default: the shipped one].")] = None,
-    fields: Annotated[int, typer.Option(min=1, help="Number of known deformations.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the deformations and the noise.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
+    moving: MovingArgument,
+    fixed: FixedArgument,
+    model: ModelOption = None,
+    fields: Annotated[int, typer.Option(min=1, metavar="N", help="Number of known displacement fields.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the fields and the noise.")] = 0,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Deform MOVING by known fields, register it, and report the error and whether a check would have found it."""
@@ -44,7 +51,7 @@ def verify(
 def replay(
     record: Annotated[Path, typer.Argument(metavar="RECORD.json", help="The file beside a transform.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the new outputs [default: they are not kept].")
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Keep the new files in this folder.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,9 +68,7 @@ def replay(
 
 def doctor(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Files or DICOM folders.")],
-    model: Annotated[
-        str | None, typer.Option(help="What register would use [default: the shipped one of the image's dimension].")
-    ] = None,
+    model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Describe images, report what looks wrong with them, and what register would do."""
@@ -76,30 +81,30 @@ def doctor(
         else "\n\n".join(report.as_text() for report in reports)
     )
     if not all(report.readable for report in reports):
-        raise SystemExit(2)
+        raise SystemExit(BAD_INPUT)
 
 
 def calibrate(
-    model: Annotated[
-        str | None, typer.Argument(help="Shipped name, or folder that train wrote.", show_default="any-2d")
-    ] = None,
+    model: ModelArgument = None,
     learn: Annotated[int, typer.Option(min=0, metavar="N", help="Pairs to train the error network on.")] = 5000,
-    iterations: Annotated[int, typer.Option(min=1, metavar="N", help="Of its training, 8 pairs each.")] = 8000,
+    iterations: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Iterations of its training, 8 pairs each.")
+    ] = 8000,
     train: Annotated[int, typer.Option(min=10, metavar="N", help="Further pairs, to set the limits.")] = 1000,
     test: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to measure on.")] = 600,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the pairs and the training.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the pairs and the training.")] = 5,
     network: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use the error network of this calibration; train none.")
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep registered pairs in this folder, and reuse them.")
+        Path | None, typer.Option(metavar="FOLDER", help="Keep registered pairs in this folder, and reuse them.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            metavar="DIR",
+            metavar="FOLDER",
             help="Folder for tables, rows and plot.",
             show_default="results/calibration/MODEL",
         ),

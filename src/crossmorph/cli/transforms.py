@@ -33,14 +33,23 @@ def apply(
     images: Annotated[list[Path], typer.Argument(metavar="IN OUT [IN OUT]...", help="Images, and where to.")],
     then: More = None,
     reference: Annotated[
-        Path | None, typer.Option("-r", "--reference", help="Image whose grid to use [default: the warp's own].")
+        Path | None,
+        typer.Option(
+            "-r",
+            "--reference",
+            metavar="PATH",
+            help="Image whose grid the output has.",
+            show_default="grid of the displacement field",
+        ),
     ] = None,
     interp: Annotated[
         Literal["linear", "nearest", "genericlabel"],
-        typer.Option(help="nearest or genericlabel (smoother borders) for labels."),
+        typer.Option(
+            metavar="linear|nearest|genericlabel", help="Interpolation; nearest or genericlabel (smoother) for labels."
+        ),
     ] = "linear",
     inverse: Annotated[
-        bool, typer.Option("--inverse", help="The other way; -r is then the moving image or its like.")
+        bool, typer.Option("--inverse", help="The opposite direction; -r is then the moving image, or on its grid.")
     ] = False,
 ) -> None:
     """Move images by a transform, each sampled once."""
@@ -58,7 +67,7 @@ def points(
     source: Annotated[Path, typer.Argument(metavar="IN", help="CSV of ANTs (x,y,z, LPS mm) or Slicer, or .fcsv.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write, in the same format.")],
     then: More = None,
-    inverse: Annotated[bool, typer.Option("--inverse", help="From the moving image to the fixed one.")] = False,
+    inverse: Annotated[bool, typer.Option("--inverse", help="From the moving image to the fixed image.")] = False,
 ) -> None:
     """Move points: from the fixed image to the moving one, opposite to images (as antsApplyTransformsToPoints)."""
     from crossmorph.workflows.transform_points import points_file
@@ -73,7 +82,14 @@ def compose(
         typer.Argument(metavar="XFM... OUT", help="Transforms in the order of antsApplyTransforms -t, and the result."),
     ],
     reference: Annotated[
-        Path | None, typer.Option("-r", "--reference", help="Image whose grid to use [default: the first warp's].")
+        Path | None,
+        typer.Option(
+            "-r",
+            "--reference",
+            metavar="PATH",
+            help="Image whose grid the output has.",
+            show_default="grid of the first displacement field",
+        ),
     ] = None,
 ) -> None:
     """Write several transforms as one."""
@@ -90,7 +106,14 @@ def invert(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Inverse to write.")],
     reference: Annotated[
-        Path | None, typer.Option("-r", "--reference", help="Image whose grid to use, as the moving [default: own].")
+        Path | None,
+        typer.Option(
+            "-r",
+            "--reference",
+            metavar="PATH",
+            help="Image whose grid the inverse has, usually the moving image.",
+            show_default="the transform's own grid",
+        ),
     ] = None,
 ) -> None:
     """Write the inverse of a transform; refuse where it has none."""
@@ -103,9 +126,13 @@ def invert(
 def convert(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
-    to: Annotated[Literal["itk", "ants", "fsl"], typer.Option(help="Program that is to read it.")],
-    moving: Annotated[Path | None, typer.Option(help="Moving image, for FSL.")] = None,
-    fixed: Annotated[Path | None, typer.Option(help="Fixed image, for affine maps of FSL.")] = None,
+    to: Annotated[
+        Literal["itk", "ants", "fsl"], typer.Option(metavar="itk|ants|fsl", help="Program that will read it.")
+    ],
+    moving: Annotated[Path | None, typer.Option(metavar="PATH", help="Moving image, for FSL.")] = None,
+    fixed: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Fixed image, for affine transforms of FSL.")
+    ] = None,
 ) -> None:
     """Write a transform for another program."""
     from crossmorph.workflows.transform_files import convert_file
@@ -117,7 +144,7 @@ def convert(
 def jacobian(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Image to write, on the warp's grid.")],
-    log: Annotated[bool, typer.Option("--log", help="Natural logarithm.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Write the natural logarithm.")] = False,
 ) -> None:
     """Write the Jacobian determinant of a warp: above 1 where the moving image is larger, 0 or less where it folds."""
     from crossmorph.workflows.transform_files import jacobian_file

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +17,10 @@ from torch.overrides import TorchFunctionMode
 from crossmorph.errors import InputError
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.layers import CHANNELS_LAST
+from crossmorph.networks.shipped import DEFAULT_MODELS as DEFAULT_MODELS
+from crossmorph.networks.shipped import shipped_models as shipped_models
 from crossmorph.system.files import brief, readable, write_whole
 
-DEFAULT_MODELS = {2: "any-2d", 3: "any-3d"}  # shipped weights by dimension of the images
 FILLED_BY = ("normal_", "uniform_", "kaiming_uniform_")
 
 
@@ -102,12 +102,6 @@ def save_model(folder: Path, hierarchy: Hierarchy, card: Card) -> Path:
     card = card.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
     write_whole(path.with_suffix(".json"), (card.model_dump_json(indent=2) + "\n").encode())
     return path
-
-
-def shipped_models() -> dict[str, Path]:
-    """Cards of the weights inside the package, by name."""
-    folder = Path(str(resources.files("crossmorph.networks") / "weights"))
-    return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
 def find_card(name: str) -> Path:

@@ -23,7 +23,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as stages.coarse.iterations=9. Repeatable."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run, or prolong it: with more iterations.")
+    ] = False,
 ) -> None:
     """Train a hierarchy on unlabelled pairs; write weights and card into the run's folder."""
     from crossmorph.system.environment import require_extra
@@ -32,12 +34,13 @@ def train(
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     from crossmorph.training.config import load_config
+    from crossmorph.training.log import gains_table
     from crossmorph.training.train import TrainingDivergedError
     from crossmorph.training.train import train as run
 
     try:
         weights = run(load_config(config, set_), resume)
-        rank_zero_only(print)(f"wrote {weights}")
+        rank_zero_only(print)(f"{gains_table(weights.parent)}\nwrote {weights}")
     except TrainingDivergedError as error:
         fail(str(error), FAILED)
 

@@ -153,9 +153,14 @@ def load_anatomies(folder: Path) -> Anatomies:
     return Anatomies(folder, structures, people)
 
 
+def map_path(anatomies: Anatomies, person: Person) -> Path:
+    """Where the label map of a person lies."""
+    return anatomies.folder / f"{person.name}.nii.gz"
+
+
 def load_map(anatomies: Anatomies, person: Person) -> LabelMap:
     """The label map of a person, as codes."""
-    image = read_image(anatomies.folder / f"{person.name}.nii.gz", labels=True)
+    image = read_image(map_path(anatomies, person), labels=True)
     return LabelMap(image.data.astype(np.uint8), image.affine)
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from project import command
 from crossmorph.cli import main
 from crossmorph.cli.option_tables import commands
 from crossmorph.datasets.pairs import Pair, read_pairs
+from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.quality.assessment import Assessment
@@ -460,6 +462,28 @@ def test_evaluate_prints_a_table_and_writes_every_row(tmp_path, phantom, crossmo
     lines = [line for line in result.out.splitlines() if line.startswith("|")]
     assert [any(line.startswith(f"| {name}") for line in lines) for name in methods] == [True] * 4
     assert result.out.endswith(f"wrote {output}\n")
+
+
+def test_evaluate_takes_what_the_list_and_the_installation_allow(tmp_path, phantom, crossmorph, monkeypatch):
+    def missing(*_):
+        raise InputError("antspyx is not installed")
+
+    monkeypatch.setattr("crossmorph.evaluation.baselines.ants.start", missing)
+    folder = shutil.copytree(phantom / "test", tmp_path / "test")
+    (pair, *_) = read_pairs(folder / "pairs.csv")
+    (folder / "own.csv").write_text(f"moving,fixed\n{pair.moving.name},{pair.fixed.name}\n")
+    result = crossmorph("evaluate", folder / "own.csv", "-o", tmp_path / "s.csv")
+    assert result.code == 0
+    assert [line.split()[1] for line in result.out.splitlines()[2:5]] == ["none", "coarse", "crossmorph"]
+    left_out = result.err.splitlines()
+    assert all(line.startswith("crossmorph: left out: ") for line in left_out)
+    assert [line.split(" (")[0].removeprefix("crossmorph: left out: ") for line in left_out] == [
+        "affine", "syn", "oracle", "Dice and HD95", "endpoint error", "MSE, NCC, PSNR and SSIM",
+    ]  # fmt: skip
+    named = crossmorph("evaluate", folder / "own.csv", "-o", tmp_path / "t.csv", "--methods", "none, syn")
+    assert (named.code, named.out) == (2, "")
+    assert named.err.splitlines()[-1] == "crossmorph: antspyx is not installed"
+    assert not (tmp_path / "t.csv").exists()
 
 
 def test_evaluate_says_what_is_wrong(tmp_path, phantom, crossmorph):

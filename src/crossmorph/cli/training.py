@@ -1,5 +1,6 @@
 """The commands that train a model and score methods. Heavy imports wait until a command needs them."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,6 @@ import typer
 
 from crossmorph.cli.options import FAILED, ModelOption
 from crossmorph.cli.output import fail, words
-
-METHODS = "none,affine,syn,coarse,crossmorph,oracle"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -50,7 +49,14 @@ def evaluate(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PATH", help="CSV with one row per pair and method.")
     ],
-    methods: Annotated[str, typer.Option(metavar="NAMES", help="Comma-separated names of methods.")] = METHODS,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Comma-separated names of methods.",
+            show_default="none,affine,syn,coarse,crossmorph,oracle as far as the list and the installation allow",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Page (.html) with the worst pairs, a table and plots.")
     ] = None,
@@ -58,12 +64,18 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of every method.")] = 1,
 ) -> None:
     """Score registration methods side by side on a list of pairs."""
+    from crossmorph.evaluation.choice import scores_left_out, usual_methods
     from crossmorph.evaluation.evaluate import chosen_model
     from crossmorph.evaluation.evaluate import evaluate as run
     from crossmorph.evaluation.results import caption, markdown_table, summarise
 
     chosen = chosen_model(pairs, model)
-    names = methods.split(",")
+    if methods is None:
+        names, left_out = usual_methods(pairs, threads)
+    else:
+        names, left_out = tuple(name.strip() for name in methods.split(",")), {}
+    for name, reason in (left_out | scores_left_out(pairs)).items():
+        print(f"crossmorph: left out: {name} ({reason})", file=sys.stderr)
     if report is None:
         rows = run(pairs, names, output, model=chosen, threads=threads)
     else:

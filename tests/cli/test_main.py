@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.quality.assessment import Assessment
 from crossmorph.quality.checks import assess
-from crossmorph.workflows import batch, register
+from crossmorph.workflows import batch, register, register_files
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,29 @@ def test_many_pairs_are_registered_once(here, crossmorph):
 
 
 FIRST = "1 registered, 0 finished before, 0 failed"
+
+
+def test_the_seconds_are_those_that_the_user_waited(here, crossmorph, monkeypatch):
+    read = register_files.read_image
+    monkeypatch.setattr(register_files, "read_image", lambda *_, **__: (time.sleep(0.4), read(*_, **__))[1])
+    began = time.perf_counter()
+    said = crossmorph(*REGISTER, "-o", "moved.nii.gz").out.splitlines()[0]
+    waited = time.perf_counter() - began
+    seconds = [float(number) for number in re.findall(r"(\d+\.\d\d) s", said)]
+    assert 0.8 < seconds[0] < waited
+    assert seconds[0] == pytest.approx(sum(seconds[1:]), abs=0.03)
+    assert seconds[-1] > 0.8
+
+
+def test_verify_prints_its_rows(here, crossmorph):
+    result = crossmorph("verify", *REGISTER[1:], "--fields", 1)
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0].startswith("known field (mm)")
+    assert [len(re.findall(r"\d\.\d\d\b", line)) for line in lines[2:3]] == [5]
+    assert lines[-1].startswith("errors above 2 mm")
+    told = json.loads(crossmorph("verify", *REGISTER[1:], "--fields", 1, "--json").out)
+    assert [f"{row['size']:6.2f}" for row in told["rows"]] == [line[:6] for line in lines[2:3]]
 
 
 def test_json_is_one_object(here, crossmorph):

@@ -210,6 +210,10 @@ def test_the_account_of_what_was_done(tmp_path, pair):
     assert told["ants_caution"] is None
     text = done.as_text()
     assert text.count("\n  wrote   ") == 8
+    assert f" in {done.seconds:.2f} s (coarse {done.stages['coarse']:.2f} s, fine " in text
+    waited = done.as_text(waited=done.seconds + 4).splitlines()[0]
+    assert f" in {done.seconds + 4:.2f} s (coarse " in waited
+    assert waited.endswith(", reading, checks, writing 4.00 s)")
     assert told["ants"] in text
     assert "caution" not in text
 

@@ -39,13 +39,21 @@ def verify(
 
     from crossmorph.images.io import read_image
     from crossmorph.networks.checkpoint import DEFAULT_MODELS, load_model
+    from crossmorph.quality.self_test import heading
     from crossmorph.quality.self_test import verify as run
+    from crossmorph.system.progress import working
 
-    images = read_image(moving), read_image(fixed)
-    if threads:
-        torch.set_num_threads(threads)
-    found = run(*images, load_model(model or DEFAULT_MODELS[images[1].dim]), fields=fields, seed=seed)
-    print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    with working("verifying") as tell:
+        images = read_image(moving), read_image(fixed)
+        if threads:
+            torch.set_num_threads(threads)
+        loaded = load_model(model or DEFAULT_MODELS[images[1].dim])
+        if as_json:
+            found = run(*images, loaded, fields=fields, seed=seed)
+        else:
+            tell(heading(images[1].unit))
+            found = run(*images, loaded, fields=fields, seed=seed, watch=lambda row: tell(row.as_text()))
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found.closing())
 
 
 def replay(
@@ -56,9 +64,11 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Repeat a recorded registration, and compare every output bit by bit."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.replay import replay as run
 
-    repeated = run(record, output)
+    with working("registering again"):
+        repeated = run(record, output)
     for caution in repeated.cautions:
         print(f"crossmorph: caution: {caution}", file=sys.stderr)
     print(json.dumps(repeated.as_dict(), indent=2) if as_json else repeated.as_text())
@@ -72,9 +82,11 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Describe images, report what looks wrong with them, and what register would do."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.inspect_image import examine
 
-    reports = [examine(path, model) for path in images]
+    with working("reading"):
+        reports = [examine(path, model) for path in images]
     print(
         json.dumps([report.as_dict() for report in reports], indent=2)
         if as_json

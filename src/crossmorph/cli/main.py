@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -192,9 +193,13 @@ def register(
         )
     if output is None:
         raise InputError(f"register: no output given; expected -o {'FOLDER' if pairs or bids else 'MOVED'}")
+    began = time.perf_counter()
     from crossmorph.registration.settings import Settings
-    from crossmorph.workflows.outputs import Outputs
-    from crossmorph.workflows.register_files import register_files
+    from crossmorph.system.progress import working
+
+    with working("registering"):
+        from crossmorph.workflows.outputs import Outputs
+        from crossmorph.workflows.register_files import register_files
 
     settings = Settings(init, smoothness, _refine(refine))
     outputs = Outputs(output, transform, inverse, translated, error_map, report, tuple(labels or ()), ants_prefix)
@@ -212,11 +217,13 @@ def register(
         if outputs != Outputs(output):
             raise InputError("register: --bids chooses its own files; expected no other outputs than -o")
         outputs = bids_outputs(moving, fixed, output)
-    _print(register_files(moving, fixed, outputs, *how), as_json, verbose)
+    with working("registering"):
+        done = register_files(moving, fixed, outputs, *how)
+    _print(done, as_json, verbose, time.perf_counter() - began)
 
 
-def _print(done: "Done", as_json: bool, verbose: bool) -> None:
-    print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text(verbose))
+def _print(done: "Done", as_json: bool, verbose: bool, waited: float) -> None:
+    print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text(verbose, waited))
     if not done.passed:
         fail(done.failure, FAILED)
 
@@ -258,12 +265,16 @@ def translate(
     verbose: VerboseOption = False,
 ) -> None:
     """Translate MOVING into the modality of FIXED, on its own grid; the two are registered for that."""
-    from crossmorph.workflows.outputs import Outputs
-    from crossmorph.workflows.register_files import register_files
+    began = time.perf_counter()
+    from crossmorph.system.progress import working
 
-    outputs = Outputs(translated=output)
-    done = register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed)
-    _print(done, as_json, verbose)
+    with working("registering"):
+        from crossmorph.workflows.outputs import Outputs
+        from crossmorph.workflows.register_files import register_files
+
+        outputs = Outputs(translated=output)
+        done = register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed)
+    _print(done, as_json, verbose, time.perf_counter() - began)
 
 
 @app.command()

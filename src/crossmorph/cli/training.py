@@ -68,10 +68,12 @@ def evaluate(
     from crossmorph.evaluation.evaluate import chosen_model
     from crossmorph.evaluation.evaluate import evaluate as run
     from crossmorph.evaluation.results import caption, markdown_table, summarise
+    from crossmorph.system.progress import working
 
     chosen = chosen_model(pairs, model)
     if methods is None:
-        names, left_out = usual_methods(pairs, threads)
+        with working("looking for methods that can run"):
+            names, left_out = usual_methods(pairs, threads)
     else:
         names, left_out = tuple(name.strip() for name in methods.split(",")), {}
     for name, reason in (left_out | scores_left_out(pairs)).items():

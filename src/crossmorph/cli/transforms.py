@@ -53,12 +53,14 @@ def apply(
     ] = False,
 ) -> None:
     """Move images by a transform, each sampled once."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import ImageFiles, apply_files
 
     if len(images) % 2:
         raise InputError(f"apply: got {len(images)} image files, expected pairs IN OUT [IN OUT]...")
     files = [ImageFiles(*pair) for pair in zip(images[::2], images[1::2], strict=True)]
-    cautions = apply_files([transform, *(then or [])], files, reference, interp, inverse)
+    with working("computing"):
+        cautions = apply_files([transform, *(then or [])], files, reference, interp, inverse)
     _done([pair.target for pair in files], cautions)
 
 
@@ -70,9 +72,11 @@ def points(
     inverse: Annotated[bool, typer.Option("--inverse", help="From the moving image to the fixed image.")] = False,
 ) -> None:
     """Move points: from the fixed image to the moving one, opposite to images (as antsApplyTransformsToPoints)."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_points import points_file
 
-    cautions = points_file([transform, *(then or [])], source, target, inverse)
+    with working("computing"):
+        cautions = points_file([transform, *(then or [])], source, target, inverse)
     _done([target], cautions)
 
 
@@ -93,12 +97,14 @@ def compose(
     ] = None,
 ) -> None:
     """Write several transforms as one."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import compose_files
 
     *sources, output = transforms
     if not sources:
         raise InputError("compose: got one file, expected transforms and the file to write")
-    compose_files(sources, output, reference)
+    with working("computing"):
+        compose_files(sources, output, reference)
     _done([output], [])
 
 
@@ -117,9 +123,11 @@ def invert(
     ] = None,
 ) -> None:
     """Write the inverse of a transform; refuse where it has none."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import invert_file
 
-    invert_file(transform, output, reference)
+    with working("computing"):
+        invert_file(transform, output, reference)
     _done([output], [])
 
 
@@ -135,9 +143,11 @@ def convert(
     ] = None,
 ) -> None:
     """Write a transform for another program."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import convert_file
 
-    convert_file(transform, output, to, moving, fixed)
+    with working("computing"):
+        convert_file(transform, output, to, moving, fixed)
     _done([output], [])
 
 
@@ -147,7 +157,9 @@ def jacobian(
     log: Annotated[bool, typer.Option("--log", help="Write the natural logarithm.")] = False,
 ) -> None:
     """Write the Jacobian determinant of a warp: above 1 where the moving image is larger, 0 or less where it folds."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import jacobian_file
 
-    jacobian_file(transform, output, log)
+    with working("computing"):
+        jacobian_file(transform, output, log)
     _done([output], [])

@@ -28,6 +28,7 @@ from crossmorph.simulation.anatomy import SPACING as SLICE_SPACING
 from crossmorph.simulation.anatomy import tissue_volume, volume_affine
 from crossmorph.simulation.deformation import SMOOTH, Difficulty, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.mri import CONTRASTS, TISSUES, Contrast, simulate, tissue_labels
+from crossmorph.system.progress import tracked
 
 VolumeSplit = Literal["validation", "test", "contrasts"]
 
@@ -101,7 +102,7 @@ def prepare_volumes(
         anatomy = _Anatomy(tissue_volume(shape, spacing), volume_affine(shape, spacing), volume_difficulty(spacing))
         for split, count in counts.items():
             (folder / split).mkdir()
-            pairs = [_write_pair(folder / split, split, index, anatomy, seed) for index in range(count)]
+            pairs = [_write_pair(folder / split, split, index, anatomy, seed) for index in tracked(range(count), split)]
             write_pairs(folder / split / "pairs.csv", pairs)
         description = json.dumps(_describe(seed, counts, shape, spacing), indent=2) + "\n"
         (folder / "dataset.json").write_text(description, encoding="utf-8")

@@ -32,8 +32,8 @@ from crossmorph.images.io import read_image
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, load_model
 from crossmorph.registration.register_images import register_coarse, register_images, register_initial
 from crossmorph.registration.settings import Settings
-from crossmorph.system.environment import progress_bar
 from crossmorph.system.files import atomic_output
+from crossmorph.system.progress import progress_bar
 from crossmorph.transforms.warp import Warp, resample, resample_warp, voxel_displacement
 from crossmorph.transforms.warp_files import read_transform
 

@@ -13,6 +13,7 @@ from crossmorph.quality.error_model import Calibration, calibration_of
 from crossmorph.quality.error_network import expected_error
 from crossmorph.quality.measures import error_predictors, mean_error, measure, with_expected_error
 from crossmorph.registration.register_images import Registered, RejectedStage
+from crossmorph.system.progress import stage
 
 MIN_KEPT = 0.8  # of the mutual information of the images as they were given
 MAX_STRETCH = 2.0  # |log-Jacobian|, 99th percentile: volumes changed by a factor of 7
@@ -31,6 +32,7 @@ def assess(registered: Registered, moving: Image, fixed: Image) -> Assessment:
         moving: the moving image as it was given.
         fixed: the fixed image as it was given.
     """
+    stage("checks")
     maps = consistency(registered)
     measures, limits, error = measure(registered, moving, fixed, maps), None, None
     calibration = calibration_of(registered.model)

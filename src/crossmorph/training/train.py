@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from crossmorph.errors import InputError
 from crossmorph.functional.similarity import SIMILARITIES, overlap
 from crossmorph.networks.checkpoint import Card, load_model, save_model
 from crossmorph.networks.hierarchy import STAGES, Hierarchy, Stage
-from crossmorph.system.environment import environment, progress_bar
+from crossmorph.system.environment import environment
+from crossmorph.system.progress import progress_bar, working
 from crossmorph.training.batch import Samples
 from crossmorph.training.checkpoints import CHECKPOINT, Position, optimizer_state, restore, save
 from crossmorph.training.config import DataSpec, TrainConfig
@@ -82,7 +83,8 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
     if problem:
         raise InputError(problem)
     torch.manual_seed(config.seed)
-    hierarchy, data, validation = read_inputs(config)
+    with working("reading the pairs") if progress and fabric.is_global_zero else nullcontext():
+        hierarchy, data, validation = read_inputs(config)
     if fabric.is_global_zero:
         claim_folder(config)
     fabric.barrier()

@@ -1,6 +1,8 @@
 """`register` from files to files: read, register, save. Nothing is written until everything is computed."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +34,7 @@ class Done(NamedTuple):
         ants: the `antsApplyTransforms` call that makes the same moved image, None without a transform.
         ants_caution: what is to be known before using it.
         kept: false where a check failed and nothing was written.
+        stages: seconds of each stage of the registration.
     """
 
     moving: Path
@@ -44,6 +47,7 @@ class Done(NamedTuple):
     ants: str | None
     ants_caution: str | None
     kept: bool = True
+    stages: Mapping[str, float] = MappingProxyType({})
 
     @property
     def passed(self) -> bool:
@@ -71,9 +75,19 @@ class Done(NamedTuple):
             "ants_caution": self.ants_caution,
         }
 
-    def as_text(self, verbose: bool = False) -> str:
-        """What `register` prints: the checks that did not pass, or with ``verbose`` all, and what was written."""
-        lines = [f"registered {self.moving} to {self.fixed} with {self.model} in {self.seconds:.2f} s"]
+    def as_text(self, verbose: bool = False, waited: float | None = None) -> str:
+        """What `register` prints: the checks that did not pass, or with ``verbose`` all, and what was written.
+
+        Args:
+            verbose: tell the checks that passed, too.
+            waited: seconds from the command's start, to be told instead of those of the registration alone.
+        """
+        told = {**self.stages, "reading, checks, writing": waited - self.seconds} if waited else self.stages
+        spent = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in told.items())
+        lines = [
+            f"registered {self.moving} to {self.fixed} with {self.model} in {waited or self.seconds:.2f} s"
+            + (f" ({spent})" if spent else "")
+        ]
         shown = [check for check in self.checks if verbose or check.level != "passed"]
         lines += [f"  {check.level:<8}{check.name}: {check.message}" for check in shown]
         passed = sum(check.level == "passed" for check in self.checks)
@@ -135,7 +149,8 @@ def register_files(
             written.publish()
     ants = result.ants_call(outputs) if kept else (None, None)
     name = loaded.card.name
-    return Done(moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept)
+    stages = result.registered.seconds
+    return Done(moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept, stages)
 
 
 class _Read(NamedTuple):

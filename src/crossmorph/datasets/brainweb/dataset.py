@@ -45,6 +45,7 @@ from crossmorph.errors import InputError
 from crossmorph.simulation.anatomy import SHAPE, SPACING, slice_affine
 from crossmorph.simulation.deformation import SMOOTH, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.mri import Modality
+from crossmorph.system.progress import tracked
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -186,10 +187,9 @@ def _write_images(folder: Path, heads: list[Head], places: dict[Split, list[Plac
         (folder / split).mkdir()
     for number, head in enumerate(heads):
         loaded = load_head(head)
-        for split in SPLITS:
-            for index, place in enumerate(places[split]):
-                if place.head == number:
-                    _write_pair(folder / split, split, index, _slice(loaded, place.z_mm), scanner)
+        ours = [(split, index, place) for split in SPLITS for index, place in enumerate(places[split])]
+        for split, index, place in tracked([each for each in ours if each[2].head == number], head.name):
+            _write_pair(folder / split, split, index, _slice(loaded, place.z_mm), scanner)
 
 
 def _slice(head: LoadedHead, z_mm: float) -> Slice:

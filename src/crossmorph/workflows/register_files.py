@@ -11,7 +11,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
-from crossmorph.quality.assessment import Check, Measures, failures
+from crossmorph.quality.assessment import Check, Measures, failures, level_text
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.system.files import output_set
 from crossmorph.workflows.outputs import Outputs, check_outputs
@@ -89,9 +89,10 @@ class Done(NamedTuple):
             + (f" ({spent})" if spent else "")
         ]
         shown = [check for check in self.checks if verbose or check.level != "passed"]
-        lines += [f"  {check.level:<8}{check.name}: {check.message}" for check in shown]
-        passed = sum(check.level == "passed" for check in self.checks)
-        lines.append(f"  {passed} of {len(self.checks)} checks passed")
+        levels = [level_text(check) for check in self.checks]
+        lines += [f"  {level_text(check):<9}{check.name}: {check.message}" for check in shown]
+        unlimited = f", {levels.count('no limit')} without a known limit" if "no limit" in levels else ""
+        lines.append(f"  {levels.count('passed')} of {len(self.checks)} checks passed{unlimited}")
         lines += [f"  wrote   {path} ({kind})" for kind, path in self._written()]
         if self.ants:
             lines.append(f"  the same with ANTs: {self.ants}")

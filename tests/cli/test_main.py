@@ -19,6 +19,7 @@ import PIL.Image
 import pytest
 from examples import check
 from project import command
+from small_model import save_weights
 
 from crossmorph.cli import main
 from crossmorph.cli.option_tables import commands
@@ -26,6 +27,7 @@ from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
+from crossmorph.networks.checkpoint import read_card, shipped_models
 from crossmorph.quality.assessment import Assessment
 from crossmorph.quality.checks import assess
 from crossmorph.workflows import batch, register, register_files
@@ -453,12 +455,53 @@ def test_models_are_listed_and_shown(crossmorph):
     listed = crossmorph("models", "list")
     assert listed.code == 0
     assert listed.out.startswith("any-2d  Brain slices of any two contrasts")
-    shown = crossmorph("models", "show", "any-2d")
+    shown = crossmorph("models", "show", "any-2d", "--json")
     assert json.loads(shown.out)["name"] == "any-2d"
-    assert crossmorph("models", "show").out == shown.out
+    assert crossmorph("models", "show", "--json").out == shown.out
     missing = crossmorph("models", "show", "t9")
     assert (missing.code, missing.out) == (2, "")
     assert missing.err.startswith("crossmorph: t9: no such model")
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_card_of_a_shipped_model_says_what_people_ask(crossmorph, name):
+    result = crossmorph("models", "show", name)
+    assert (result.code, result.err) == (0, "")
+    card = read_card(shipped_models()[name])
+    said = " ".join(result.out.split())
+    assert said.startswith(f"{name} {card.description}")
+    for words in (card.data["source"], card.data["licence"], card.data["cite"], card.sha256, "not a medical device"):
+        assert words in said
+    assert f"Dice, fine stage: {card.scores['dice_final']:.4f}" in said
+    assert f"the checks have limits, set by: crossmorph calibrate {name}" in said
+    assert max(map(len, result.out.splitlines())) <= 120
+
+
+def test_the_card_of_a_model_of_ones_own(tmp_path, crossmorph):
+    save_weights(tmp_path / "own", 0)
+    said = " ".join(crossmorph("models", "show", tmp_path / "own").out.split())
+    assert "small For tests. for slices (2-D images), on a working grid of 1.5 mm one smoothness" in said
+    assert "trained on not on the card scores none limits" in said
+    assert "no calibration: some checks have no known limit" in said
+
+
+COMPLETION = """
+import sys
+from crossmorph.cli.main import main
+sys.argv = ["crossmorph"]
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("words", ["register --model any", "models show any", "calibrate any", "evaluate --model any"])
+def test_a_shell_completes_names_of_models_without_pytorch(words):
+    wish = {"_CROSSMORPH_COMPLETE": "complete_bash", "COMP_WORDS": f"crossmorph {words}"}
+    environment = os.environ | wish | {"COMP_CWORD": str(len(words.split()))}
+    printed = subprocess.check_output([sys.executable, "-c", COMPLETION], env=environment, text=True, timeout=60)
+    assert printed.split() == [*shipped_models(), "False"]
 
 
 def test_prepare_makes_a_folder_once(tmp_path, crossmorph):

@@ -1,8 +1,8 @@
-"""The commands about shipped weights. Heavy imports wait until a command needs them."""
+"""The commands about models and their cards. Heavy imports wait until a command needs them."""
 
 import typer
 
-from crossmorph.cli.options import ModelArgument
+from crossmorph.cli.options import JsonOption, ModelArgument
 
 app = typer.Typer(rich_markup_mode=None, help="Weights that ship, and their cards.", no_args_is_help=True)
 
@@ -17,8 +17,14 @@ def list_models() -> None:
 
 
 @app.command("show")
-def show_model(name: ModelArgument = None) -> None:
-    """The card of a model: what it is, where it came from, what it scored."""
+def show_model(name: ModelArgument = None, as_json: JsonOption = False) -> None:
+    """The card of a model: what it is for, what it was trained on, what it scored, and its limits."""
     from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card
 
-    print(read_card(find_card(name or DEFAULT_MODELS[2])).model_dump_json(indent=2))
+    path = find_card(name or DEFAULT_MODELS[2])
+    if as_json:
+        print(read_card(path).model_dump_json(indent=2))
+        return
+    from crossmorph.workflows.model_card import model_card
+
+    print(model_card(path))

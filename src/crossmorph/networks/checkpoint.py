@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -19,7 +19,7 @@ from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.layers import CHANNELS_LAST
 from crossmorph.networks.shipped import DEFAULT_MODELS as DEFAULT_MODELS
 from crossmorph.networks.shipped import shipped_models as shipped_models
-from crossmorph.system.files import brief, readable, write_whole
+from crossmorph.system.files import brief, read_json, write_whole
 
 FILLED_BY = ("normal_", "uniform_", "kaiming_uniform_")
 
@@ -123,14 +123,7 @@ def find_card(name: str) -> Path:
 
 def read_card(path: Path) -> Card:
     """Read and check a card. Raises InputError naming what is wrong."""
-    with readable(path):
-        content = path.read_bytes()
-    try:
-        return Card.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        raise InputError(f"{path}: not a model card ({where}{first['msg']})") from error
+    return read_json(path, Card, "a model card")
 
 
 def load_model(name: str = DEFAULT_MODELS[2], device: str = "auto") -> Model:

@@ -64,18 +64,19 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of every method.")] = 1,
 ) -> None:
     """Score registration methods side by side on a list of pairs."""
-    from crossmorph.evaluation.choice import scores_left_out, usual_methods
-    from crossmorph.evaluation.evaluate import chosen_model
-    from crossmorph.evaluation.evaluate import evaluate as run
-    from crossmorph.evaluation.results import caption, markdown_table, summarise
     from crossmorph.system.progress import working
 
-    chosen = chosen_model(pairs, model)
-    if methods is None:
-        with working("looking for methods that can run"):
+    with working("looking for methods that can run"):
+        from crossmorph.evaluation.choice import scores_left_out, usual_methods
+        from crossmorph.evaluation.evaluate import chosen_model
+        from crossmorph.evaluation.evaluate import evaluate as run
+        from crossmorph.evaluation.results import caption, markdown_table, summarise
+
+        chosen = chosen_model(pairs, model)
+        if methods is None:
             names, left_out = usual_methods(pairs, threads)
-    else:
-        names, left_out = tuple(name.strip() for name in methods.split(",")), {}
+        else:
+            names, left_out = tuple(name.strip() for name in methods.split(",")), {}
     for name, reason in (left_out | scores_left_out(pairs)).items():
         print(f"crossmorph: left out: {name} ({reason})", file=sys.stderr)
     if report is None:

@@ -127,7 +127,8 @@ def prepare_brainweb(
     heads = choose_heads(source, files, brain, noise, inu, modalities)
     scanner = Scanner(seed, noise, inu, modalities)
     with new_dataset(output) as folder:
-        split_of = _split_places(heads, [brain_levels(load_head(head)) for head in heads], seed)
+        levels = [brain_levels(load_head(head)) for head in tracked(heads, "heads to read")]
+        split_of = _split_places(heads, levels, seed)
         places = {split: _ordered(split_of[split], counts[split], seed, split) for split in SPLITS}
         _write_images(folder, heads, places, scanner)
         for split in SPLITS:

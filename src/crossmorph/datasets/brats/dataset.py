@@ -21,7 +21,7 @@ from crossmorph.datasets.writing import check_numbers, new_dataset, write_intens
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
-from crossmorph.system.progress import tracked
+from crossmorph.system.progress import tracked, working
 
 Split = Literal["train", "validation", "test"]
 Role = Literal["moving", "fixed"]
@@ -97,8 +97,9 @@ def prepare_brats(
     source, output = Path(source), Path(output)
     check_numbers(seed, counts.items())
     with new_dataset(output) as folder:
-        family, cases = find_cases(source)
-        check_grids(cases)
+        with working("looking through the cases"):
+            family, cases = find_cases(source)
+            check_grids(cases)
         members = deal_subjects(source, len(cases), counts, seed)
         slots: dict[int, list[Slot]] = {}
         for split, count in counts.items():

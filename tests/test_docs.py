@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from project import ROOT
 from pydantic import BaseModel
 from test_architecture import ROWS
 
 import crossmorph
-from crossmorph.cli.main import app
+from crossmorph.cli.option_tables import commands, with_option_tables
+from crossmorph.errors import InputError
 from crossmorph.evaluation.evaluate import METHODS
 from crossmorph.networks.affine import AffineSpec
 from crossmorph.networks.hierarchy import HierarchySpec
@@ -110,16 +110,7 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
     assert [line for line in text(".ci/run").splitlines() if line.startswith("make")] == [*commands, "make lint"]
 
 
-def commands(group: Any, name: str = "crossmorph") -> Iterator[tuple[str, Any]]:
-    """Every command by its full name."""
-    for word, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{name} {word}")
-        else:
-            yield f"{name} {word}", command
-
-
-COMMANDS = dict(commands(typer.main.get_command(app)))
+COMMANDS = dict(commands())
 
 
 def options(command: Any) -> set[str]:
@@ -130,12 +121,17 @@ def options(command: Any) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_reference_lists_every_option(name: str) -> None:
-    part = section(text("docs/reference.md"), f"### {name}")
-    rows = re.findall(r"^\| (`-.*?) \|", part, flags=re.MULTILINE)
-    listed = {option for row in rows for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", row)}
-    assert listed == options(COMMANDS[name])
+def test_the_tables_of_options_are_those_of_the_code() -> None:
+    page = text("docs/reference.md")
+    assert page == with_option_tables(page), "run python -m crossmorph.cli.option_tables docs/reference.md"
+    altered = page.replace("| `--jobs N` | `1` |", "| `--jobs N` | `2` |")
+    assert altered != page
+    assert with_option_tables(altered) == page
+
+
+def test_a_page_without_a_table_of_options_is_refused() -> None:
+    with pytest.raises(InputError, match="crossmorph apply: expected its heading"):
+        with_option_tables(text("docs/reference.md").replace("### crossmorph apply", "### apply"))
 
 
 def test_the_reference_lists_every_command() -> None:

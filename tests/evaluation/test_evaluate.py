@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from crossmorph.datasets.pairs import Pair, read_pairs, write_pairs
 from crossmorph.errors import InputError
 from crossmorph.evaluation import evaluate as evaluation
 from crossmorph.evaluation.baselines.common import Timed
+from crossmorph.evaluation.choice import USUAL, scores_left_out, usual_methods
 from crossmorph.evaluation.evaluate import Case, Method, Outcome, evaluate
 from crossmorph.evaluation.results import Row, read_rows
 from crossmorph.images.image import Image, scale_intensity
@@ -241,6 +243,38 @@ def test_an_oracle_needs_a_true_field_for_every_pair(pairs: Path) -> None:
     write_pairs(pairs, [first, Pair("without", second.moving, second.fixed)])
     with pytest.raises(InputError, match=r"1 of 2 pairs have no true field \(without is the first\)"):
         evaluate(pairs, ["oracle"], pairs.with_name("results.csv"))
+
+
+def test_a_model_of_another_dimension_is_said_before_anything_runs(
+    pairs: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat, solid = read_pairs(pairs)
+    monkeypatch.setattr(evaluation, "run_methods", lambda *_: pytest.fail("it ran"))
+    write_pairs(pairs, [solid, flat])
+    with pytest.raises(InputError, match=r"coarse: model tiny registers 2-D images; .*solid_fixed.nii.gz is 3-D"):
+        evaluate(pairs, ["none", "coarse"], pairs.with_name("results.csv"), model=model)
+
+
+def test_the_usual_methods_are_those_that_can_run(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise InputError("antspyx is not installed")
+
+    monkeypatch.setattr(evaluation.ants, "start", lambda *_: None)
+    assert usual_methods(pairs) == (USUAL, {})
+    assert scores_left_out(pairs) == {}
+    monkeypatch.setattr(evaluation.ants, "start", missing)
+    flat, solid = read_pairs(pairs)
+    bare = replace(solid, moving_labels=None, field=None)
+    write_pairs(pairs, [flat, bare])
+    methods, left_out = usual_methods(pairs)
+    assert methods == ("none", "coarse", "crossmorph")
+    assert left_out["affine"] == left_out["syn"] == "antspyx is not installed"
+    assert "1 of 2 pairs have no true field (solid is the first)" in left_out["oracle"]
+    assert set(left_out) == {"affine", "syn", "oracle"}
+    assert scores_left_out(pairs) == {
+        "Dice and HD95": "1 of 2 pairs have no moving_labels and fixed_labels in the list",
+        "endpoint error": "1 of 2 pairs have no field in the list",
+    }
 
 
 def test_an_interruption_leaves_the_old_results(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from crossmorph.networks.checkpoint import load_model
-from crossmorph.quality.assessment import Check, Limits, Measures, failures
+from crossmorph.quality.assessment import Check, Limits, Measures, failures, level_text
 from crossmorph.quality.checks import (
     MAX_INCONSISTENCY,
     MAX_STRETCH,
@@ -126,10 +126,14 @@ def test_without_calibration_some_limits_are_not_known():
     for name in ("swap consistency", "shift consistency"):
         assert checks[name].level == "passed"
         assert checks[name].limit is None
-        assert "no limit is known for this model" in checks[name].message
+        assert "no limit known for this model" in checks[name].message
+        assert level_text(checks[name]) == "no limit"
     assert checks["swap consistency"].value == 99.0
     assert checks["training images"][1:4] == ("passed", None, None)
-    assert "is not known" in checks["training images"].message
+    assert "No limit known" in checks["training images"].message
+    assert level_text(checks["training images"]) == "no limit"
+    assert level_text(checks["folding"]) == "passed"
+    assert level_text(checks[NOT_CALIBRATED]) == "warning"
 
 
 @pytest.mark.parametrize(

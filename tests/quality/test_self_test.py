@@ -51,7 +51,9 @@ def test_known_fields_are_in_millimetres_whatever_the_image(pair, model):
 
 
 def test_a_good_model_finds_known_fields(pair, model):
-    found = verify(*pair, model, fields=2)
+    watched = []
+    found = verify(*pair, model, fields=2, watch=watched.append)
+    assert tuple(watched) == found.rows
     assert [row.size for row in found.rows] == sorted(row.size for row in found.rows)
     assert found.unit == "mm"
     assert found.limit == pytest.approx(2.0)

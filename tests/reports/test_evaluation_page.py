@@ -11,7 +11,7 @@ import pytest
 from html_scene import Parsed
 from numpy import ndarray
 
-from crossmorph.cli import main
+from crossmorph.cli import training
 from crossmorph.datasets.pairs import Pair, write_pairs
 from crossmorph.errors import InputError
 from crossmorph.evaluation import evaluate
@@ -292,7 +292,7 @@ def test_from_the_command_to_the_page(
     monkeypatch.setattr(evaluate, "runner", lambda name, *_: broken if name == "affine" else unregistered)
     output, report = pairs.with_name("results.csv"), pairs.with_name("results.html")
     with pytest.raises(SystemExit, match="3"):
-        main.evaluate(pairs, output, "none,affine", report)
+        training.evaluate(pairs, output, "none,affine", report)
     printed = capsys.readouterr().out
     assert printed.endswith(f"wrote {output}\nwrote {report}\n")
     text = report.read_text("utf-8")

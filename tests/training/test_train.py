@@ -3,6 +3,7 @@ import csv
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,8 @@ from crossmorph.networks.hierarchy import STAGES, Hierarchy
 from crossmorph.training.config import StageSpec, TrainConfig, load_config
 from crossmorph.training.dataset import batch
 from crossmorph.training.loading import load_dataset
-from crossmorph.training.train import TrainingDivergedError, train
+from crossmorph.training.train import TrainingDivergedError, _launch, read_inputs, train
+from crossmorph.training.validation import validate
 
 PAPER = STAGES[1:]  # the stages of the smoke configuration: it has no affine network
 
@@ -206,9 +208,129 @@ def test_a_folder_with_a_run_is_not_overwritten(smoke, tmp_path):
     before = train(config).read_bytes()
     with pytest.raises(InputError, match="holds a run already"):
         train(config)
-    with pytest.raises(InputError, match="differs from the given settings"):
-        train(config.model_copy(update={"seed": 5}), resume=True)
     assert train(config, resume=True).read_bytes() == before
+
+
+def with_iterations(config: TrainConfig, **iterations: int) -> TrainConfig:
+    document = config.model_dump(mode="json")
+    for stage, count in iterations.items():
+        document["stages"][stage]["iterations"] = count
+    return TrainConfig.model_validate(document)
+
+
+def test_a_finished_run_is_prolonged_to_the_weights_of_a_longer_one(smoke, tmp_path):
+    """With a constant learning rate; ADAM goes on with its moments."""
+    settings = {"iterations": 1, "schedule": "constant", "log_every": 1}
+    short, long = (configure(smoke, tmp_path / name, **settings) for name in ("short", "long"))
+    expected = train(with_iterations(long, fine=3)).read_bytes()
+    before = train(short).read_bytes()
+    weights = train(with_iterations(short, fine=3), resume=True)
+    assert weights.read_bytes() == expected != before
+    assert load_config(short.output / "config.yaml").stages.fine.iterations == 3
+    totals = [[row for row in numbers(run.output) if row["name"] == "total"] for run in (short, long)]
+    assert totals[0] == totals[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 5}, r"seed is 0 in that run, received 5; .* only stages.fine.iterations \(1 or more\) may change"),
+        ({"iterations": {"coarse": 2}}, r"stages.coarse.iterations is 1 in that run, received 2; .*fine"),
+        ({"iterations": {"fine": 0}}, r"stages.fine.iterations is 1 in that run, received 0; .*1 or more"),
+        ({"data": {"spacing": 2.0}}, r"data.spacing is 3.0 in that run, received 2.0"),
+    ],
+)
+def test_a_run_continues_with_its_own_settings(smoke, tmp_path_factory, change, message):
+    folder = tmp_path_factory.getbasetemp() / "run-to-continue"
+    config = configure(smoke, folder, iterations=1)
+    train(config, resume=True)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    document = with_iterations(config, **change.pop("iterations", {})).model_dump(mode="json")
+    document["data"] |= change.pop("data", {})
+    with pytest.raises(InputError, match=message):
+        train(TrainConfig.model_validate(document | change), resume=True)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_iterations_of_later_stages_may_change(smoke, tmp_path):
+    config = configure(smoke, tmp_path / "run", iterations=1)
+    train(with_iterations(config, translation=0, fine=0))
+    assert {row["stage"] for row in numbers(config.output)} == {"coarse"}
+    train(with_iterations(config, coarse=2, translation=1, fine=1), resume=True)
+    totals = [(row["stage"], row["iteration"]) for row in numbers(config.output) if row["name"] == "total"]
+    assert totals == [("coarse", "1"), ("coarse", "2"), ("translation", "3"), ("fine", "4")]
+
+
+def damaged(path: Path, column: str) -> Path:
+    """A list of one pair with a damaged file."""
+    folder = path.parent
+    (folder / "bad.nii.gz").write_bytes(b"no image")
+    with path.open() as stream:
+        row = next(csv.DictReader(stream)) | {column: "bad.nii.gz"}
+    listed = folder / f"bad-{column}.csv"
+    listed.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    return listed
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.train", "nowhere/pairs.csv", "nowhere/pairs.csv: No such file"),
+        ("data.validation", "nowhere/pairs.csv", "nowhere/pairs.csv: No such file"),
+        ("data.train", "fixed", "bad.nii.gz: is not gzip-compressed"),
+        ("data.validation", "moving_labels", "bad.nii.gz: is not gzip-compressed"),
+        ("data.shape", [100, 100], r"data.shape: received \[100, 100\]; expected multiples of 8 .* \[104, 104\]"),
+        ("data.shape", [0, 64], r"data.shape: received \[0, 64\]; expected multiples of 8 from 16 on"),
+        ("data.validation_shape", [72, 66], r"data.validation_shape: received \[72, 66\]; .* \[72, 72\]"),
+        ("begin", "nowhere", "nowhere: no such model"),
+        ("begin", "any-2d", "any-2d has other networks"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_the_folder_appears(smoke, phantom, tmp_path, key, value, message):
+    document = configure(smoke, tmp_path / "run").model_dump(mode="json")
+    if value in ("fixed", "moving_labels"):
+        folder = shutil.copytree(phantom / "validation", tmp_path / "copy")
+        value = str(damaged(folder / "pairs.csv", value))
+    section, _, name = key.rpartition(".")
+    (document[section] if section else document)[name] = value
+    with pytest.raises(InputError, match=message):
+        train(TrainConfig.model_validate(document))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_label_maps_are_said_before_the_folder_appears(smoke, tmp_path):
+    prepare_anatomies([tmp_path / "maps"], tmp_path / "set", splits=draw_people(tmp_path / "maps"))
+    document = configure(smoke, tmp_path / "run").model_dump(mode="json")
+    document["data"] |= {"train": None, "synthesis": {"anatomies": str(tmp_path / "set")}}
+    (missing, *_) = sorted((tmp_path / "set").glob("*.nii.gz"))
+    missing.unlink()
+    with pytest.raises(InputError, match=f"{missing}: no such file; the folder's index expects it"):
+        train(TrainConfig.model_validate(document))
+    document["data"]["synthesis"]["anatomies"] = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="expected a folder made by crossmorph prepare anatomies"):
+        train(TrainConfig.model_validate(document))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_table_has_the_scores_before_and_after_each_stage(smoke, tmp_path, monkeypatch, capsys):
+    config = configure(smoke, tmp_path / "run", iterations=2)
+    monkeypatch.setattr(sys, "argv", ["crossmorph", "train", str(write_config(config, tmp_path / "c.yaml"))])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    rows = {tuple(line.split()[:2]): line.split()[-2:] for line in out.splitlines()[1:-1]}
+    assert set(rows) == {
+        (stage, score) for stage in ("coarse", "fine") for score in ("Dice", "mutual")
+    } | {("translation", "error")}  # fmt: skip
+    fabric, data = _launch(config), read_inputs(config).validation
+    torch.manual_seed(config.seed)
+    began = validate(fabric, Hierarchy(config.hierarchy), data, "coarse")
+    assert float(rows["coarse", "Dice"][0]) == pytest.approx(began["dice_coarse"], abs=1e-4)
+    assert float(rows["coarse", "mutual"][0]) == pytest.approx(began["mi_coarse"], abs=1e-4)
+    ended = load_model(str(config.output)).card.scores
+    assert float(rows["fine", "Dice"][1]) == pytest.approx(ended["dice_final"], abs=1e-4)
+    assert rows["translation", "error"][0] != rows["translation", "error"][1]
 
 
 SIMULATED = {
@@ -242,7 +364,9 @@ def test_simulated_pairs_train_every_network_and_begin_another_run(phantom, tmp_
     after = model.hierarchy.state_dict()
     for stage in STAGES:
         assert max((after[name] - start[name]).abs().max() for name in start if name.startswith(stage)) > 1e-4
-    assert {"dice_affine", "dice_coarse", "dice_final", "translation_mse"} == set(model.card.scores)
+    stages = ("affine", "coarse", "final")
+    expected = {f"{name}_{stage}" for name in ("dice", "mi") for stage in stages} | {"translation_mse"}
+    assert set(model.card.scores) == expected
     assert {row["stage"] for row in numbers(config.output)} == set(STAGES)
     # One tiny step from there: the weights are still close to its initial ones.
     short = {stage: {"iterations": 1, "learning_rate": 1e-6} for stage in STAGES}

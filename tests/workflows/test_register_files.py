@@ -19,7 +19,7 @@ from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
-from crossmorph.quality.assessment import Assessment
+from crossmorph.quality.assessment import Assessment, Check
 from crossmorph.quality.checks import assess
 from crossmorph.registration.settings import Settings
 from crossmorph.transforms.grid import Grid, onto_grid
@@ -211,6 +211,14 @@ def test_the_account_of_what_was_done(tmp_path, pair):
     assert told["ants_caution"] is None
     text = done.as_text()
     assert text.count("\n  wrote   ") == 8
+    assert f" in {done.seconds:.2f} s (coarse {done.stages['coarse']:.2f} s, fine " in text
+    compared = Check("folding", "passed", 0.0, 0.0, "The field does not fold.")
+    text = done._replace(checks=(compared, check("swap consistency", "passed", "No limit known."))).as_text(True)
+    assert "\n  passed   folding: The field does not fold.\n  no limit swap consistency: No limit known.\n" in text
+    assert "\n  1 of 2 checks passed, 1 without a known limit\n" in text
+    waited = done.as_text(waited=done.seconds + 4).splitlines()[0]
+    assert f" in {done.seconds + 4:.2f} s (coarse " in waited
+    assert waited.endswith(", reading, checks, writing 4.00 s)")
     assert told["ants"] in text
     assert "caution" not in text
 

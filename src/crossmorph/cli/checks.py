@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
-FAILED = 3
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+from crossmorph.cli.options import (
+    BAD_INPUT,
+    FAILED,
+    FixedArgument,
+    JsonOption,
+    ModelArgument,
+    ModelOption,
+    MovingArgument,
+    ThreadsOption,
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -19,12 +26,12 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def verify(
-    moving: Annotated[Path, typer.Argument(help="Image to move.")],
-    fixed: Annotated[Path, typer.Argument(help="Image to move it to.")],
-    model: Annotated[str | None, typer.Option(help="Shipped name, or folder [default: the shipped one].")] = None,
-    fields: Annotated[int, typer.Option(min=1, help="Number of known deformations.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the deformations and the noise.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
+    moving: MovingArgument,
+    fixed: FixedArgument,
+    model: ModelOption = None,
+    fields: Annotated[int, typer.Option(min=1, metavar="N", help="Number of known displacement fields.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the fields and the noise.")] = 0,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Deform MOVING by known fields, register it, and report the error and whether a check would have found it."""
@@ -32,26 +39,36 @@ def verify(
 
     from crossmorph.images.io import read_image
     from crossmorph.networks.checkpoint import DEFAULT_MODELS, load_model
+    from crossmorph.quality.self_test import heading
     from crossmorph.quality.self_test import verify as run
+    from crossmorph.system.progress import working
 
-    images = read_image(moving), read_image(fixed)
-    if threads:
-        torch.set_num_threads(threads)
-    found = run(*images, load_model(model or DEFAULT_MODELS[images[1].dim]), fields=fields, seed=seed)
-    print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    with working("verifying") as tell:
+        images = read_image(moving), read_image(fixed)
+        if threads:
+            torch.set_num_threads(threads)
+        loaded = load_model(model or DEFAULT_MODELS[images[1].dim])
+        if as_json:
+            found = run(*images, loaded, fields=fields, seed=seed)
+        else:
+            tell(heading(images[1].unit))
+            found = run(*images, loaded, fields=fields, seed=seed, watch=lambda row: tell(row.as_text()))
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found.closing())
 
 
 def replay(
     record: Annotated[Path, typer.Argument(metavar="RECORD.json", help="The file beside a transform.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the new outputs [default: they are not kept].")
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Keep the new files in this folder.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Repeat a recorded registration, and compare every output bit by bit."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.replay import replay as run
 
-    repeated = run(record, output)
+    with working("registering again"):
+        repeated = run(record, output)
     for caution in repeated.cautions:
         print(f"crossmorph: caution: {caution}", file=sys.stderr)
     print(json.dumps(repeated.as_dict(), indent=2) if as_json else repeated.as_text())
@@ -61,45 +78,45 @@ def replay(
 
 def doctor(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Files or DICOM folders.")],
-    model: Annotated[
-        str | None, typer.Option(help="What register would use [default: the shipped one of the image's dimension].")
-    ] = None,
+    model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Describe images, report what looks wrong with them, and what register would do."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.inspect_image import examine
 
-    reports = [examine(path, model) for path in images]
+    with working("reading"):
+        reports = [examine(path, model) for path in images]
     print(
         json.dumps([report.as_dict() for report in reports], indent=2)
         if as_json
         else "\n\n".join(report.as_text() for report in reports)
     )
     if not all(report.readable for report in reports):
-        raise SystemExit(2)
+        raise SystemExit(BAD_INPUT)
 
 
 def calibrate(
-    model: Annotated[
-        str | None, typer.Argument(help="Shipped name, or folder that train wrote.", show_default="any-2d")
-    ] = None,
+    model: ModelArgument = None,
     learn: Annotated[int, typer.Option(min=0, metavar="N", help="Pairs to train the error network on.")] = 5000,
-    iterations: Annotated[int, typer.Option(min=1, metavar="N", help="Of its training, 8 pairs each.")] = 8000,
+    iterations: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Iterations of its training, 8 pairs each.")
+    ] = 8000,
     train: Annotated[int, typer.Option(min=10, metavar="N", help="Further pairs, to set the limits.")] = 1000,
     test: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to measure on.")] = 600,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the pairs and the training.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the pairs and the training.")] = 5,
     network: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use the error network of this calibration; train none.")
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep registered pairs in this folder, and reuse them.")
+        Path | None, typer.Option(metavar="FOLDER", help="Keep registered pairs in this folder, and reuse them.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            metavar="DIR",
+            metavar="FOLDER",
             help="Folder for tables, rows and plot.",
             show_default="results/calibration/MODEL",
         ),

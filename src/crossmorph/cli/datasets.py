@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crossmorph.cli.options import FolderOption
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
@@ -12,21 +13,29 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, help="Make a dataset: images and a pairs.csv.", no_args_is_help=True)
 
-OutputOption = Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")]
-SeedOption = Annotated[int, typer.Option(min=0)]
+SeedOption = Annotated[int, typer.Option(min=0, metavar="N", help="Seed.")]
+PdOption = Annotated[bool, typer.Option("--pd", help="Add PDw images and lists of PDw to T1w pairs.")]
 
 
 @app.command()
 def phantom(
-    output: OutputOption,
-    dim: Annotated[int, typer.Option(min=2, max=3, help="3: brain volumes, without training images.")] = 2,
+    output: FolderOption,
+    dim: Annotated[int, typer.Option(min=2, max=3, metavar="N", help="3: brain volumes, without training images.")] = 2,
     seed: SeedOption = 0,
     rough: Annotated[bool, typer.Option("--rough", help="Add a second, harder test split.")] = False,
-    pd: Annotated[bool, typer.Option("--pd", help="Add PDw images and lists of PDw to T1w pairs.")] = False,
-    extra: Annotated[str, typer.Option(help="More test splits, comma-separated: contrasts,heads,far.")] = "",
-    train: Annotated[int | None, typer.Option(min=1, help="Training images a modality [default: 396].")] = None,
-    test: Annotated[int | None, typer.Option(min=1, help="Test pairs [default: 96; of volumes 10].")] = None,
-    validation: Annotated[int | None, typer.Option(min=1, help="Validation pairs [default: 24; of volumes 6].")] = None,
+    pd: PdOption = False,
+    extra: Annotated[
+        str, typer.Option(metavar="NAMES", help="More test splits, comma-separated: contrasts,heads,far.")
+    ] = "",
+    train: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Training images per modality.", show_default="396")
+    ] = None,
+    test: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Test pairs.", show_default="96; volumes 10")
+    ] = None,
+    validation: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Validation pairs.", show_default="24; volumes 6")
+    ] = None,
 ) -> None:
     """Simulate T2w and T1w brain slices or volumes with known deformations, from tissue maps that nilearn ships."""
     if dim == 3:
@@ -48,24 +57,34 @@ def phantom(
 
 @app.command()
 def brainweb(
-    source: Annotated[Path, typer.Argument(help="Folder with files from BrainWeb: .mnc, .rawb, .raws, .nii.gz.")],
-    output: OutputOption,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder with files from BrainWeb: .mnc, .rawb, .raws, .nii.gz.")
+    ],
+    output: FolderOption,
     seed: SeedOption = 0,
-    train: Annotated[int, typer.Option(min=1, help="Training images a modality.")] = 396,
-    test: Annotated[int, typer.Option(min=1, help="Test pairs.")] = 96,
-    validation: Annotated[int, typer.Option(min=1, help="Validation pairs.")] = 24,
+    train: Annotated[int, typer.Option(min=1, metavar="N", help="Training images per modality.")] = 396,
+    test: Annotated[int, typer.Option(min=1, metavar="N", help="Test pairs.")] = 96,
+    validation: Annotated[int, typer.Option(min=1, metavar="N", help="Validation pairs.")] = 24,
     brain: Annotated[
         str | None,
         typer.Option(
             metavar="normal|msles1|msles2|msles3|subjects",
-            help="Which head; by default the one in SOURCE, and of --download the normal one.",
+            help="Which head.",
+            show_default="the one in SOURCE; with --download, normal",
         ),
     ] = None,
-    noise: Annotated[int, typer.Option(help="Percent, as pn3 in the volumes' names; of models, to simulate.")] = 3,
-    inu: Annotated[int, typer.Option(help="Percent, as rf20 in the volumes' names; of models, to simulate.")] = 20,
-    pd: Annotated[bool, typer.Option("--pd", help="Add PDw images and lists of PDw to T1w pairs.")] = False,
+    noise: Annotated[
+        int, typer.Option(metavar="N", help="Percent of noise; pn3 in the names of volumes; for models, to simulate.")
+    ] = 3,
+    inu: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Percent of non-uniformity; rf20 in the names of volumes; for models, to simulate."
+        ),
+    ] = 20,
+    pd: PdOption = False,
     download: Annotated[
-        bool, typer.Option("--download", help="First fetch into SOURCE what it lacks of that head.")
+        bool, typer.Option("--download", help="First download the files of that head that SOURCE lacks.")
     ] = False,
 ) -> None:
     """Deform T2w and T1w slices of BrainWeb, from its volumes or simulated from its models, by known fields."""
@@ -81,12 +100,14 @@ def brainweb(
 
 @app.command()
 def brats(
-    source: Annotated[Path, typer.Argument(help="Folder with cases of BraTS, 2015 to 2023 and later.")],
-    output: OutputOption,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder with cases of BraTS, 2015 to 2023 and later.")
+    ],
+    output: FolderOption,
     seed: SeedOption = 0,
-    train: Annotated[int, typer.Option(min=1, help="Training images a modality.")] = 1416,
-    test: Annotated[int, typer.Option(min=1, help="Test pairs.")] = 294,
-    validation: Annotated[int, typer.Option(min=1, help="Validation pairs.")] = 24,
+    train: Annotated[int, typer.Option(min=1, metavar="N", help="Training images per modality.")] = 1416,
+    test: Annotated[int, typer.Option(min=1, metavar="N", help="Test pairs.")] = 294,
+    validation: Annotated[int, typer.Option(min=1, metavar="N", help="Validation pairs.")] = 24,
 ) -> None:
     """Pair T2w and T1w slices of BraTS, subject to subject."""
     from crossmorph.datasets.brats.dataset import prepare_brats
@@ -97,13 +118,17 @@ def brats(
 @app.command()
 def anatomies(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders of label maps, at any depth.")],
-    output: OutputOption,
+    output: FolderOption,
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV label,structure,tissue,signal; by default aseg, MUSE or tissues are recognised."),
+        typer.Option(
+            metavar="PATH",
+            help="CSV label,structure,tissue,signal.",
+            show_default="recognised: aseg, MUSE, tissues",
+        ),
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="CSV person,split; by default a hash deals people 8 : 1 : 1.")
+        Path | None, typer.Option(metavar="PATH", help="CSV person,split.", show_default="by a hash, 8 : 1 : 1")
     ] = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -121,14 +146,18 @@ def anatomies(
 @app.command()
 def people(
     source: Annotated[Path, typer.Argument(metavar="ANATOMIES", help="Folder made by prepare anatomies.")],
-    output: OutputOption,
-    split: Annotated[str, typer.Option(metavar="train|validation|test", help="Whose people.")] = "validation",
-    pairs: Annotated[int | None, typer.Option(min=1, help="How many [default: as many as people].")] = None,
-    spacing: Annotated[float, typer.Option(help="Millimetres of a voxel.")] = 2.0,
+    output: FolderOption,
+    split: Annotated[
+        str, typer.Option(metavar="train|validation|test", help="Split whose people are shown.")
+    ] = "validation",
+    pairs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of pairs.", show_default="as many as people")
+    ] = None,
+    spacing: Annotated[float, typer.Option(metavar="MM", help="Voxel size.")] = 2.0,
     show: Annotated[
         str, typer.Option(metavar="all|heads|brains", help="heads: whole heads only; brains: skull-stripped.")
     ] = "all",
-    aligned: Annotated[bool, typer.Option("--aligned", help="Lay people over each other by affine maps.")] = False,
+    aligned: Annotated[bool, typer.Option("--aligned", help="Align people by their affine maps.")] = False,
     moving: Annotated[str, typer.Option(metavar="t1|t2|flair|pd|ct", help="Contrast of the moving images.")] = "t2",
     fixed: Annotated[str, typer.Option(metavar="t1|t2|flair|pd|ct", help="Contrast of the fixed images.")] = "t1",
     seed: SeedOption = 0,

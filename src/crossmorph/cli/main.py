@@ -2,15 +2,25 @@
 
 import json
 import os
-import shlex
-import sys
+import time
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crossmorph.cli import checks, datasets, reproduce, transforms
+from crossmorph.cli import checks, datasets, models, reproduce, training, transforms
+from crossmorph.cli.options import (
+    BAD_INPUT,
+    FAILED,
+    DeviceOption,
+    JsonOption,
+    KeepFailedOption,
+    ModelOption,
+    ThreadsOption,
+    VerboseOption,
+)
+from crossmorph.cli.output import fail, words
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,17 +34,8 @@ if TYPE_CHECKING:
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
-BAD_INPUT, FAILED = 2, 3
 # What PyTorch says where memory is short, by CPU, by oneDNN, by CUDA.
 NO_MEMORY = ("can't allocate memory", "could not create a primitive", "out of memory", "bad_alloc")
-METHODS = "none,affine,syn,coarse,crossmorph,oracle"
-
-KeepFailedOption = Annotated[bool, typer.Option("--keep-failed", help="Write the outputs even if a check fails.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print the checks that passed, too.")]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(help="Shipped name, or folder that train wrote [default: the shipped one of the images' dimension]."),
-]
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -43,12 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(rich_markup_mode=None, help="Weights that ship, and their cards.", no_args_is_help=True)
-transforms.add_commands(app)
-checks.add_commands(app)
-reproduce.add_commands(app)
-app.add_typer(datasets.app, name="prepare")
-app.add_typer(models_app, name="models")
 
 
 def _print_version(wanted: bool | None) -> None:
@@ -75,19 +70,14 @@ def main() -> None:
     try:
         command()
     except InputError as error:
-        _fail(str(error), BAD_INPUT)
+        fail(str(error), BAD_INPUT)
     except OSError as error:  # of a disk, standard output's included, that is full or cannot be written
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", BAD_INPUT)
+        fail(f"{where}{error.strerror or error}", BAD_INPUT)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
             raise
-        _fail("out of memory: crop or downsample the images", BAD_INPUT)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"crossmorph: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(code)
+        fail("out of memory: crop or downsample the images", BAD_INPUT)
 
 
 def _label_files(value: tuple[str, str]) -> "LabelFiles":
@@ -107,77 +97,113 @@ def _refine(text: str) -> "Refine":
 @app.command()
 def register(
     moving: Annotated[
-        Path | None, typer.Argument(help="Image to move: NIfTI, MetaImage, NRRD, MINC, DICOM folder, PNG, TIFF.")
+        Path | None,
+        typer.Argument(metavar="MOVING", help="Image to move: NIfTI, MetaImage, NRRD, MINC, DICOM folder, PNG, TIFF."),
     ] = None,
-    fixed: Annotated[Path | None, typer.Argument(help="Image to move it to.")] = None,
+    fixed: Annotated[Path | None, typer.Argument(metavar="FIXED", help="Image to move it to.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Moved image, on the fixed image's grid; of --pairs, a folder."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Required. Moved image, on the grid of the fixed image; with --pairs or --bids, a folder.",
+        ),
     ] = None,
     transform: Annotated[
-        Path | None, typer.Option("-t", "--transform", help="Transform for ITK, ANTs, Slicer: .h5 or .nii.gz.")
+        Path | None,
+        typer.Option(
+            "-t", "--transform", metavar="PATH", help="Transform for ITK, ANTs and 3D Slicer, .h5 or .nii.gz."
+        ),
     ] = None,
-    inverse: Annotated[Path | None, typer.Option(help="Inverse transform, on the moving image's grid.")] = None,
+    inverse: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Inverse transform, on the grid of the moving image.")
+    ] = None,
     translated: Annotated[
-        Path | None, typer.Option(help="Moving image in the fixed image's modality, on its own grid.")
+        Path | None, typer.Option(metavar="PATH", help="Translated image, on the grid of the moving image.")
     ] = None,
     labels: Annotated[
         list[Any] | None,
-        typer.Option(metavar="IN OUT", parser=_label_files, help="Move a label map too, nearest voxel. Repeatable."),
+        typer.Option(
+            metavar="IN OUT", parser=_label_files, help="Also move a label map, by nearest voxel. Repeatable."
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Report: page (.html) or picture (.png, .pdf, .svg).")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Page (.html) or picture (.png, .pdf, .svg).")
+    ] = None,
     error_map: Annotated[
-        Path | None, typer.Option(help="Expected error of every voxel, on the fixed image's grid.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Expected error of every voxel, on the grid of the fixed image."),
     ] = None,
     ants_prefix: Annotated[
         Path | None,
-        typer.Option(help="Write what ANTs would: P0GenericAffine.mat, P1Warp.nii.gz, P1InverseWarp.nii.gz."),
+        typer.Option(
+            metavar="P",
+            help="The files that ANTs would write: P0GenericAffine.mat, P1Warp.nii.gz, P1InverseWarp.nii.gz.",
+        ),
     ] = None,
     model: ModelOption = None,
     init: Annotated[
         str,
         typer.Option(
             metavar="affine|centers|none|FILE",
-            help="Initial affine: found, centre on centre, as the headers say, or from an affine transform's file.",
+            help="Initial affine: estimated, centre on centre, as the headers say, or from the file of an affine "
+            "transform.",
         ),
     ] = "affine",
     smoothness: Annotated[
-        float | None, typer.Option(min=0, max=1, help="From detailed (0) to stiff (1) [default: the model's].")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="NUMBER",
+            help="From detailed (0) to stiff (1).",
+            show_default="the model's",
+        ),
     ] = None,
     refine: Annotated[
         str,
         typer.Option(
             metavar="auto|on|off|SECONDS",
-            help="Instance optimisation of this pair: until it stops gaining, or for so long; auto: for volumes only.",
+            help="Instance optimisation of this pair: to its end (on) or for so many seconds; auto: of volumes only.",
         ),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Register every pair of a pairs.csv into folders of -o; finished ones are skipped."),
+        typer.Option(
+            metavar="PATH", help="Register every pair of a pairs.csv into folders of -o; finished pairs are skipped."
+        ),
     ] = None,
     bids: Annotated[
-        bool, typer.Option("--bids", help="-o is a folder for moved image, transforms and sidecars of BIDS names.")
+        bool, typer.Option("--bids", help="-o is a folder for moved image, transforms and sidecars with BIDS names.")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes for --pairs.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes for --pairs.")] = 1,
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask cluster for --pairs.")] = None,
     keep_failed: KeepFailedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Register MOVING to FIXED; write the moved image and, on request, the transforms. Or many pairs: --pairs."""
-    if output is None:
-        raise InputError("register: no output given; expected -o")
     if pairs is None and (moving is None or fixed is None):
-        raise InputError("register: expected MOVING and FIXED, or --pairs")
+        received = "no images" if moving is None else f"one image, {moving}"
+        raise InputError(
+            f"register: received {received}; expected MOVING and FIXED, or a list of pairs: --pairs PAIRS.csv"
+        )
+    if output is None:
+        raise InputError(f"register: no output given; expected -o {'FOLDER' if pairs or bids else 'MOVED'}")
+    began = time.perf_counter()
     from crossmorph.registration.settings import Settings
-    from crossmorph.workflows.outputs import Outputs
-    from crossmorph.workflows.register_files import register_files
+    from crossmorph.system.progress import working
+
+    with working("registering"):
+        from crossmorph.workflows.outputs import Outputs
+        from crossmorph.workflows.register_files import register_files
 
     settings = Settings(init, smoothness, _refine(refine))
     outputs = Outputs(output, transform, inverse, translated, error_map, report, tuple(labels or ()), ants_prefix)
-    how = (model, settings, device, threads, keep_failed, _words())
+    how = (model, settings, device, threads, keep_failed, words())
     if pairs is not None:
         if moving or outputs != Outputs(output):
             raise InputError("register: --pairs chooses its own files; expected no MOVING, FIXED or single outputs")
@@ -191,18 +217,15 @@ def register(
         if outputs != Outputs(output):
             raise InputError("register: --bids chooses its own files; expected no other outputs than -o")
         outputs = bids_outputs(moving, fixed, output)
-    _print(register_files(moving, fixed, outputs, *how), as_json, verbose)
+    with working("registering"):
+        done = register_files(moving, fixed, outputs, *how)
+    _print(done, as_json, verbose, time.perf_counter() - began)
 
 
-def _words() -> str:
-    """The command line, as a shell takes it."""
-    return shlex.join(["crossmorph", *sys.argv[1:]])
-
-
-def _print(done: "Done", as_json: bool, verbose: bool) -> None:
-    print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text(verbose))
+def _print(done: "Done", as_json: bool, verbose: bool, waited: float) -> None:
+    print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text(verbose, waited))
     if not done.passed:
-        _fail(done.failure, FAILED)
+        fail(done.failure, FAILED)
 
 
 def _register_pairs(
@@ -229,107 +252,44 @@ def _register_pairs(
 
 @app.command()
 def translate(
-    moving: Annotated[Path, typer.Argument(help="Image to translate.")],
-    fixed: Annotated[Path, typer.Argument(help="Image whose modality it shall have.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Translation, on the moving image's own grid.")],
+    moving: Annotated[Path, typer.Argument(metavar="MOVING", help="Image to translate.")],
+    fixed: Annotated[Path, typer.Argument(metavar="FIXED", help="Image whose modality it shall have.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="PATH", help="Translated image, on the grid of the moving image.")
+    ],
     model: ModelOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
     keep_failed: KeepFailedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Translate MOVING into the modality of FIXED, on its own grid; the two are registered for that."""
-    from crossmorph.workflows.outputs import Outputs
-    from crossmorph.workflows.register_files import register_files
+    began = time.perf_counter()
+    from crossmorph.system.progress import working
 
-    outputs = Outputs(translated=output)
-    done = register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed)
-    _print(done, as_json, verbose)
+    with working("registering"):
+        from crossmorph.workflows.outputs import Outputs
+        from crossmorph.workflows.register_files import register_files
 
-
-@app.command()
-def train(
-    config: Annotated[Path, typer.Argument(help="YAML; see configs/.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, as stages.coarse.iterations=9.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-) -> None:
-    """Train a hierarchy on unlabelled pairs; write weights and card into the run's folder."""
-    from crossmorph.system.environment import require_extra
-
-    require_extra("train")
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
-
-    from crossmorph.training.config import load_config
-    from crossmorph.training.train import TrainingDivergedError
-    from crossmorph.training.train import train as run
-
-    try:
-        weights = run(load_config(config, set_), resume)
-        rank_zero_only(print)(f"wrote {weights}")
-    except TrainingDivergedError as error:
-        _fail(str(error), FAILED)
-
-
-@app.command()
-def evaluate(
-    pairs: Annotated[Path, typer.Argument(help="pairs.csv of a dataset.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="CSV, a row per pair and method.")],
-    methods: Annotated[str, typer.Option(help="Comma-separated; docs/reference.md has all.")] = METHODS,
-    report: Annotated[Path | None, typer.Option(help="Page (.html) with worst pairs, table and plots.")] = None,
-    model: ModelOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every method.")] = 1,
-) -> None:
-    """Score registration methods side by side on a list of pairs."""
-    from crossmorph.evaluation.evaluate import chosen_model
-    from crossmorph.evaluation.evaluate import evaluate as run
-    from crossmorph.evaluation.results import caption, markdown_table, summarise
-
-    chosen = chosen_model(pairs, model)
-    names = methods.split(",")
-    if report is None:
-        rows = run(pairs, names, output, model=chosen, threads=threads)
-    else:
-        from crossmorph.system.environment import require_extra
-
-        require_extra("report")
-        from crossmorph.reports.evaluation_page import evaluate_with_page
-
-        rows = evaluate_with_page(pairs, names, output, report, chosen, threads, command=_words())
-    print(markdown_table(summarise(rows), caption(pairs, rows, chosen, threads)))
-    for path in filter(None, (output, report)):
-        print(f"wrote {path}")
-    failed = sum(bool(row.error) for row in rows)
-    if failed:
-        _fail(f"{failed} of {len(rows)} registrations failed; the column 'error' of {output} says why", FAILED)
-
-
-@models_app.command("list")
-def list_models() -> None:
-    """Names of the shipped models."""
-    from crossmorph.networks.checkpoint import read_card, shipped_models
-
-    for name, path in shipped_models().items():
-        print(f"{name}  {read_card(path).description}")
-
-
-@models_app.command("show")
-def show_model(
-    name: Annotated[str | None, typer.Argument(help="Shipped name, or folder [default: any-2d].")] = None,
-) -> None:
-    """The card of a model: what it is, where it came from, what it scored."""
-    from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card
-
-    print(read_card(find_card(name or DEFAULT_MODELS[2])).model_dump_json(indent=2))
+        outputs = Outputs(translated=output)
+        done = register_files(moving, fixed, outputs, model, device=device, threads=threads, keep_failed=keep_failed)
+    _print(done, as_json, verbose, time.perf_counter() - began)
 
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for all files.")] = Path("demo"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder for all files.")] = Path(
+        "demo"
+    ),
 ) -> None:
     """Register a real T1w slice and a simulated T2w partner; print the numbers, draw the picture."""
     from crossmorph.workflows.demo import run_demo
 
     run_demo(output)
+
+
+for module in (transforms, checks, training, reproduce):
+    module.add_commands(app)
+app.add_typer(datasets.app, name="prepare")
+app.add_typer(models.app, name="models")

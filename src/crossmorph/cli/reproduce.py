@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-FAILED = 3
+from crossmorph.cli.options import FAILED
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -17,18 +17,29 @@ def add_commands(app: typer.Typer) -> None:
 def reproduce(
     what: Annotated[str, typer.Argument(metavar="all|table1..3|fig2..5", help="Comma-separated, or all.")],
     budget: Annotated[
-        str, typer.Option(metavar="smoke|cpu|paper", help="A minute; hours on two cores; the paper's 150,000 steps.")
+        str,
+        typer.Option(metavar="smoke|cpu|paper", help="A minute; hours on two cores; the paper's 150,000 iterations."),
     ] = "cpu",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder of tables, figures and the cache [default: reproduction/BUDGET]."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Folder for tables, figures and kept results.",
+            show_default="reproduction/BUDGET",
+        ),
     ] = None,
     brainweb: Annotated[
-        Path | None, typer.Option(help="What `prepare brainweb` wrote [default: a simulated stand-in].")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="What prepare brainweb wrote.", show_default="a simulated stand-in"),
     ] = None,
-    brats: Annotated[Path | None, typer.Option(help="What `prepare brats` wrote [default: a stand-in].")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of data and trainings.")] = 0,
+    brats: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="What prepare brats wrote.", show_default="a simulated stand-in"),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes, one thread each.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of data and training.")] = 0,
 ) -> None:
     """Rebuild the paper's tables and figures: train, register, score, draw. Finished experiments are not repeated."""
     from crossmorph.system.environment import EXTRAS, require_extra

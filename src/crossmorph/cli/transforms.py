@@ -33,23 +33,35 @@ def apply(
     images: Annotated[list[Path], typer.Argument(metavar="IN OUT [IN OUT]...", help="Images, and where to.")],
     then: More = None,
     reference: Annotated[
-        Path | None, typer.Option("-r", "--reference", help="Image whose grid to use [default: the warp's own].")
+        Path | None,
+        typer.Option(
+            "-r",
+            "--reference",
+            metavar="PATH",
+            help="Image whose grid the output has.",
+            show_default="grid of the displacement field",
+        ),
     ] = None,
     interp: Annotated[
         Literal["auto", "linear", "nearest", "genericlabel"],
-        typer.Option(help="nearest or genericlabel (smoother borders) for labels; auto: nearest for evident labels."),
+        typer.Option(
+            metavar="auto|linear|nearest|genericlabel",
+            help="Interpolation; nearest or genericlabel (smoother borders) for labels; auto: nearest for evident labels.",
+        ),
     ] = "auto",
     inverse: Annotated[
-        bool, typer.Option("--inverse", help="The other way; -r is then the moving image or its like.")
+        bool, typer.Option("--inverse", help="The opposite direction; -r is then the moving image, or on its grid.")
     ] = False,
 ) -> None:
     """Move images by a transform, each sampled once."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import ImageFiles, apply_files
 
     if len(images) % 2:
         raise InputError(f"apply: got {len(images)} image files, expected pairs IN OUT [IN OUT]...")
     files = [ImageFiles(*pair) for pair in zip(images[::2], images[1::2], strict=True)]
-    cautions = apply_files([transform, *(then or [])], files, reference, interp, inverse)
+    with working("computing"):
+        cautions = apply_files([transform, *(then or [])], files, reference, interp, inverse)
     _done([pair.target for pair in files], cautions)
 
 
@@ -58,12 +70,14 @@ def points(
     source: Annotated[Path, typer.Argument(metavar="IN", help="CSV of ANTs (LPS mm) or Slicer, .fcsv or .mrk.json.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write, in the same format.")],
     then: More = None,
-    inverse: Annotated[bool, typer.Option("--inverse", help="From the moving image to the fixed one.")] = False,
+    inverse: Annotated[bool, typer.Option("--inverse", help="From the moving image to the fixed image.")] = False,
 ) -> None:
     """Move points: from the fixed image to the moving one, opposite to images (as antsApplyTransformsToPoints)."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_points import points_file
 
-    cautions = points_file([transform, *(then or [])], source, target, inverse)
+    with working("computing"):
+        cautions = points_file([transform, *(then or [])], source, target, inverse)
     _done([target], cautions)
 
 
@@ -73,16 +87,25 @@ def compose(
         typer.Argument(metavar="XFM... OUT", help="Transforms in the order of antsApplyTransforms -t, and the result."),
     ],
     reference: Annotated[
-        Path | None, typer.Option("-r", "--reference", help="Image whose grid to use [default: the first warp's].")
+        Path | None,
+        typer.Option(
+            "-r",
+            "--reference",
+            metavar="PATH",
+            help="Image whose grid the output has.",
+            show_default="grid of the first displacement field",
+        ),
     ] = None,
 ) -> None:
     """Write several transforms as one."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import compose_files
 
     *sources, output = transforms
     if not sources:
         raise InputError("compose: got one file, expected transforms and the file to write")
-    compose_files(sources, output, reference)
+    with working("computing"):
+        compose_files(sources, output, reference)
     _done([output], [])
 
 
@@ -90,37 +113,57 @@ def invert(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Inverse to write.")],
     reference: Annotated[
-        Path | None, typer.Option("-r", "--reference", help="Image whose grid to use, as the moving [default: own].")
+        Path | None,
+        typer.Option(
+            "-r",
+            "--reference",
+            metavar="PATH",
+            help="Image whose grid the inverse has, usually the moving image.",
+            show_default="the transform's own grid",
+        ),
     ] = None,
 ) -> None:
     """Write the inverse of a transform; refuse where it has none."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import invert_file
 
-    invert_file(transform, output, reference)
+    with working("computing"):
+        invert_file(transform, output, reference)
     _done([output], [])
 
 
 def convert(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
-    to: Annotated[Literal["itk", "ants", "fsl", "freesurfer"], typer.Option(help="Program that is to read it.")],
-    moving: Annotated[Path | None, typer.Option(help="Moving image, for FSL and FreeSurfer.")] = None,
-    fixed: Annotated[Path | None, typer.Option(help="Fixed image, for affine maps of FSL and FreeSurfer.")] = None,
+    to: Annotated[
+        Literal["itk", "ants", "fsl", "freesurfer"],
+        typer.Option(
+            metavar="itk|ants|fsl|freesurfer", help="Program that will read it; FreeSurfer: affine only, .lta."
+        ),
+    ],
+    moving: Annotated[Path | None, typer.Option(metavar="PATH", help="Moving image, for FSL and FreeSurfer.")] = None,
+    fixed: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Fixed image, for affine transforms of FSL and FreeSurfer.")
+    ] = None,
 ) -> None:
     """Write a transform for another program."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import convert_file
 
-    convert_file(transform, output, to, moving, fixed)
+    with working("computing"):
+        convert_file(transform, output, to, moving, fixed)
     _done([output], [])
 
 
 def jacobian(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Image to write, on the warp's grid.")],
-    log: Annotated[bool, typer.Option("--log", help="Natural logarithm.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Write the natural logarithm.")] = False,
 ) -> None:
     """Write the Jacobian determinant of a warp: above 1 where the moving image is larger, 0 or less where it folds."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.transform_files import jacobian_file
 
-    jacobian_file(transform, output, log)
+    with working("computing"):
+        jacobian_file(transform, output, log)
     _done([output], [])

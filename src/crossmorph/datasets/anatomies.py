@@ -24,6 +24,7 @@ from crossmorph.datasets.writing import new_dataset, write_labels
 from crossmorph.errors import InputError
 from crossmorph.images.io import READABLE_SUFFIXES, read_image
 from crossmorph.system.files import brief
+from crossmorph.system.progress import tracked
 
 PersonSplit = Literal["train", "validation", "test"]
 SPLITS: tuple[PersonSplit, ...] = get_args(PersonSplit)
@@ -108,7 +109,7 @@ def prepare_anatomies(
     people: dict[str, Person] = {}
     refused: dict[str, str] = {}
     with new_dataset(output) as folder:
-        for path in _maps(sources):
+        for path in tracked(list(_maps(sources)), "label maps"):
             name = _stem(path)
             try:
                 if name in people:
@@ -153,9 +154,14 @@ def load_anatomies(folder: Path) -> Anatomies:
     return Anatomies(folder, structures, people)
 
 
+def map_path(anatomies: Anatomies, person: Person) -> Path:
+    """Where the label map of a person lies."""
+    return anatomies.folder / f"{person.name}.nii.gz"
+
+
 def load_map(anatomies: Anatomies, person: Person) -> LabelMap:
     """The label map of a person, as codes."""
-    image = read_image(anatomies.folder / f"{person.name}.nii.gz", labels=True)
+    image = read_image(map_path(anatomies, person), labels=True)
     return LabelMap(image.data.astype(np.uint8), image.affine)
 
 

@@ -27,6 +27,7 @@ from crossmorph.errors import InputError
 from crossmorph.simulation.drawing import biased, noisy
 from crossmorph.simulation.tissue_signals import Sequence_
 from crossmorph.system.files import brief
+from crossmorph.system.progress import tracked
 
 AROUND = 10.0  # mm of air around what is shown
 MARGIN = 3.0  # mm around grey and white matter that are left of a brain shown alone
@@ -92,7 +93,10 @@ def prepare_people(anatomies: Path, output: Path, spec: PairsSpec) -> Path:
     cohort = load_cohort(anatomies, spec.split)
     numbers = _paired(cohort.people, spec)
     with new_dataset(output) as folder:
-        pairs = [_write_pair(folder, k, anatomies, cohort, pair, spec) for k, pair in enumerate(numbers)]
+        pairs = [
+            _write_pair(folder, k, anatomies, cohort, pair, spec)
+            for k, pair in tracked(list(enumerate(numbers)), "pairs")
+        ]
         write_pairs(folder / "pairs.csv", pairs)
         description = json.dumps(_describe(cohort, spec, len(pairs)), indent=1) + "\n"
         (folder / "dataset.json").write_text(description, encoding="utf-8")

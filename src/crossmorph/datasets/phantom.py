@@ -30,6 +30,7 @@ from crossmorph.datasets.writing import (
 from crossmorph.simulation.anatomy import SHAPE, SPACING, slice_affine, split_levels, tissue_slice
 from crossmorph.simulation.deformation import ROUGH, SMOOTH, Difficulty, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.mri import TISSUES, Modality, simulate, tissue_labels
+from crossmorph.system.progress import tracked
 
 BasicSplit = Literal["train", "validation", "test", "rough"]
 Split = Literal[BasicSplit, ExtraSplit]
@@ -105,7 +106,7 @@ def _levels(split: Split, count: int, seed: int) -> list[float]:
 def _write_split(folder: Path, split: BasicSplit, count: int, seed: int, pd: bool, difficulty: Difficulty) -> None:
     folder.mkdir(parents=True)
     levels = _levels(split, count, seed)
-    for index, z_mm in enumerate(levels):
+    for index, z_mm in tracked(list(enumerate(levels)), split):
         u_moving = _write_anatomy(folder, split, index, "moving", z_mm, seed, pd, difficulty)
         u_fixed = _write_anatomy(folder, split, index, "fixed", z_mm, seed, pd, difficulty)
         if split != "train":

@@ -28,6 +28,7 @@ from crossmorph.simulation.anatomy import SPACING as SLICE_SPACING
 from crossmorph.simulation.anatomy import tissue_volume, volume_affine
 from crossmorph.simulation.deformation import SMOOTH, Difficulty, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.mri import CONTRASTS, TISSUES, Contrast, simulate, tissue_labels
+from crossmorph.system.progress import tracked, working
 
 VolumeSplit = Literal["validation", "test", "contrasts"]
 
@@ -98,10 +99,12 @@ def prepare_volumes(
     width, depth, height = (round(length / spacing) for length in EXTENT)
     shape = (width, depth, height)
     with new_dataset(output) as folder:
-        anatomy = _Anatomy(tissue_volume(shape, spacing), volume_affine(shape, spacing), volume_difficulty(spacing))
+        with working("reading the tissue maps"):
+            fractions = tissue_volume(shape, spacing)
+        anatomy = _Anatomy(fractions, volume_affine(shape, spacing), volume_difficulty(spacing))
         for split, count in counts.items():
             (folder / split).mkdir()
-            pairs = [_write_pair(folder / split, split, index, anatomy, seed) for index in range(count)]
+            pairs = [_write_pair(folder / split, split, index, anatomy, seed) for index in tracked(range(count), split)]
             write_pairs(folder / split / "pairs.csv", pairs)
         description = json.dumps(_describe(seed, counts, shape, spacing), indent=2) + "\n"
         (folder / "dataset.json").write_text(description, encoding="utf-8")

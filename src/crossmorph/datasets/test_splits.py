@@ -18,6 +18,7 @@ from crossmorph.errors import InputError
 from crossmorph.simulation.deformation import SMOOTH, Difficulty, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.head_layers import surround
 from crossmorph.simulation.mri import CONTRASTS, Contrast, simulate, tissue_labels
+from crossmorph.system.progress import tracked
 
 ExtraSplit = Literal["contrasts", "heads", "far"]
 Stream = Callable[..., np.random.Generator]
@@ -166,7 +167,7 @@ def _write_contrasts(folder: Path, slices: list[Slice], stream: Stream) -> list[
         for name, difficulty in CONDITIONS.items()
         for contrast in ("t2", "t1")
     ]
-    for index, source in enumerate(slices):
+    for index, source in tracked(list(enumerate(slices)), "contrasts"):
         moving, fixed = (_deform(source, stream(index, role)) for role in ("moving", "fixed"))
         for role, deformed in (("moving", moving), ("fixed", fixed)):
             _write_anatomy(folder, index, role, deformed.slice, [*plain, *varied], stream)
@@ -176,7 +177,7 @@ def _write_contrasts(folder: Path, slices: list[Slice], stream: Stream) -> list[
 
 
 def _write_heads(folder: Path, slices: list[Slice], stream: Stream) -> list[Path]:
-    for index, brain in enumerate(slices):
+    for index, brain in tracked(list(enumerate(slices)), "heads"):
         room = on_grid(brain, HEAD_SHAPE)
         spacing, z_mm = float(room.affine[0, 0]), float(room.affine[2, 3])
         head = Slice(surround(room.fractions, spacing, z_mm, stream(index, "head")), room.affine)
@@ -187,7 +188,7 @@ def _write_heads(folder: Path, slices: list[Slice], stream: Stream) -> list[Path
 
 
 def _write_far(folder: Path, slices: list[Slice], stream: Stream) -> list[Path]:
-    for index, brain in enumerate(slices):
+    for index, brain in tracked(list(enumerate(slices)), "far"):
         shape = brain.fractions.shape[1:]
         moving, fixed = far_apart(on_grid(brain, FAR.moving_shape), shape, stream(index, "pair"))
         u = _centre(true_field(moving.u, fixed.u), shape)

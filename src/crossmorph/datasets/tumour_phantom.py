@@ -43,6 +43,7 @@ from crossmorph.simulation.lesions import (
     unpushed,
 )
 from crossmorph.simulation.mri import REFERENCE, RELAXATION, TISSUES, bias_field, signal, tissue_labels
+from crossmorph.system.progress import tracked
 
 Split = Literal["train", "validation", "test"]
 Role = Literal["moving", "fixed"]
@@ -129,7 +130,7 @@ def _write_split(folder: Path, split: Split, count: int, seed: int) -> None:
     folder.mkdir(parents=True)
     order = generator(seed, _STREAM, split).permutation(levels_of(split))
     levels = [float(order[index % len(order)]) for index in range(count)]
-    for index, z_mm in enumerate(levels):
+    for index, z_mm in tracked(list(enumerate(levels)), split):
         moving, fixed = draw_subjects(split, index, z_mm, seed)
         _write_subject(folder, split, index, "moving", moving, z_mm, seed)
         _write_subject(folder, split, index, "fixed", fixed, z_mm, seed)

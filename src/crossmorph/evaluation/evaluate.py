@@ -32,8 +32,8 @@ from crossmorph.images.io import read_image
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, load_model
 from crossmorph.registration.register_images import register_coarse, register_images, register_initial
 from crossmorph.registration.settings import Settings
-from crossmorph.system.environment import progress_bar
 from crossmorph.system.files import atomic_output
+from crossmorph.system.progress import progress_bar
 from crossmorph.transforms.warp import Warp, resample, resample_warp, voxel_displacement
 from crossmorph.transforms.warp_files import read_transform
 
@@ -109,7 +109,7 @@ def evaluate(
 
     Raises:
         InputError: the list, a method, the model or the output cannot be used, or ANTs was started with another number
-            of threads.
+            of threads. Nothing has run then.
     """
     if threads < 1:
         raise InputError(f"received {threads} threads; expected at least 1")
@@ -118,11 +118,11 @@ def evaluate(
     if count is not None and count < 1:
         raise InputError(f"received a count of {count} pairs; expected at least 1")
     pairs = read_pairs(pairs_csv)[:count]
-    _check_methods(methods, pairs, pairs_csv)
+    _check_names(methods)
     # The output is opened first: an error in writing must show before hours of work, not after.
     with _limited(threads), atomic_output(Path(output)) as temporary:
         loaded = cache(partial(load_model, chosen_model(pairs_csv, model)))
-        runners = {name: runner(name, loaded, threads) for name in methods}
+        runners = {name: ready(name, pairs_csv, pairs, loaded, threads) for name in methods}
         rows = run_methods(pairs, runners, watch=watch)
         write_rows(temporary, rows)
     return rows
@@ -133,17 +133,28 @@ def chosen_model(pairs_csv: str | Path, model: str | None) -> str:
     return model or DEFAULT_MODELS[read_image(read_pairs(pairs_csv)[0].fixed).dim]
 
 
-def _check_methods(methods: Sequence[str], pairs: list[Pair], pairs_csv: str | Path) -> None:
+def _check_names(methods: Sequence[str]) -> None:
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         received = ", ".join(map(repr, unknown)) or "none"
         raise InputError(f"unknown method: received {received}; expected some of {', '.join(METHODS)}")
+
+
+def ready(name: str, pairs_csv: str | Path, pairs: list[Pair], model: Callable[[], Model], threads: int) -> Method:
+    """The method of a name, once it is known that it can run on a list. Raises InputError where it cannot."""
     without = [pair.name for pair in pairs if pair.field is None]
-    if "oracle" in methods and without:
+    if name == "oracle" and without:
         raise InputError(
             f"{pairs_csv}: {len(without)} of {len(pairs)} pairs have no true field ({without[0]} is the first); "
             "expected one for each with the method 'oracle'"
         )
+    if name in (*OURS, "voxelmorph"):
+        card, image = (voxelmorph.load_trained() if name == "voxelmorph" else model()).card, read_image(pairs[0].fixed)
+        if image.dim != card.hierarchy.dim:
+            raise InputError(
+                f"{name}: model {card.name} registers {card.hierarchy.dim}-D images; {pairs[0].fixed} is {image.dim}-D"
+            )
+    return runner(name, model, threads)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -18,9 +17,10 @@ from torch.overrides import TorchFunctionMode
 from crossmorph.errors import InputError
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.layers import CHANNELS_LAST
-from crossmorph.system.files import brief, readable, write_whole
+from crossmorph.networks.shipped import DEFAULT_MODELS as DEFAULT_MODELS
+from crossmorph.networks.shipped import shipped_models as shipped_models
+from crossmorph.system.files import brief, read_json, write_whole
 
-DEFAULT_MODELS = {2: "any-2d", 3: "any-3d"}  # shipped weights by dimension of the images
 FILLED_BY = ("normal_", "uniform_", "kaiming_uniform_")
 
 
@@ -104,12 +104,6 @@ def save_model(folder: Path, hierarchy: Hierarchy, card: Card) -> Path:
     return path
 
 
-def shipped_models() -> dict[str, Path]:
-    """Cards of the weights inside the package, by name."""
-    folder = Path(str(resources.files("crossmorph.networks") / "weights"))
-    return {path.stem: path for path in sorted(folder.glob("*.json"))}
-
-
 def find_card(name: str) -> Path:
     """The card of a shipped model's name, of a ``.json`` file, or of a folder that holds exactly one model."""
     shipped = shipped_models()
@@ -129,14 +123,7 @@ def find_card(name: str) -> Path:
 
 def read_card(path: Path) -> Card:
     """Read and check a card. Raises InputError naming what is wrong."""
-    with readable(path):
-        content = path.read_bytes()
-    try:
-        return Card.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        raise InputError(f"{path}: not a model card ({where}{first['msg']})") from error
+    return read_json(path, Card, "a model card")
 
 
 def load_model(name: str = DEFAULT_MODELS[2], device: str = "auto") -> Model:

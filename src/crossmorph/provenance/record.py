@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
@@ -23,7 +23,7 @@ from crossmorph.images.io import read_content
 from crossmorph.networks.checkpoint import Card, shipped_models
 from crossmorph.registration.settings import Settings
 from crossmorph.system.environment import versions
-from crossmorph.system.files import readable
+from crossmorph.system.files import read_json, readable
 
 FORMAT: Literal["crossmorph provenance 2"] = "crossmorph provenance 2"
 HEADERS = (".mhd", ".nhdr")  # their voxels are in another file
@@ -250,16 +250,7 @@ def record_text(record: Record, more: dict[str, Any]) -> bytes:
 
 def read_record(path: Path) -> Record:
     """Read and check a record. Raises InputError naming what is wrong."""
-    with readable(path):
-        content = path.read_bytes()
-    try:
-        return Record.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        raise InputError(
-            f"{path}: not a record that crossmorph wrote beside a transform ({where}{first['msg']})"
-        ) from error
+    return read_json(path, Record, "a record that crossmorph wrote beside a transform")
 
 
 def check_replaceable(path: Path) -> None:

@@ -108,7 +108,8 @@ class Check(NamedTuple):
         name: what was checked.
         level: ``passed``, ``warning`` or ``failed``.
         value: the measure, or None where it is not known.
-        limit: from where it is not passed, or None where no limit is known.
+        limit: from where it is not passed, or None where no limit is known; then nothing was compared, and the level
+            is ``passed`` although the check does not count as passed, see :func:`level_text`.
         message: a sentence that says what was found, and what to try.
     """
 
@@ -142,6 +143,11 @@ class Assessment(NamedTuple):
     checks: tuple[Check, ...]
     maps: Consistency
     error: Float[Tensor, "*space"] | None
+
+
+def level_text(check: Check) -> str:
+    """The level of a check for people: ``no limit`` where none is known, so that nothing was passed."""
+    return "no limit" if check.level == "passed" and check.limit is None else check.level
 
 
 def failures(checks: Sequence[Check]) -> list[str]:

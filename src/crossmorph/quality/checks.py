@@ -13,6 +13,7 @@ from crossmorph.quality.error_model import Calibration, calibration_of
 from crossmorph.quality.error_network import expected_error
 from crossmorph.quality.measures import error_predictors, mean_error, measure, with_expected_error
 from crossmorph.registration.register_images import Registered, RejectedStage
+from crossmorph.system.progress import stage
 
 MIN_KEPT = 0.8  # of the mutual information of the images as they were given
 MAX_STRETCH = 2.0  # |log-Jacobian|, 99th percentile: volumes changed by a factor of 7
@@ -20,6 +21,7 @@ MAX_INCONSISTENCY = 1.0  # voxels of the working grid, of forward and inverse tr
 ROTATION_WARNING, ROTATION_FAILED = 1.0, 1.1  # times the mutual information
 MIN_OVERLAP = 0.6  # of the fixed field of view, by the headers
 NOT_CALIBRATED = "not calibrated"  # the check in place of "expected error" where a model has no calibration
+UNKNOWN_DISTANCE = "No limit known for this model: the distance from the training images is not measured."
 UNSTABLE = "the result is unstable: give a better initial affine (--init FILE), or use a smoother field."
 
 
@@ -31,6 +33,7 @@ def assess(registered: Registered, moving: Image, fixed: Image) -> Assessment:
         moving: the moving image as it was given.
         fixed: the fixed image as it was given.
     """
+    stage("checks")
     maps = consistency(registered)
     measures, limits, error = measure(registered, moving, fixed, maps), None, None
     calibration = calibration_of(registered.model)
@@ -128,7 +131,7 @@ def _consistent(measures: Measures, limits: Limits | None) -> list[Check]:
     for name, (value, change) in values.items():
         found = f"{change} changes the result by {value:.2f} {measures.unit} (median)"
         if limits is None:
-            checks.append(Check(name, "passed", value, None, f"{found}; no limit is known for this model."))
+            checks.append(Check(name, "passed", value, None, f"{found}; no limit known for this model."))
             continue
         limit = float(getattr(limits, name.replace(" ", "_")))
         if value < limit:
@@ -141,7 +144,7 @@ def _consistent(measures: Measures, limits: Limits | None) -> list[Check]:
 def _training_images(measures: Measures) -> Check:
     distance = measures.training_distance
     if distance is None:
-        return Check("training images", "passed", None, None, "The distance from the training images is not known.")
+        return Check("training images", "passed", None, None, UNKNOWN_DISTANCE)
     found = f"The distance from the training images is {distance:.2f} of its limit"
     if distance < 1:
         return Check("training images", "passed", distance, 1.0, f"{found}.")

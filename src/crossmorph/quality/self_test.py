@@ -13,6 +13,7 @@ graded size:
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from crossmorph.registration.register_images import Registered, register_images
 from crossmorph.registration.settings import DEFAULTS, Settings
 from crossmorph.simulation.anatomy import SPACING
 from crossmorph.simulation.deformation import SMOOTH, Difficulty, random_deformation
+from crossmorph.system.progress import stage
 from crossmorph.transforms.grid import working_grid
 from crossmorph.transforms.warp import Warp, displacement_at, from_voxel_displacement, resample, resample_warp
 
@@ -57,6 +59,13 @@ class Tried(NamedTuple):
     size: float
     known: Trial
     pair: Trial
+
+    def as_text(self) -> str:
+        """A line of the table."""
+        known, pair = (
+            f"{t.median:9.2f} {t.most:6.2f}   {', '.join(t.checks) or 'passed':<18}" for t in (self.known, self.pair)
+        )
+        return f"{self.size:6.2f}             {known} {pair}".rstrip()
 
 
 class Verification(NamedTuple):
@@ -89,21 +98,31 @@ class Verification(NamedTuple):
 
     def as_text(self) -> str:
         """A table for people."""
-        lines = [f"known field ({self.unit})   translated copy, true error        the pair, disagreement"]
-        lines.append("median                median    95%   checks              median    95%   checks")
-        for row in self.rows:
-            known, pair = (
-                f"{t.median:9.2f} {t.most:6.2f}   {', '.join(t.checks) or 'passed':<18}" for t in (row.known, row.pair)
-            )
-            lines.append(f"{row.size:6.2f}             {known} {pair}".rstrip())
+        return "\n".join([heading(self.unit), *(row.as_text() for row in self.rows), self.closing()])
+
+    def closing(self) -> str:
+        """What stands below the table."""
         raised = ", ".join(check.name for check in self.checks if check.level != "passed") or "none"
-        lines.append(f"checks of the pair itself that did not pass: {raised}")
         missed = f"errors above {self.limit:.2g} {self.unit} that no check found: {self.missed} of {2 * len(self.rows)}"
-        return "\n".join([*lines, missed])
+        return f"checks of the pair itself that did not pass: {raised}\n{missed}"
+
+
+def heading(unit: str) -> str:
+    """The two lines above the table, for lengths in a unit."""
+    return (
+        f"known field ({unit})   translated copy, true error        the pair, disagreement\n"
+        "median                median    95%   checks              median    95%   checks"
+    )
 
 
 def verify(
-    moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS, fields: int = FIELDS, seed: int = 0
+    moving: Image,
+    fixed: Image,
+    model: Model,
+    settings: Settings = DEFAULTS,
+    fields: int = FIELDS,
+    seed: int = 0,
+    watch: Callable[[Tried], None] | None = None,
 ) -> Verification:
     """Deform the user's own images by known fields, register them, and compare.
 
@@ -115,14 +134,17 @@ def verify(
         fields: how many known fields, the largest of which is as large as those of the smooth phantom: up to 9 mm of
             shift, 10 degrees, 10% of scale, 5 to 10 mm of elastic deformation. Each costs two registrations.
         seed: of the fields and the noise.
+        watch: called with every row as soon as it is known.
 
     Raises:
         InputError: as of :func:`crossmorph.register_images`.
     """
+    stage("the pair as it is")
     plain = register_images(moving, fixed, model, settings)
     here, there = _foreground(moving), _foreground(fixed)
     rows = []
     for number in range(fields):
+        stage(f"known field {number + 1} of {fields}")
         rng = np.random.default_rng([seed, number])
         known = known_field(moving, model, (number + 1) / fields, rng)
         copy = Image(_noisy(plain.translated, fixed, rng), moving.affine, moving.physical)
@@ -141,6 +163,8 @@ def verify(
                 _trial(apart[there], of_pair, moved_away, fixed),
             )
         )
+        if watch:
+            watch(rows[-1])
     limit = MAX_ERROR * plain.grid.spacing / model.card.spacing
     return Verification(tuple(rows), assess(plain, moving, fixed).checks, fixed.unit, limit)
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import TaskID
 
-from crossmorph.system.environment import environment, progress_bar
+from crossmorph.system.environment import environment
 from crossmorph.system.files import brief, write_whole
+from crossmorph.system.progress import progress_bar
 
 DONE = "done.json"
 POLL_SECONDS = 2.0

@@ -1,12 +1,10 @@
-"""Versions of the software, the hardware, and progress bars on a terminal."""
+"""Versions of the software, and the hardware."""
 
 import platform
 from importlib import metadata, util
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from crossmorph.errors import InputError
 
@@ -24,20 +22,6 @@ def require_extra(extra: str) -> None:
     missing = [module for module in EXTRAS[extra] if util.find_spec(module) is None]
     if missing:
         raise InputError(f"{', '.join(missing)} not installed; expected the extra: pip install 'crossmorph[{extra}]'")
-
-
-def progress_bar(visible: bool) -> Progress:
-    """A progress bar with the time left, on standard error; hidden if that is no terminal or not ``visible``."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (visible and console.is_terminal),
-    )
 
 
 def environment() -> dict[str, str]:

@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from crossmorph.errors import InputError
 
@@ -16,6 +18,7 @@ DEFLATE_LIMIT = 1032
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 # The temporary files of the sets of outputs that are being written, by the outputs' names.
 _CLAIMED: ContextVar[Mapping[Path, Path]] = ContextVar("claimed", default={})  # noqa: B039 (never changed in place)
+Form = TypeVar("Form", bound=BaseModel)
 MOST_SHOWN = 200  # characters of a file's or a library's text, in a message
 
 
@@ -54,6 +57,27 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_json(path: Path, form: type[Form], what: str) -> Form:
+    """A JSON file as a pydantic model.
+
+    Args:
+        path: the file.
+        form: what it must hold.
+        what: that, for the error: "a model card".
+
+    Raises:
+        InputError: the file cannot be read, or holds something else; the first entry that is wrong is named.
+    """
+    with readable(path):
+        content = path.read_bytes()
+    try:
+        return form.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise InputError(f"{path}: not {what} ({where}{first['msg']})") from error
 
 
 @contextlib.contextmanager

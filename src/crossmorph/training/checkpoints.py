@@ -12,14 +12,14 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 class Position(NamedTuple):
-    """Position of a run: a stage, by its index, and the number of its iterations that are done."""
+    """Position of a run: a stage, by its index, and the number of its iterations that are done, at its end all."""
 
     stage: int
     step: int
 
 
 def save(path: Path, hierarchy: Hierarchy, position: Position, state: dict[int, dict[str, Tensor]]) -> None:
-    """Write a checkpoint; ``state`` is that of the optimizer, empty at the start of a stage."""
+    """Write a checkpoint; ``state`` is that of the optimizer."""
     tensors = {f"weights.{name}": tensor for name, tensor in hierarchy.state_dict().items()}
     for index, values in state.items():
         tensors |= {f"moments.{index}.{name}": tensor for name, tensor in values.items()}
@@ -33,6 +33,14 @@ def restore(path: Path, hierarchy: Hierarchy) -> tuple[Position, dict[str, Tenso
     tensors, text = load_tensors(path)
     hierarchy.load_state_dict(_below(tensors, "weights."))
     return Position(int(text["stage"]), int(text["step"])), _below(tensors, "moments.")
+
+
+def read_position(path: Path) -> Position:
+    """The position of a checkpoint, the first one where there is none."""
+    if not path.exists():
+        return Position(0, 0)
+    _, text = load_tensors(path)
+    return Position(int(text["stage"]), int(text["step"]))
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ MOST_CHARACTERS = 1 << 18
 class Section(BaseModel):
     """A part of a configuration: unknown keys are refused, and values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSpec(Section):

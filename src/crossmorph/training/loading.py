@@ -8,6 +8,7 @@ from torch import Tensor
 
 from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
+from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.training.dataset import Dataset
 from crossmorph.transforms.grid import Grid, centred_grid, onto_grid
@@ -48,10 +49,14 @@ def load_dataset(path: Path, spacing: float, shape: tuple[int, ...]) -> Dataset:
 
 
 def _intensities(path: Path, grid: Grid) -> Tensor:
-    image = read_image(path)
+    return torch.from_numpy(onto_grid(_read(path, grid).scaled(), grid).data.astype(np.float32))[None]
+
+
+def _read(path: Path, grid: Grid, labels: bool = False) -> Image:
+    image = read_image(path, labels=labels)
     if image.dim != len(grid.shape):
         raise InputError(f"{path}: {image.dim}-D image, expected {len(grid.shape)}-D for a grid of {grid.shape} voxels")
-    return torch.from_numpy(onto_grid(image.scaled(), grid).data.astype(np.float32))[None]
+    return image
 
 
 def _labels(files: list[tuple[Path | None, Grid]]) -> Tensor | None:
@@ -60,6 +65,6 @@ def _labels(files: list[tuple[Path | None, Grid]]) -> Tensor | None:
         if path is None:
             return None
         still = Warp.identity(grid)
-        labels = resample(read_image(path, labels=True), still, "nearest")
+        labels = resample(_read(path, grid, labels=True), still, "nearest")
         maps.append(torch.from_numpy(labels.data.astype(np.int64))[None])
     return torch.stack(maps)

@@ -4,26 +4,30 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from crossmorph.datasets.anatomies import map_path
+from crossmorph.datasets.label_maps import load_cohort
 from crossmorph.errors import InputError
 from crossmorph.functional.similarity import SIMILARITIES, overlap
 from crossmorph.networks.checkpoint import Card, load_model, save_model
 from crossmorph.networks.hierarchy import STAGES, Hierarchy, Stage
-from crossmorph.system.environment import environment, progress_bar
-from crossmorph.system.files import write_whole
+from crossmorph.system.environment import environment
+from crossmorph.system.progress import progress_bar, working
 from crossmorph.training.batch import Samples
 from crossmorph.training.checkpoints import CHECKPOINT, Position, optimizer_state, restore, save
-from crossmorph.training.config import TrainConfig, dump_config
+from crossmorph.training.config import DataSpec, TrainConfig
 from crossmorph.training.dataset import Dataset, batch
+from crossmorph.training.folder import check_folder, claim_folder
 from crossmorph.training.loading import load_dataset
 from crossmorph.training.log import RunLog
 from crossmorph.training.losses import Terms
@@ -59,7 +63,9 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
 
     Args:
         config: the networks, data, losses and iterations.
-        resume: continue from the folder's checkpoint, or from the first iteration if there is none.
+        resume: continue from the folder's checkpoint, or from the first iteration if there is none. Iterations of the
+            stage it is at, and of later ones, may have changed, see
+            :func:`crossmorph.training.folder.check_folder`; so a finished run can be prolonged.
         progress: whether a bar is shown, on a terminal.
 
     Returns:
@@ -67,24 +73,30 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
 
     Raises:
         InputError: the data cannot be used, or the folder holds a run and ``resume`` is false or the settings differ.
+            Nothing is written then.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     fabric = _launch(config)
-    problem = fabric.broadcast(_claim_folder(config, resume) if fabric.is_global_zero else "")
+    problem = fabric.broadcast(_folder_problem(config, resume) if fabric.is_global_zero else "")
     if problem:
         raise InputError(problem)
     torch.manual_seed(config.seed)
-    hierarchy = _first_weights(config)
-    spacing, shape = config.data.spacing, config.data.shape
-    data = load_dataset(config.data.train, spacing, shape) if config.data.train else None
-    validation = load_dataset(config.data.validation, spacing, config.data.validation_shape or shape)
+    with working("reading the pairs") if progress and fabric.is_global_zero else nullcontext():
+        hierarchy, data, validation = read_inputs(config)
+    if fabric.is_global_zero:
+        claim_folder(config)
+    fabric.barrier()
     start, moments = restore(config.output / CHECKPOINT, hierarchy)
     hierarchy.to(fabric.device)
     done = _iterations_before(config, start.stage) + start.step
     with ExitStack() as stack:
-        log = stack.enter_context(RunLog(config.output, done)) if fabric.is_global_zero else None
+        log = (
+            stack.enter_context(RunLog(config.output, done, STAGES[start.stage + 1 :]))
+            if fabric.is_global_zero
+            else None
+        )
         bar = stack.enter_context(progress_bar(progress and fabric.is_global_zero))
         task = bar.add_task("training", total=config.stages.iterations, completed=done)
         run = Run(
@@ -93,20 +105,54 @@ def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> P
         )  # fmt: skip
         for index in range(start.stage, len(STAGES)):
             first = index == start.stage
-            if config.stages.of(STAGES[index]).iterations == 0:
-                continue
-            _train_stage(run, Position(index, start.step if first else 0), moments if first else {})
+            position = Position(index, start.step if first else 0)
+            if position.step < config.stages.of(STAGES[index]).iterations:
+                _train_stage(run, position, moments if first else {})
         scores = validate(fabric, hierarchy, validation, "fine")
     if fabric.is_global_zero:
         save_model(config.output, hierarchy.cpu(), _card(config, scores))
     return config.output / f"{config.name}.safetensors"
 
 
+def _folder_problem(config: TrainConfig, resume: bool) -> str:
+    """Why the run may not begin or continue in its folder, or nothing; for all processes, as only the first looks."""
+    try:
+        check_folder(config, resume)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+class Inputs(NamedTuple):
+    """What a run starts with: the networks, and the pairs of both lists; ``data`` is None where pairs are simulated."""
+
+    hierarchy: Hierarchy
+    data: Dataset | None
+    validation: Dataset
+
+
+def read_inputs(config: TrainConfig) -> Inputs:
+    """Build the networks, read both lists of pairs, and try what the simulation needs.
+
+    Raises:
+        InputError: a side of a grid does not fit the networks, ``begin`` is no model or one of other networks, a file
+            of a list cannot be used, a label map is missing, or nothing can be simulated.
+    """
+    hierarchy = _first_weights(config)
+    data = config.data
+    shapes = {"data.shape": data.shape, "data.validation_shape": data.validation_shape or data.shape}
+    for key, shape in shapes.items():
+        _check_shape(key, shape, hierarchy.divisor)
+    _try_simulation(data, config.seed)
+    train = load_dataset(data.train, data.spacing, data.shape) if data.train else None
+    return Inputs(hierarchy, train, load_dataset(data.validation, data.spacing, shapes["data.validation_shape"]))
+
+
 def _first_weights(config: TrainConfig) -> Hierarchy:
-    """The networks with random weights, or with those of the model ``config.begin``."""
+    """The networks with random weights, or with those of the model ``config.begin``. Raises InputError."""
     hierarchy = Hierarchy(config.hierarchy)
     if config.begin:
-        other = load_model(config.begin)
+        other = load_model(config.begin, "cpu")
         try:
             hierarchy.load_state_dict(other.hierarchy.state_dict())
         except RuntimeError as error:
@@ -114,6 +160,35 @@ def _first_weights(config: TrainConfig) -> Hierarchy:
                 f"begin: {config.begin} has other networks than this configuration; expected the hierarchy of its card"
             ) from error
     return hierarchy
+
+
+def _simulate(data: DataSpec, seed: int, stage: int, first: int, count: int, far: bool) -> Samples:
+    """Pairs of a stage's stream, of people or of the template; arguments as of :func:`synthesise`."""
+    assert data.synthesis is not None
+    draw = synthesise_people if data.synthesis.anatomies else synthesise
+    return draw(data.synthesis, data.lattice, seed, stage, first, count, far)
+
+
+def _check_shape(key: str, shape: tuple[int, ...], divisor: int) -> None:
+    """Every side must be a multiple of the divisor, and at least twice it, as in registration."""
+    if any(side % divisor or side < 2 * divisor for side in shape):
+        fitting = [max(2, -(-side // divisor)) * divisor for side in shape]
+        raise InputError(
+            f"{key}: received {list(shape)}; expected multiples of {divisor} from {2 * divisor} on for these "
+            f"networks, for example {fitting}"
+        )
+
+
+def _try_simulation(data: DataSpec, seed: int) -> None:
+    """See that every training person has a label map, and draw one pair."""
+    if data.synthesis is None:
+        return
+    if data.synthesis.anatomies:
+        cohort = load_cohort(data.synthesis.anatomies, "train")
+        missing = [path for person in cohort.people if not (path := map_path(cohort.anatomies, person)).is_file()]
+        if missing:
+            raise InputError(f"{missing[0]}: no such file; the folder's index expects it ({len(missing)} are missing)")
+    _simulate(data, seed, 0, 0, 1, False)
 
 
 def _launch(config: TrainConfig) -> Fabric:
@@ -127,20 +202,6 @@ def _launch(config: TrainConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
-
-
-def _claim_folder(config: TrainConfig, resume: bool) -> str:
-    """Write the resolved configuration and the environment into the run's folder; returns an error text, or none."""
-    path = config.output / "config.yaml"
-    resolved = dump_config(config)
-    if path.exists() and not resume:
-        return f"{config.output}: holds a run already; expected an empty folder, or --resume to continue it"
-    if path.exists() and path.read_text() != resolved:
-        return f"{path}: differs from the given settings; expected the settings of the interrupted run"
-    config.output.mkdir(parents=True, exist_ok=True)
-    write_whole(path, resolved.encode())
-    write_whole(config.output / "environment.json", json.dumps(environment(), indent=2).encode())
-    return ""
 
 
 def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> None:
@@ -159,6 +220,8 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
         adam.load_state_dict({**adam.state_dict(), "state": optimizer_state(moments)})
     loss_of, optimizer = fabric.setup(module, adam)
     offset = _iterations_before(config, position.stage)
+    if position.step == 0:
+        _log(run, offset, stage, validate(fabric, run.hierarchy, run.validation, stage))
     for step, shown in _stream(run, position, spec.iterations):
         rate = spec.learning_rate * _decay(config, step / spec.iterations)
         adam.param_groups[0]["lr"] = rate
@@ -179,9 +242,7 @@ def _train_stage(run: Run, position: Position, moments: dict[str, Tensor]) -> No
             _record(run, offset + done, stage, terms, rate)
         if done % config.validate_every == 0 or last:
             _log(run, offset + done, stage, validate(fabric, run.hierarchy, run.validation, stage))
-        if last:
-            _save(run, Position(position.stage + 1, 0), {})
-        elif done % config.checkpoint_every == 0:
+        if done % config.checkpoint_every == 0 or last:
             _save(run, Position(position.stage, done), adam.state_dict()["state"])
 
 
@@ -206,10 +267,7 @@ def _share(run: Run, stage: int, step: int) -> Batch:
     if run.data is not None:
         samples = batch(run.data, config.data.augment, config.seed, stage, first, count)
     else:
-        assert config.data.synthesis is not None
-        far = STAGES[stage] == "affine"
-        draw = synthesise_people if config.data.synthesis.anatomies else synthesise
-        samples = draw(config.data.synthesis, config.data.lattice, config.seed, stage, first, count, far)
+        samples = _simulate(config.data, config.seed, stage, first, count, far=STAGES[stage] == "affine")
     drawn = np.array(
         [np.random.default_rng([config.seed, stage, 3, number]).random(2) for number in range(first, first + count)]
     )
@@ -231,7 +289,7 @@ def _divergence(stage: Stage, iteration: int, terms: Terms) -> TrainingDivergedE
     named = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms._asdict().items())
     return TrainingDivergedError(
         f"stage {stage} diverged after {iteration} iterations of the run ({named}); the last checkpoint is valid: "
-        "lower the learning rate or raise the smoothness weight and train again"
+        "lower the learning rate or raise the smoothness weight, and train again into another folder"
     )
 
 

@@ -338,7 +338,7 @@ def _by_cluster(tasks: list[Task], address: str) -> Generator[Entry, None, None]
 
 def _collect(path: Path, tasks: list[Task], entries: Generator[Entry, None, None]) -> Summary:
     """Take entries as they come, showing how far it is, and keep the summary."""
-    from crossmorph.system.environment import progress_bar
+    from crossmorph.system.progress import progress_bar
 
     known: dict[str, Entry] = {}
 

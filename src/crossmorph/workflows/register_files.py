@@ -1,6 +1,8 @@
 """`register` from files to files: read, register, save. Nothing is written until everything is computed."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +11,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
-from crossmorph.quality.assessment import Check, Measures, failures
+from crossmorph.quality.assessment import Check, Measures, failures, level_text
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.system.files import make_folder, output_set
 from crossmorph.workflows.outputs import Outputs, check_outputs
@@ -32,6 +34,7 @@ class Done(NamedTuple):
         ants: the `antsApplyTransforms` call that makes the same moved image, None without a transform.
         ants_caution: what is to be known before using it.
         kept: false where a check failed and nothing was written.
+        stages: seconds of each stage of the registration.
     """
 
     moving: Path
@@ -44,6 +47,7 @@ class Done(NamedTuple):
     ants: str | None
     ants_caution: str | None
     kept: bool = True
+    stages: Mapping[str, float] = MappingProxyType({})
 
     @property
     def passed(self) -> bool:
@@ -71,13 +75,24 @@ class Done(NamedTuple):
             "ants_caution": self.ants_caution,
         }
 
-    def as_text(self, verbose: bool = False) -> str:
-        """What `register` prints: the checks that did not pass, or with ``verbose`` all, and what was written."""
-        lines = [f"registered {self.moving} to {self.fixed} with {self.model} in {self.seconds:.2f} s"]
+    def as_text(self, verbose: bool = False, waited: float | None = None) -> str:
+        """What `register` prints: the checks that did not pass, or with ``verbose`` all, and what was written.
+
+        Args:
+            verbose: tell the checks that passed, too.
+            waited: seconds from the command's start, to be told instead of those of the registration alone.
+        """
+        told = {**self.stages, "reading, checks, writing": waited - self.seconds} if waited else self.stages
+        spent = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in told.items())
+        lines = [
+            f"registered {self.moving} to {self.fixed} with {self.model} in {waited or self.seconds:.2f} s"
+            + (f" ({spent})" if spent else "")
+        ]
         shown = [check for check in self.checks if verbose or check.level != "passed"]
-        lines += [f"  {check.level:<8}{check.name}: {check.message}" for check in shown]
-        passed = sum(check.level == "passed" for check in self.checks)
-        lines.append(f"  {passed} of {len(self.checks)} checks passed")
+        levels = [level_text(check) for check in self.checks]
+        lines += [f"  {level_text(check):<9}{check.name}: {check.message}" for check in shown]
+        unlimited = f", {levels.count('no limit')} without a known limit" if "no limit" in levels else ""
+        lines.append(f"  {levels.count('passed')} of {len(self.checks)} checks passed{unlimited}")
         lines += [f"  wrote   {path} ({kind})" for kind, path in self._written()]
         if self.ants:
             lines.append(f"  the same with ANTs: {self.ants}")
@@ -138,7 +153,8 @@ def register_files(
             written.publish()
     ants = result.ants_call(outputs) if kept else (None, None)
     name = loaded.card.name
-    return Done(moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept)
+    stages = result.registered.seconds
+    return Done(moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept, stages)
 
 
 class _Read(NamedTuple):

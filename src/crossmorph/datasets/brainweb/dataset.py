@@ -45,6 +45,7 @@ from crossmorph.errors import InputError
 from crossmorph.simulation.anatomy import SHAPE, SPACING, slice_affine
 from crossmorph.simulation.deformation import SMOOTH, random_deformation, true_field, warp_fractions
 from crossmorph.simulation.mri import Modality
+from crossmorph.system.progress import tracked
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -126,7 +127,8 @@ def prepare_brainweb(
     heads = choose_heads(source, files, brain, noise, inu, modalities)
     scanner = Scanner(seed, noise, inu, modalities)
     with new_dataset(output) as folder:
-        split_of = _split_places(heads, [brain_levels(load_head(head)) for head in heads], seed)
+        levels = [brain_levels(load_head(head)) for head in tracked(heads, "heads to read")]
+        split_of = _split_places(heads, levels, seed)
         places = {split: _ordered(split_of[split], counts[split], seed, split) for split in SPLITS}
         _write_images(folder, heads, places, scanner)
         for split in SPLITS:
@@ -186,10 +188,9 @@ def _write_images(folder: Path, heads: list[Head], places: dict[Split, list[Plac
         (folder / split).mkdir()
     for number, head in enumerate(heads):
         loaded = load_head(head)
-        for split in SPLITS:
-            for index, place in enumerate(places[split]):
-                if place.head == number:
-                    _write_pair(folder / split, split, index, _slice(loaded, place.z_mm), scanner)
+        ours = [(split, index, place) for split in SPLITS for index, place in enumerate(places[split])]
+        for split, index, place in tracked([each for each in ours if each[2].head == number], head.name):
+            _write_pair(folder / split, split, index, _slice(loaded, place.z_mm), scanner)
 
 
 def _slice(head: LoadedHead, z_mm: float) -> Slice:

@@ -13,8 +13,6 @@ from typing import Literal, NamedTuple
 import nibabel
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
-from rich.console import Console
-from rich.progress import track
 
 from crossmorph.datasets.brats.files import Case, check_grids, find_cases
 from crossmorph.datasets.pairs import Pair, write_pairs
@@ -23,6 +21,7 @@ from crossmorph.datasets.writing import check_numbers, new_dataset, write_intens
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
+from crossmorph.system.progress import tracked, working
 
 Split = Literal["train", "validation", "test"]
 Role = Literal["moving", "fixed"]
@@ -98,8 +97,9 @@ def prepare_brats(
     source, output = Path(source), Path(output)
     check_numbers(seed, counts.items())
     with new_dataset(output) as folder:
-        family, cases = find_cases(source)
-        check_grids(cases)
+        with working("looking through the cases"):
+            family, cases = find_cases(source)
+            check_grids(cases)
         members = deal_subjects(source, len(cases), counts, seed)
         slots: dict[int, list[Slot]] = {}
         for split, count in counts.items():
@@ -111,8 +111,7 @@ def prepare_brats(
                     slots.setdefault(getattr(planned, role), []).append(slot)
             pairs = [_pair(folder / split, *numbers) for numbers in _numbers(split, plan, seed)]
             write_pairs(folder / split / "pairs.csv", pairs)
-        console = Console(stderr=True)
-        for case, wanted in track(sorted(slots.items()), "brats", console=console, disable=not console.is_terminal):
+        for case, wanted in tracked(sorted(slots.items()), "cases"):
             _write_case(cases[case], wanted)
         description = _describe(family, seed, counts, {split: [cases[k] for k in members[split]] for split in members})
         (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

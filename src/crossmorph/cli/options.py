@@ -1,0 +1,43 @@
+"""Options that several commands have, and the completion of their values. Imports nothing heavy."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossmorph.networks.shipped import DEFAULT_MODELS, shipped_models
+
+BAD_INPUT, FAILED = 2, 3  # exit codes
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Names of shipped models that begin so; a shell completes names of folders by itself."""
+    return [name for name in shipped_models() if name.startswith(incomplete)]
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Shipped model, or folder that train wrote.",
+        show_default=f"{DEFAULT_MODELS[2]} for slices, {DEFAULT_MODELS[3]} for volumes",
+        autocompletion=complete_model,
+    ),
+]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="Shipped model, or folder that train wrote.",
+        show_default=DEFAULT_MODELS[2],
+        autocompletion=complete_model,
+    ),
+]
+MovingArgument = Annotated[Path, typer.Argument(metavar="MOVING", help="Image to move.")]
+FixedArgument = Annotated[Path, typer.Argument(metavar="FIXED", help="Image to move it to.")]
+DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.", show_default="all")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+KeepFailedOption = Annotated[bool, typer.Option("--keep-failed", help="Write the outputs even if a check fails.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print the checks that passed, too.")]
+FolderOption = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to make.")]

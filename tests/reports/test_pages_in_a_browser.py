@@ -1,15 +1,23 @@
 """The page in a browser: what the user moves changes the pixels, in the dark and on a phone too, without an error."""
 
+import base64
+import io
 import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
+from examples import measures
 from html_scene import SHAPE, scene
+from numpy import ndarray
 
+from crossmorph.images.image import Image
+from crossmorph.reports.registration_page import Content, Stage
 from crossmorph.reports.registration_page import page as page_of
+from crossmorph.transforms.warp import Warp
 
 
 class Page:
@@ -26,7 +34,7 @@ class Page:
 
     def settle(self) -> None:
         """Wait until something was drawn since the last time."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 10
         while (now := int(self.run("return document.documentElement.dataset.drawn ?? 0"))) <= self.drawn:
             assert time.monotonic() < end, "the page does not draw"
             time.sleep(0.02)
@@ -77,11 +85,11 @@ def test_modes_stages_and_overlays_change_the_pixels(browser, tmp_path):
     page = Page(browser, tmp_path / "report.html")
     assert browser.title == "<script>document.title='run'</script> · crossmorph"
     seen = [page.pictures()[0]]
-    for key in "bdgjjuc12t":
+    for key in "bdgjjulec12t":
         page.press(key)
         seen.append(page.pictures()[0])
     assert all(before != after for before, after in itertools.pairwise(seen))
-    page.press("gu")
+    page.press("gul")
     # Difference: blue where the fixed image is brighter, orange where the moving one is, nowhere a bare grey image.
     page.press("d")
     at = [1 - 4.5 / SHAPE[0], 1 - 17.5 / SHAPE[1]]
@@ -114,7 +122,7 @@ def test_sliders_clicks_and_keys_move_the_planes(browser, volume_page):
     after = page.pictures()
     assert after[0] != before[0]
     assert after[1:] == before[1:]
-    assert page.run("return document.querySelector('output').textContent") == "I 30.0 mm"
+    assert page.run("return document.querySelector('figure output').textContent") == "I 30.0 mm"
     # A click takes the other planes to the mark, and switches the crosshair on.
     canvases = browser.find_elements("css selector", ".film canvas")
     page.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", canvases[0])
@@ -136,6 +144,88 @@ def test_sliders_clicks_and_keys_move_the_planes(browser, volume_page):
     canvases[0].send_keys(left)
     page.settle()
     assert "5, 17, 1" in page.run("return document.getElementById('readout').innerText")
+    assert page.errors() == []
+
+
+def discs(radius: float, labelled: float) -> Content:
+    """A bright disc, a moving image that is black, and a label that is a disc too; of 64 pixels a side."""
+    distance = np.hypot(*(np.indices((64, 64)) - 31.5))
+    fixed, black, label = (
+        Image(data.astype(np.float32), np.eye(3)) for data in (distance < radius, 0 * distance, distance < labelled)
+    )
+    still = Warp(np.zeros((2, 64, 64), np.float32), np.eye(3))
+    stages = [Stage("fine", black)]
+    return Content("a to b", fixed, stages, black, still, black, None, (), measures(), None, labels={"disc": label})
+
+
+def coloured(picture: str) -> tuple[ndarray, ndarray]:
+    """Distances from the middle (of 64) and angles of the pixels that are not grey."""
+    levels = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).convert("RGB"))
+    down, across = (np.argwhere(np.ptp(levels.astype(int), axis=2) > 60).T + 0.5) * 64 / np.reshape(
+        levels.shape[:2], (2, 1)
+    ) - 32
+    return np.hypot(across, down), np.arctan2(down, across)
+
+
+def test_edges_and_labels_lie_where_the_images_have_them(browser, tmp_path):
+    (tmp_path / "report.html").write_text(page_of(discs(14, 22)))
+    page = Page(browser, tmp_path / "report.html")
+    for keys, zoom, radius in (("e", 1, 14), ("bl", 1, 22), ("l", 1, None), ("e+", 1.5, 14), ("0bl", 1, 22)):
+        page.press(keys)
+        page.slide("#blend", 100)  # the moving image
+        distances, angles = coloured(page.pictures()[0])
+        if radius is None:
+            assert not len(distances)
+            continue
+        np.testing.assert_allclose(distances, zoom * radius, atol=zoom)
+        assert len(set((angles * 10).astype(int))) > 55  # all around
+    assert page.errors() == []
+
+
+def test_zoom_brightness_and_contrast(browser, tmp_path):
+    content = scene(2)
+    (tmp_path / "report.html").write_text(page_of(content))
+    page = Page(browser, tmp_path / "report.html")
+    page.press("b")
+    page.slide("#blend", 0)
+    whole = page.pictures()[0]
+    dark = page.pixel(0.2, 0.8)[0]
+    page.slide("#movingBrightness", 90)
+    assert page.pictures()[0] == whole  # the fixed image is shown
+    page.slide("#fixedBrightness", 60)
+    assert page.pixel(0.2, 0.8)[0] == pytest.approx(dark + 25.5, abs=2)
+    page.slide("#fixedContrast", 100)
+    page.slide("#fixedBrightness", 50)
+    assert page.pixel(0.2, 0.8)[0] == 0
+    # The wheel with Ctrl enlarges about the pointer: what is under it stays.
+    page.press("0")
+    assert page.pictures()[0] == whole
+    canvas = browser.find_element("css selector", ".film canvas")
+    canvas.click()
+    page.settle()
+    page.press("x")
+    at = [1 - 4.5 / SHAPE[0], 1 - 17.5 / SHAPE[1]]  # in the mark
+    wheel = (
+        "const [canvas, x, y, by] = arguments, box = canvas.getBoundingClientRect();"
+        "canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: by, clientX: box.left + x * box.width,"
+        " clientY: box.top + y * box.height, ctrlKey: true, cancelable: true}))"
+    )
+    for _ in range(8):
+        page.run(wheel, canvas, *at, -100)
+        page.settle()
+    assert page.run("return document.getElementById('zoom').textContent").startswith("4.0")
+    around = [(at[0] + dx, at[1] + dy) for dx in (-0.1, 0.1) for dy in (-0.1, 0.1)]
+    assert all(pixel[0] == 255 for pixel in page.pixels(*around))  # the mark fills it now
+    canvas.send_keys("\ue014" * 20)  # the crosshair goes right, and what is seen with it
+    page.settle()
+    page.press("x")
+    assert page.pixel(0.5, 0.5)[0] < 30
+    page.press("0")
+    assert page.pictures()[0] == whole
+    page.press("w")
+    assert page.run("return document.fullscreenElement.id") == "viewer"
+    page.press("w")
+    assert page.run("return document.fullscreenElement") is None
     assert page.errors() == []
 
 

@@ -1,6 +1,7 @@
 """The result of a registration: what came out, its measures and checks, and its files."""
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ class Result:
         if outputs.error_map:
             write_image(outputs.error_map, self.error_map())
         if outputs.report:
-            self._write_report(outputs.report)
+            self._write_report(outputs.report, outputs, labels)
         self._write_records(outputs, written)
 
     def apply(self, image: ImageLike, interpolation: Resampling = "linear") -> Image:
@@ -163,7 +164,7 @@ class Result:
         moving, fixed = self._paths
         return f"{Path(moving).name} to {Path(fixed).name}" if moving and fixed else "moving to fixed"
 
-    def _write_report(self, path: Path) -> None:
+    def _write_report(self, path: Path, outputs: Outputs, labels: dict[Path, Image]) -> None:
         """A page or a picture, as the name says."""
         # Imported where it is needed: matplotlib and Jinja2 take half a second.
         from crossmorph.reports.figure import write_picture
@@ -174,7 +175,15 @@ class Result:
             return
         content = content_of(self.moving, self.fixed, self.registered, self.measures, self.checks, self.title)
         expected = None if self.assessment.error is None else self.error_map()
-        content = content._replace(error_map=expected, provenance=plain_run(self.run))
+        ants, caution = self.ants_call(outputs)
+        content = content._replace(
+            error_map=expected,
+            provenance=plain_run(self.run),
+            labels={source.name: resample(image, self.transform, "nearest") for source, image in labels.items()},
+            date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            ants=ants,
+            ants_caution=caution,
+        )
         write_whole(path, page(content).encode())
 
     def _write_records(self, outputs: Outputs, written: OutputSet) -> None:

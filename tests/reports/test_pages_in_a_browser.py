@@ -14,7 +14,11 @@ from examples import measures
 from html_scene import SHAPE, scene
 from numpy import ndarray
 
+from crossmorph.evaluation.evaluate import METHODS
+from crossmorph.evaluation.results import SCORES, Row
 from crossmorph.images.image import Image
+from crossmorph.reports.evaluation_page import Study, tables_of
+from crossmorph.reports.evaluation_page import page as evaluation_page
 from crossmorph.reports.registration_page import Content, Stage
 from crossmorph.reports.registration_page import page as page_of
 from crossmorph.transforms.warp import Warp
@@ -250,3 +254,30 @@ def test_dark_and_narrow(browser, volume_page):
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert page.errors() == []
+
+
+def test_the_table_of_all_methods_fits_a_wide_window(browser, tmp_path):
+    scores = dict.fromkeys(SCORES, 0.123) | {"seconds": 12.345, "psnr": 25.01, "hd95_mm": 14.02}
+    labels = {str(number): "grey matter" for number in range(1, 4)}
+    scores |= {f"dice_{number}": 0.9 for number in labels}
+    rng = np.random.default_rng(0)
+    rows = [
+        Row(f"p{n}", method, {name: value * rng.uniform(0.8, 1.1) for name, value in scores.items()})
+        for method in METHODS
+        for n in range(3)
+    ]
+    page = evaluation_page("all", [Study("", rows, METHODS, labels=labels)], tables_of(rows, labels, "x"), [], {})
+    (tmp_path / "report.html").write_text(page)
+    wide = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", wide)
+    try:
+        browser.get((tmp_path / "report.html").as_uri())
+        found = browser.execute_script(
+            "return [document.documentElement, ...document.querySelectorAll('.wide')]"
+            ".map((box) => [box.scrollWidth, box.clientWidth])"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert len(found) == 3
+    assert all(needed <= there for needed, there in found), found
+    assert browser.get_log("browser") == []

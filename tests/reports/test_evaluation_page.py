@@ -24,7 +24,6 @@ from crossmorph.reports import evaluation_page
 from crossmorph.reports.evaluation_page import (
     DOTS,
     RANKED,
-    SIDE,
     WORST,
     Kept,
     Study,
@@ -38,6 +37,7 @@ from crossmorph.reports.evaluation_page import (
     tables_of,
     worst_rows,
 )
+from crossmorph.reports.planes import SIDE
 from crossmorph.reports.plots import axis_of, plots_of
 from crossmorph.reports.registration_page import BUDGET
 from crossmorph.reproduction.page import command_of, write_page

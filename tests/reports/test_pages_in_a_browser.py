@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from numpy import ndarray
 from crossmorph.evaluation.evaluate import METHODS
 from crossmorph.evaluation.results import SCORES, Row
 from crossmorph.images.image import Image
+from crossmorph.quality.assessment import Limits
+from crossmorph.quality.checks import check as make_checks
+from crossmorph.reports.batch_page import Line, write_batch_page
 from crossmorph.reports.evaluation_page import Study, tables_of
 from crossmorph.reports.evaluation_page import page as evaluation_page
 from crossmorph.reports.registration_page import Content, Stage
@@ -280,4 +284,69 @@ def test_the_table_of_all_methods_fits_a_wide_window(browser, tmp_path):
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert len(found) == 3
     assert all(needed <= there for needed, there in found), found
+    assert browser.get_log("browser") == []
+
+
+def test_marks_of_a_batch_are_saved_and_loaded(browser, tmp_path):
+    lines = []
+    for name, error, mark in (("b", 0.7, "1"), ("a", 0.9, "2"), ("c 10", 0.8, "3"), ("c 9", None, "4")):
+        known = measures(expected_error=error, training_distance=0.5, folds_percent=0.0)
+        checks = [each._asdict() for each in make_checks(known, Limits(2.0, 3.0, 1.5, 1.5))]
+        lines.append(Line(name, {"hash": mark, "measures": known.as_dict(), "checks": checks, "seconds": 1.0}, ""))
+    lines[1] = Line("a", {}, "a.nii: damaged")
+    write_batch_page(tmp_path / "index.html", "<i>four</i>", lines, {})
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+
+    def order() -> list[str]:
+        shown = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).map((row) => row.dataset.pair)"
+        return browser.execute_script(f"return {shown}")
+
+    def click(selector: str) -> None:
+        browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+    def status() -> str:
+        return browser.find_element("id", "status").text
+
+    address = (tmp_path / "index.html").as_uri()
+    browser.get(address)
+    assert order() == ["a", "c 9", "c 10", "b"]
+    click("thead th:nth-child(1) button")
+    assert order() == ["a", "b", "c 9", "c 10"]
+    click("thead th:nth-child(5) button")
+    assert order() == ["b", "c 10", "a", "c 9"]
+    click("thead th:nth-child(5) button")
+    assert order() == ["c 10", "b", "a", "c 9"]  # what has no number stays last
+    click("tr[data-pair='b'] [value=accept]")
+    click("tr[data-pair='a'] [value=accept]")
+    click("tr[data-pair='a'] [value=reject]")
+    browser.find_element("css selector", "tr[data-pair='c 9'] input").send_keys("look again")
+    assert status().startswith("1 accepted, 1 rejected, 2 not marked, not saved")
+    click("[name=shown][value=unmarked]")
+    assert order() == ["c 10", "c 9"]
+    click("#save")
+    review = tmp_path / "review.json"
+    end = time.monotonic() + 10
+    while not review.exists():
+        assert time.monotonic() < end, "nothing was saved"
+        time.sleep(0.05)
+    saved = json.loads(review.read_text())
+    marks = {each["pair"]: (each["result"], each["mark"], each["note"]) for each in saved["marks"]}
+    assert marks == {"b": ("1", "accept", ""), "a": ("", "reject", ""), "c 9": ("4", "", "look again")}
+    assert (saved["format"], saved["batch"]) == ("crossmorph review 1", "<i>four</i>")
+
+    # Loaded into the page of a later run, in which one pair was registered again.
+    lines[0].result["hash"] = "5"
+    write_batch_page(tmp_path / "index.html", "four", lines, {})
+    browser.get(address)
+    browser.find_element("id", "load").send_keys(str(review))
+    end = time.monotonic() + 10
+    while "loaded" not in status():
+        assert time.monotonic() < end, status()
+    assert status().startswith("0 accepted, 1 rejected, 3 not marked. 2 marks loaded; 1 left out")
+    note = "return document.querySelector(\"tr[data-pair='c 9'] input\").value"
+    assert browser.execute_script(note) == "look again"
+    review.write_text("no marks")
+    browser.find_element("id", "load").send_keys(str(review))
+    while "no file of marks" not in status():
+        assert time.monotonic() < end, status()
     assert browser.get_log("browser") == []

@@ -12,10 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import PIL.Image
-from jaxtyping import Float, UInt8
-from numpy import ndarray
 
 from crossmorph.datasets.pairs import label_names
 from crossmorph.errors import InputError
@@ -32,16 +29,15 @@ from crossmorph.evaluation.results import (
 )
 from crossmorph.networks.checkpoint import find_card, read_card
 from crossmorph.provenance.record import digest, weights_of
-from crossmorph.reports.figure import Plane, checkerboard, cut_plane, hung, hung_warp, unit_intensity
+from crossmorph.reports.html import templates
 from crossmorph.reports.layers import LOSSLESS, data_uri
+from crossmorph.reports.planes import panels_of
 from crossmorph.reports.plots import DOTS, plots_of
-from crossmorph.reports.registration_page import templates
 from crossmorph.system.environment import processor, versions
 from crossmorph.system.files import atomic_output, brief, suffix_of
-from crossmorph.transforms.warp import Warp, resample
+from crossmorph.transforms.warp import Warp
 
 WORST = 3  # pairs of each method
-SIDE = 160  # pixels along a picture's longer side at most: all of them together stay below 5 MB
 FIGURE_BYTES = 500_000
 MOST_FAILURES = 100  # that are listed
 LOWEST = 3  # labels of a pair that are named with their Dice
@@ -250,26 +246,12 @@ def worst_rows(rows: Sequence[Row], method: str, score: str) -> list[Row]:
 def draw_pictures(case: Case, warp: Warp) -> Pictures:
     """Small pictures of a registered pair: fixed, moved, and a checkerboard of both; of a volume an axial plane.
 
-    They are turned as :func:`crossmorph.reports.figure.hung` does. An image that cannot be scaled gives none.
+    See :func:`crossmorph.reports.planes.panels_of`. An image that cannot be scaled gives none.
     """
     with suppress(InputError):
-        fixed, warp = hung(case.fixed), hung_warp(warp)
-        plane = Plane(fixed, warp, None) if fixed.dim == 2 else cut_plane(fixed, warp, 2)
-        spacing = plane.fixed.spacing[plane.axes[0]], plane.fixed.spacing[plane.axes[1]]
-        images = {"fixed": plane.fixed, "moved": resample(case.moving, plane.warp)}
-        panels = {name: _small(plane.flat(unit_intensity(image)), spacing) for name, image in images.items()}
-        panels["checkerboard"] = checkerboard(panels["moved"], panels["fixed"])
+        panels = panels_of(case.moving, case.fixed, warp)
         return {name: data_uri(PIL.Image.fromarray(panel), LOSSLESS) for name, panel in panels.items()}
     return {}
-
-
-def _small(unit: Float[ndarray, "across down"], spacing: tuple[float, float]) -> UInt8[ndarray, "rows columns"]:
-    """A plane of [0, 1] in square pixels, no finer than its voxels and no more than ``SIDE`` along either side."""
-    sides = [size * along for size, along in zip(unit.shape, spacing, strict=True)]
-    step = max(*sides, SIDE * min(spacing)) / SIDE
-    across, down = (min(SIDE, max(1, round(side / step))) for side in sides)
-    picture = PIL.Image.fromarray(np.rint(255 * unit.T).astype(np.uint8))
-    return np.asarray(picture.resize((across, down), PIL.Image.Resampling.BILINEAR))
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

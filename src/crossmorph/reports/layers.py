@@ -1,7 +1,7 @@
 """Images and fields as a page of HTML holds them: in few bytes, turned as they are looked at.
 
 A layer is a picture of 8 bits with all slices of an image side by side, turned as a radiograph hangs, as in
-:mod:`crossmorph.reports.figure`. All layers cover the fixed image's field of view, each in as many voxels as it needs:
+:mod:`crossmorph.reports.planes`. All layers cover the fixed image's field of view, each in as many voxels as it needs:
 images the most, maps of the field fewer, the field itself fewest.
 """
 
@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import SCALE_PERCENTILES, Image, scale_intensity
-from crossmorph.reports.figure import hang
+from crossmorph.reports.planes import hang
 from crossmorph.transforms.warp import Warp, voxel_displacement
 
 MAP_VOXELS, FIELD_NODES, LABEL_VOXELS = 2**19, 2**16, 2**21  # at most
@@ -303,6 +303,11 @@ def mosaic(levels: UInt8[ndarray, "*space"]) -> UInt8[ndarray, "rows columns"]:
 
 def data_uri(picture: PIL.Image.Image, how: dict[str, Any]) -> str:
     """A picture as a page holds it; ``how``: ``LOSSLESS`` or ``LOSSY``."""
+    return f"data:image/{how['format'].lower()};base64,{base64.b64encode(encoded(picture, how)).decode()}"
+
+
+def encoded(picture: PIL.Image.Image, how: dict[str, Any]) -> bytes:
+    """A picture as a file holds it; ``how``: ``LOSSLESS`` or ``LOSSY``."""
     stream = io.BytesIO()
     picture.save(stream, **how)
-    return f"data:image/{how['format'].lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return stream.getvalue()

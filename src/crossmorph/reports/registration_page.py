@@ -4,18 +4,16 @@ Its parts lie in ``templates``: the page itself, its style, and the script that 
 ``base.html`` and ``macros.html`` are shared with :mod:`crossmorph.reports.evaluation_page`.
 """
 
-import base64
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
 from crossmorph.images.image import Image
 from crossmorph.quality.assessment import Check, Measures
 from crossmorph.registration.register_images import Registered
+from crossmorph.reports.html import script_of, templates
 from crossmorph.reports.layers import field_layer, label_layers, map_layers, picture_layers, view_of
 from crossmorph.reports.numbers import (
     ESTIMATE,
@@ -166,7 +164,7 @@ def page(content: Content) -> str:
         "field": field_layer(view, content.warp),
         "unit": content.measures.unit,
         "dim": content.fixed.dim,
-        **_script(environment),
+        **script_of(environment, SCRIPTS),
     }
     most = IMAGE_VOXELS
     while True:
@@ -176,25 +174,6 @@ def page(content: Content) -> str:
         if size <= BUDGET or most == 1:
             return text
         most = max(1, int(0.9 * math.prod(pictures["shape"]) * BUDGET / size))
-
-
-def templates() -> jinja2.Environment:
-    """The templates of all pages; whatever is put into them is escaped."""
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("crossmorph.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _script(environment: jinja2.Environment) -> dict[str, str]:
-    """The page's own script and the hash by which browsers know it: no other runs."""
-    text = "\n".join(environment.get_template(name).render() for name in SCRIPTS)
-    text = f'"use strict";\n{{\n{text}\n}}\n'  # a block, so that its names are its own
-    digest = hashlib.sha256(text.encode()).digest()
-    return {"script": text, "script_hash": base64.b64encode(digest).decode()}
 
 
 def _check(content: Content) -> None:

@@ -332,7 +332,7 @@ def test_a_pair_that_fails_its_checks_is_failed_and_not_done_again(
         monkeypatch.setattr(batch, "register_files", lambda *_: pytest.fail("done again"))
     monkeypatch.setattr(batch, "register_files", poor)
     given.run()
-    assert names(given.output / "b") == {"result.json"}
+    assert names(given.output / "b") == {"result.json", "thumbnail.webp"}
 
 
 def test_records_say_which_command_it_was(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:

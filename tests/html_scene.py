@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from crossmorph.images.image import Image
 from crossmorph.quality.assessment import Check
-from crossmorph.reports.registration_page import Content, Stage
+from crossmorph.reports.registration_page import Content, Input, Stage
 from crossmorph.transforms.warp import Warp
 
 SPACING = (1.0, 1.5, 3.0)
@@ -20,6 +20,8 @@ SHAPE = (28, 24, 10)
 MARK = (slice(3, 7), slice(15, 20), slice(6, 9))  # of a volume in RAS: left, anterior, superior
 CHECKS = (
     Check("swap consistency", "passed", 0.2, 1.5, "fine."),
+    Check("expected error", "passed", 0.8, 2.0, "The expected error is 0.8 mm."),
+    Check("training images", "passed", 0.5, 1.0, "Alike."),
     check("folding", "failed", "it folds."),
     check("inverse consistency", "warning", "apart."),
 )
@@ -77,6 +79,11 @@ def scene(dim: int, flips: tuple[int, ...] = (), order: tuple[int, ...] = (0, 1,
         checks=CHECKS,
         measures=measures(overlap=0.91, swap_consistency=0.2, residual=float("nan")),
         provenance={"command": "crossmorph register", "inputs": [{"path": "T2.nii.gz", "sha256": "0" * 64}]},
+        inputs=[Input("moving", shape, spacing), Input("fixed", shape, spacing)],
+        seconds={"coarse": 1.5, "fine": 0.25},
+        labels={"labels.nii.gz": image(7 * (fixed == 1) + 300 * (np.indices(shape)[0] > 20))},
+        date="2026-11-29 12:00 UTC",
+        ants="antsApplyTransforms -d 3",
     )
 
 

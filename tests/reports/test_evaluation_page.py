@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from html_scene import Parsed
 from numpy import ndarray
 
 from crossmorph.cli import training
-from crossmorph.datasets.pairs import Pair, write_pairs
+from crossmorph.datasets.pairs import Pair, label_names, write_pairs
 from crossmorph.errors import InputError
 from crossmorph.evaluation import evaluate
 from crossmorph.evaluation.evaluate import METHODS, Case, Outcome, unregistered
@@ -23,7 +24,6 @@ from crossmorph.reports import evaluation_page
 from crossmorph.reports.evaluation_page import (
     DOTS,
     RANKED,
-    SIDE,
     WORST,
     Kept,
     Study,
@@ -34,8 +34,10 @@ from crossmorph.reports.evaluation_page import (
     page,
     ranking,
     shrunk,
+    tables_of,
     worst_rows,
 )
+from crossmorph.reports.planes import SIDE
 from crossmorph.reports.plots import axis_of, plots_of
 from crossmorph.reports.registration_page import BUDGET
 from crossmorph.reproduction.page import command_of, write_page
@@ -93,6 +95,35 @@ def test_failures_come_first_with_their_reasons() -> None:
     assert "1 of 9 registrations failed method pair why b p9 ValueError: no" in said
     assert said.index("ValueError") < said.index("Worst pairs") < said.index("Tables") < said.index("Plots")
     assert "b (1 failed)" in said
+
+
+def test_labels_have_the_names_of_the_data_set(tmp_path: Path) -> None:
+    """A row for each label, in the order of their numbers; a name for each that has one."""
+    scores = [{"dice": 0.5, "dice_10": 0.9, "dice_2": 0.4, "dice_3": 0.6}, {"dice": 0.7, "dice_10": 0.7, "dice_2": 0.2}]
+    rows = [Row(f"p{n}", "a", one) for n, one in enumerate(scores)] + [Row("p0", "b", {"dice": 0.6, "dice_3": 0.8})]
+    (tmp_path / "test").mkdir()
+    described = {"name": "phantom", "labels": {"0": "background", "2": "gm", "10": "left | right"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    names = label_names(tmp_path / "test" / "pairs.csv")
+    tables = tables_of(rows, names, "Four.")
+    said = words(page("a", [Study("", rows, ["a"], labels=names)], tables, [], {}))
+    assert "method Dice % a 60.0 ± 14.1 [-67.1, 187.1] b 60.0 Four." in said  # t(.975, 1) = 12.706
+    assert (
+        "Dice % of each label label a b grey matter 30.0 ± 14.1 - 3 60.0 80.0 left / right 80.0 ± 14.1 - Mean" in said
+    )
+    assert "p0 Dice % 50.0 Dice grey matter % 40.0 Dice 3 % 60.0 Dice left / right % 90.0" in said
+    assert re.search(r"p1 Dice % 70\.0 Dice grey matter % 20\.0 Dice left / right % 70\.0", said)
+    many = [Row("p", "a", {"dice": 0.5, **{f"dice_{n}": n / 100 for n in range(1, 60)}})]
+    text = page("a", [Study("", many, ["a"])], tables_of(many, {}, ""), [], {})
+    assert "p Dice % 50.0 Dice 1 % 1.0 Dice 2 % 2.0 Dice 3 % 3.0 The pairs" in words(text)
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "[]", '{"labels": ["csf"]}', '{"name": "phantom"}'])
+def test_labels_without_names_keep_their_numbers(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    if content:
+        (tmp_path / "a" / "dataset.json").write_text(content)
+    assert label_names(tmp_path / "a" / "b" / "pairs.csv") == {}
 
 
 # --- worst pairs -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
-from crossmorph.reports.figure import TILES, write_picture
+from crossmorph.reports.figure import write_picture
+from crossmorph.reports.planes import TILES
 from crossmorph.transforms.warp import Warp
 
 SHAPE = (40, 52)

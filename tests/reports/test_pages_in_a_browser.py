@@ -1,15 +1,31 @@
 """The page in a browser: what the user moves changes the pixels, in the dark and on a phone too, without an error."""
 
+import base64
+import io
 import itertools
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
+from examples import measures
 from html_scene import SHAPE, scene
+from numpy import ndarray
 
+from crossmorph.evaluation.evaluate import METHODS
+from crossmorph.evaluation.results import SCORES, Row
+from crossmorph.images.image import Image
+from crossmorph.quality.assessment import Limits
+from crossmorph.quality.checks import check as make_checks
+from crossmorph.reports.batch_page import Line, write_batch_page
+from crossmorph.reports.evaluation_page import Study, tables_of
+from crossmorph.reports.evaluation_page import page as evaluation_page
+from crossmorph.reports.registration_page import Content, Stage
 from crossmorph.reports.registration_page import page as page_of
+from crossmorph.transforms.warp import Warp
 
 
 class Page:
@@ -26,7 +42,7 @@ class Page:
 
     def settle(self) -> None:
         """Wait until something was drawn since the last time."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 10
         while (now := int(self.run("return document.documentElement.dataset.drawn ?? 0"))) <= self.drawn:
             assert time.monotonic() < end, "the page does not draw"
             time.sleep(0.02)
@@ -77,11 +93,11 @@ def test_modes_stages_and_overlays_change_the_pixels(browser, tmp_path):
     page = Page(browser, tmp_path / "report.html")
     assert browser.title == "<script>document.title='run'</script> · crossmorph"
     seen = [page.pictures()[0]]
-    for key in "bdgjjuc12t":
+    for key in "bdgjjulec12t":
         page.press(key)
         seen.append(page.pictures()[0])
     assert all(before != after for before, after in itertools.pairwise(seen))
-    page.press("gu")
+    page.press("gul")
     # Difference: blue where the fixed image is brighter, orange where the moving one is, nowhere a bare grey image.
     page.press("d")
     at = [1 - 4.5 / SHAPE[0], 1 - 17.5 / SHAPE[1]]
@@ -114,7 +130,7 @@ def test_sliders_clicks_and_keys_move_the_planes(browser, volume_page):
     after = page.pictures()
     assert after[0] != before[0]
     assert after[1:] == before[1:]
-    assert page.run("return document.querySelector('output').textContent") == "I 30.0 mm"
+    assert page.run("return document.querySelector('figure output').textContent") == "I 30.0 mm"
     # A click takes the other planes to the mark, and switches the crosshair on.
     canvases = browser.find_elements("css selector", ".film canvas")
     page.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", canvases[0])
@@ -139,6 +155,88 @@ def test_sliders_clicks_and_keys_move_the_planes(browser, volume_page):
     assert page.errors() == []
 
 
+def discs(radius: float, labelled: float) -> Content:
+    """A bright disc, a moving image that is black, and a label that is a disc too; of 64 pixels a side."""
+    distance = np.hypot(*(np.indices((64, 64)) - 31.5))
+    fixed, black, label = (
+        Image(data.astype(np.float32), np.eye(3)) for data in (distance < radius, 0 * distance, distance < labelled)
+    )
+    still = Warp(np.zeros((2, 64, 64), np.float32), np.eye(3))
+    stages = [Stage("fine", black)]
+    return Content("a to b", fixed, stages, black, still, black, None, (), measures(), None, labels={"disc": label})
+
+
+def coloured(picture: str) -> tuple[ndarray, ndarray]:
+    """Distances from the middle (of 64) and angles of the pixels that are not grey."""
+    levels = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).convert("RGB"))
+    down, across = (np.argwhere(np.ptp(levels.astype(int), axis=2) > 60).T + 0.5) * 64 / np.reshape(
+        levels.shape[:2], (2, 1)
+    ) - 32
+    return np.hypot(across, down), np.arctan2(down, across)
+
+
+def test_edges_and_labels_lie_where_the_images_have_them(browser, tmp_path):
+    (tmp_path / "report.html").write_text(page_of(discs(14, 22)))
+    page = Page(browser, tmp_path / "report.html")
+    for keys, zoom, radius in (("e", 1, 14), ("bl", 1, 22), ("l", 1, None), ("e+", 1.5, 14), ("0bl", 1, 22)):
+        page.press(keys)
+        page.slide("#blend", 100)  # the moving image
+        distances, angles = coloured(page.pictures()[0])
+        if radius is None:
+            assert not len(distances)
+            continue
+        np.testing.assert_allclose(distances, zoom * radius, atol=zoom)
+        assert len(set((angles * 10).astype(int))) > 55  # all around
+    assert page.errors() == []
+
+
+def test_zoom_brightness_and_contrast(browser, tmp_path):
+    content = scene(2)
+    (tmp_path / "report.html").write_text(page_of(content))
+    page = Page(browser, tmp_path / "report.html")
+    page.press("b")
+    page.slide("#blend", 0)
+    whole = page.pictures()[0]
+    dark = page.pixel(0.2, 0.8)[0]
+    page.slide("#movingBrightness", 90)
+    assert page.pictures()[0] == whole  # the fixed image is shown
+    page.slide("#fixedBrightness", 60)
+    assert page.pixel(0.2, 0.8)[0] == pytest.approx(dark + 25.5, abs=2)
+    page.slide("#fixedContrast", 100)
+    page.slide("#fixedBrightness", 50)
+    assert page.pixel(0.2, 0.8)[0] == 0
+    # The wheel with Ctrl enlarges about the pointer: what is under it stays.
+    page.press("0")
+    assert page.pictures()[0] == whole
+    canvas = browser.find_element("css selector", ".film canvas")
+    canvas.click()
+    page.settle()
+    page.press("x")
+    at = [1 - 4.5 / SHAPE[0], 1 - 17.5 / SHAPE[1]]  # in the mark
+    wheel = (
+        "const [canvas, x, y, by] = arguments, box = canvas.getBoundingClientRect();"
+        "canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: by, clientX: box.left + x * box.width,"
+        " clientY: box.top + y * box.height, ctrlKey: true, cancelable: true}))"
+    )
+    for _ in range(8):
+        page.run(wheel, canvas, *at, -100)
+        page.settle()
+    assert page.run("return document.getElementById('zoom').textContent").startswith("4.0")
+    around = [(at[0] + dx, at[1] + dy) for dx in (-0.1, 0.1) for dy in (-0.1, 0.1)]
+    assert all(pixel[0] == 255 for pixel in page.pixels(*around))  # the mark fills it now
+    canvas.send_keys("\ue014" * 20)  # the crosshair goes right, and what is seen with it
+    page.settle()
+    page.press("x")
+    assert page.pixel(0.5, 0.5)[0] < 30
+    page.press("0")
+    assert page.pictures()[0] == whole
+    page.press("w")
+    assert page.run("return document.fullscreenElement.id") == "viewer"
+    page.press("w")
+    assert page.run("return document.fullscreenElement") is None
+    assert page.errors() == []
+
+
 def test_dark_and_narrow(browser, volume_page):
     page = volume_page
     shade = "return getComputedStyle(document.body).backgroundColor"
@@ -160,3 +258,95 @@ def test_dark_and_narrow(browser, volume_page):
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert page.errors() == []
+
+
+def test_the_table_of_all_methods_fits_a_wide_window(browser, tmp_path):
+    scores = dict.fromkeys(SCORES, 0.123) | {"seconds": 12.345, "psnr": 25.01, "hd95_mm": 14.02}
+    labels = {str(number): "grey matter" for number in range(1, 4)}
+    scores |= {f"dice_{number}": 0.9 for number in labels}
+    rng = np.random.default_rng(0)
+    rows = [
+        Row(f"p{n}", method, {name: value * rng.uniform(0.8, 1.1) for name, value in scores.items()})
+        for method in METHODS
+        for n in range(3)
+    ]
+    page = evaluation_page("all", [Study("", rows, METHODS, labels=labels)], tables_of(rows, labels, "x"), [], {})
+    (tmp_path / "report.html").write_text(page)
+    wide = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", wide)
+    try:
+        browser.get((tmp_path / "report.html").as_uri())
+        found = browser.execute_script(
+            "return [document.documentElement, ...document.querySelectorAll('.wide')]"
+            ".map((box) => [box.scrollWidth, box.clientWidth])"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert len(found) == 3
+    assert all(needed <= there for needed, there in found), found
+    assert browser.get_log("browser") == []
+
+
+def test_marks_of_a_batch_are_saved_and_loaded(browser, tmp_path):
+    lines = []
+    for name, error, mark in (("b", 0.7, "1"), ("a", 0.9, "2"), ("c 10", 0.8, "3"), ("c 9", None, "4")):
+        known = measures(expected_error=error, training_distance=0.5, folds_percent=0.0)
+        checks = [each._asdict() for each in make_checks(known, Limits(2.0, 3.0, 1.5, 1.5))]
+        lines.append(Line(name, {"hash": mark, "measures": known.as_dict(), "checks": checks, "seconds": 1.0}, ""))
+    lines[1] = Line("a", {}, "a.nii: damaged")
+    write_batch_page(tmp_path / "index.html", "<i>four</i>", lines, {})
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+
+    def order() -> list[str]:
+        shown = "[...document.querySelectorAll('tbody tr')].filter((row) => !row.hidden).map((row) => row.dataset.pair)"
+        return browser.execute_script(f"return {shown}")
+
+    def click(selector: str) -> None:
+        browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+    def status() -> str:
+        return browser.find_element("id", "status").text
+
+    address = (tmp_path / "index.html").as_uri()
+    browser.get(address)
+    assert order() == ["a", "c 9", "c 10", "b"]
+    click("thead th:nth-child(1) button")
+    assert order() == ["a", "b", "c 9", "c 10"]
+    click("thead th:nth-child(5) button")
+    assert order() == ["b", "c 10", "a", "c 9"]
+    click("thead th:nth-child(5) button")
+    assert order() == ["c 10", "b", "a", "c 9"]  # what has no number stays last
+    click("tr[data-pair='b'] [value=accept]")
+    click("tr[data-pair='a'] [value=accept]")
+    click("tr[data-pair='a'] [value=reject]")
+    browser.find_element("css selector", "tr[data-pair='c 9'] input").send_keys("look again")
+    assert status().startswith("1 accepted, 1 rejected, 2 not marked, not saved")
+    click("[name=shown][value=unmarked]")
+    assert order() == ["c 10", "c 9"]
+    click("#save")
+    review = tmp_path / "review.json"
+    end = time.monotonic() + 10
+    while not review.exists():
+        assert time.monotonic() < end, "nothing was saved"
+        time.sleep(0.05)
+    saved = json.loads(review.read_text())
+    marks = {each["pair"]: (each["result"], each["mark"], each["note"]) for each in saved["marks"]}
+    assert marks == {"b": ("1", "accept", ""), "a": ("", "reject", ""), "c 9": ("4", "", "look again")}
+    assert (saved["format"], saved["batch"]) == ("crossmorph review 1", "<i>four</i>")
+
+    # Loaded into the page of a later run, in which one pair was registered again.
+    lines[0].result["hash"] = "5"
+    write_batch_page(tmp_path / "index.html", "four", lines, {})
+    browser.get(address)
+    browser.find_element("id", "load").send_keys(str(review))
+    end = time.monotonic() + 10
+    while "loaded" not in status():
+        assert time.monotonic() < end, status()
+    assert status().startswith("0 accepted, 1 rejected, 3 not marked. 2 marks loaded; 1 left out")
+    note = "return document.querySelector(\"tr[data-pair='c 9'] input\").value"
+    assert browser.execute_script(note) == "look again"
+    review.write_text("no marks")
+    browser.find_element("id", "load").send_keys(str(review))
+    while "no file of marks" not in status():
+        assert time.monotonic() < end, status()
+    assert browser.get_log("browser") == []

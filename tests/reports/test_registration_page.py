@@ -19,8 +19,11 @@ from scipy import ndimage
 
 import crossmorph
 from crossmorph.images.image import Image
+from crossmorph.quality.assessment import Limits, Measures
+from crossmorph.quality.checks import check as make_checks
 from crossmorph.reports import layers, registration_page
 from crossmorph.reports.layers import average_to, lattice_within, mosaic
+from crossmorph.reports.numbers import MEASURES, NO_ESTIMATE, anchor
 from crossmorph.reports.registration_page import Content, Stage, content_of, page
 from crossmorph.transforms.warp import Warp, resample
 from crossmorph.workflows.demo import demo_pair
@@ -198,15 +201,18 @@ def test_a_large_page_is_drawn_coarser(monkeypatch):
 def test_what_the_page_says():
     parsed = Parsed(page(scene(3)))
     words = " ".join(parsed.text.split())
-    assert "1 of 3 checks failed: do not use this result as it is" in words
+    assert "1 of 5 checks failed: do not use this result as it is" in words
     assert words.index("Failed: folding it folds.") < words.index("Warning: inverse consistency apart.")
-    assert words.index("Warning: inverse consistency") < words.index("Passed: swap consistency fine.")
-    assert "Overlap of the fields of view, after the initial affine 0.910" in words
-    assert "Change of the field when the images are swapped, median (mm) 0.200 1.500" in words
-    assert "Difference of translated and fixed image, median (of 1) not a number" in words
+    assert words.index("folding Failed it folds.") < words.index("swap consistency Passed 0.200 ≤ 1.500 fine.")
+    assert "Overlap of the fields of view, after the initial affine The same once it is aligned. 0.910" in words
+    assert "a right field hardly moves. 0.200 ≤ 1.500" in words
+    assert re.search(r"Difference of translated and fixed image, median \(of 1\) [^0-9]* 1 [^0-9]* not a number", words)
     assert "sha256" in words
     assert "0" * 64 in words
     assert "Shown at 1 \u00d7 1.5 \u00d7 3 mm a voxel, as the fixed image" in words
+    assert "Coarse 1.50 Fine 0.25 Registration Without reading, checking and writing. 1.75" in words
+    assert "Moving image 28 \u00d7 24 \u00d7 10 voxels of 1 \u00d7 1.5 \u00d7 3 mm" in words
+    assert "Date 2026-11-29 12:00 UTC The same with ANTs antsApplyTransforms -d 3" in words
 
 
 @pytest.mark.parametrize(
@@ -216,15 +222,74 @@ def test_the_verdict(levels, said):
     checks = [check("a", level, "b") for level in levels.split()]
     parsed = Parsed(page(scene(2)._replace(checks=checks, error_map=None, provenance=None)))
     assert said in parsed.text
-    assert "Expected error" not in parsed.text
+    assert "Expected error, median" not in parsed.text
+    assert "error" not in {attributes.get("id") for _, attributes in parsed.tags}
     assert "Provenance" not in parsed.text
+
+
+def test_every_measure_is_shown_and_compared_where_a_check_compares_it():
+    """What a page says of measures and checks is all there is to say, and its links lead somewhere."""
+    assert set(MEASURES) == set(Measures._fields) - {"unit"}
+    known = measures(mutual_information_refined=0.8, refine_steps=3, expected_error=1.23, training_distance=0.5)
+    checks = make_checks(known, Limits(2.0, 3.0, 1.5, 1.5))
+    assert {each.name for each in checks} == {meaning.check for meaning in MEASURES.values()} - {""}
+    parsed = Parsed(page(scene(2)._replace(measures=known, checks=checks)))
+    ids = {attributes.get("id") for _, attributes in parsed.tags}
+    links = [attributes["href"] for tag, attributes in parsed.tags if tag == "a"]
+    assert set(links) >= {f"#{anchor(each.name)}" for each in checks}
+    assert {link.removeprefix("#") for link in links} <= ids
+    assert "1.230 ≤ 2" in " ".join(parsed.text.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"), [({"training_distance": 1.2}, "warning"), ({"training_distance": math.nan}, "warning")]
+)
+def test_no_expected_error_of_unfamiliar_images(changes, level):
+    known = measures(expected_error=1.2345, **changes)
+    checks = make_checks(known, Limits(1.0, 3.0, 1.5, 1.5))
+    assert [each.level for each in checks if each.name in ("expected error", "training images")] == [level] * 2
+    text = page(scene(2)._replace(measures=known, checks=checks))
+    parsed = Parsed(text)
+    assert "1.2" not in parsed.text.replace("1.20 of its limit", "").replace("1.200", "")
+    assert parsed.text.count(NO_ESTIMATE) == 3  # in the verdict, the measures, the checks
+    assert [layer["name"] for layer in parsed.data["maps"]] == ["jacobian"]
+    assert "error" not in {attributes.get("id") for _, attributes in parsed.tags}
+    assert f"of {len(checks) - 1} checks" in parsed.text
+    familiar = measures(expected_error=1.2345, training_distance=0.9)
+    checks = make_checks(familiar, Limits(1.0, 3.0, 1.5, 1.5))
+    parsed = Parsed(page(scene(2)._replace(measures=familiar, checks=checks)))
+    assert NO_ESTIMATE not in parsed.text
+    assert "The expected error is 1.2 mm" in parsed.text
+    assert [layer["name"] for layer in parsed.data["maps"]] == ["jacobian", "error"]
+
+
+def test_labels_are_kept_whole_and_named(monkeypatch):
+    content = scene(3, (1,), (2, 0, 1))
+    (layer,) = Parsed(page(content)).data["segmentations"]
+    assert layer["values"] == ["background", "7", "300"]
+    shown = np.array([0, 7, 300])[unpacked(layer)]
+    assert np.array_equal(np.flip(shown), scene(3).labels["labels.nii.gz"].data)
+    monkeypatch.setattr(layers, "LABEL_VOXELS", 700)
+    (layer,) = Parsed(page(content)).data["segmentations"]
+    assert math.prod(layer["shape"]) <= 700
+    assert set(unpacked(layer).flat) <= {0, 1, 2}
+
+
+def test_labels_that_share_a_level_are_all_named():
+    content = scene(2)
+    many = np.zeros(SHAPE[:2], np.float32)
+    many.flat[:300] = np.arange(300)  # background and 299 labels
+    (layer,) = Parsed(page(content._replace(labels={"many": Image(many, content.fixed.affine)}))).data["segmentations"]
+    assert layer["values"][:2] == ["background", "1, 256"]
+    named = np.flip(unpacked(layer))
+    assert layer["values"][named[tuple(np.argwhere(many == 299)[0])]] == "44, 299"
 
 
 def test_nothing_is_loaded_and_all_is_labelled():
     parsed = Parsed(page(scene(3)))
     for tag, attributes in parsed.tags:
         for name in ("src", "href", "srcset", "action", "data"):
-            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+            assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
     assert "url(" not in page(scene(2))
     policy = next(attributes["content"] for tag, attributes in parsed.tags if "http-equiv" in attributes)
     digest = base64.b64encode(hashlib.sha256(parsed.scripts[1].encode()).digest()).decode()

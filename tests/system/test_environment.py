@@ -24,9 +24,9 @@ def test_what_is_missing_is_named_with_its_extra(extra: str, monkeypatch: pytest
 
 
 def test_a_report_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "jinja2")
+    without(monkeypatch, "matplotlib")
     check_outputs([], Outputs(moved=Path("a.nii")))
-    with pytest.raises(InputError, match="jinja2 not installed"):
+    with pytest.raises(InputError, match="matplotlib not installed"):
         check_outputs([], Outputs(moved=Path("a.nii"), report=Path("a.html")))
 
 

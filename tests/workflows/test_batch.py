@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from examples import check, measures
+from html_scene import Parsed
 from small_model import draw, save_weights
 
 from crossmorph.errors import InputError
@@ -30,7 +31,8 @@ from crossmorph.workflows.outputs import Outputs
 from crossmorph.workflows.register_files import Done, register_files
 
 QUICK = Settings(init="none")
-FILES = {"moved.nii.gz", "transform.h5", "inverse.h5", "transform.json", "inverse.json", "result.json"}
+OUTPUTS = {"moved.nii.gz", "transform.h5", "inverse.h5", "transform.json", "inverse.json", "result.json"}
+FILES = OUTPUTS | {"thumbnail.webp"}
 register_pair = batch.register_pair
 
 
@@ -134,7 +136,7 @@ def names(folder: Path) -> set[str]:
 def test_processes_do_what_register_does(given: Given, tmp_path: Path) -> None:
     summary = given.run(jobs=2)
     assert (summary.done, summary.skipped, summary.failed) == (3, 0, 0)
-    assert names(given.output) == {"a", "b", "c", "summary.csv", ".lock"}
+    assert names(given.output) == {"a", "b", "c", "summary.csv", "index.html", ".lock"}
     alone = register_files(given.image("b"), given.image("f"), Outputs(tmp_path / "b.nii"), str(given.model), QUICK)
     moved = read_image(given.output / "b" / "moved.nii.gz")
     np.testing.assert_allclose(moved.data, read_image(tmp_path / "b.nii").data, atol=1e-5)
@@ -253,6 +255,28 @@ def test_the_summary_says_what_is_known(given: Given, here: None) -> None:
     assert str(given.image("b")) in error
 
 
+def test_the_page_is_made_anew_by_a_run_that_goes_on(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows what the summary says, whether a pair was registered by this run or before."""
+    monkeypatch.setattr(batch, "register_files", register_files)
+    given.image("b").write_bytes(b"torn")
+    shown = Parsed(given.run().page.read_text("utf-8"))
+    pictures = [attributes["alt"] for tag, attributes in shown.tags if tag == "img"]
+    assert sorted(str(alt).split()[-1] for alt in pictures) == ["a", "c"]
+    assert "Not registered." in shown.text
+    assert str(given.image("b")) in shown.text
+    draw(given.image("b"), 1)
+    (given.output / "c" / "thumbnail.webp").unlink()  # killed before it was written
+    summary = given.run()
+    assert [entry.status for entry in summary.entries] == ["skipped", "done", "skipped"]
+    shown = Parsed(summary.page.read_text("utf-8"))
+    assert sum(tag == "img" for tag, _ in shown.tags) == 3
+    assert "Not registered." not in shown.text
+    # What lies in the folder of a pair that can no longer be read is not shown as its result.
+    given.image("c").write_bytes(b"torn")
+    shown = Parsed(given.run().page.read_text("utf-8"))
+    assert sum(tag == "img" for tag, _ in shown.tags) == 2
+
+
 def test_labels_are_moved_too(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.zeros((16, 18), np.uint8)
     labels[4:9, 5:12] = 2
@@ -302,7 +326,7 @@ def test_a_pair_that_fails_its_checks_is_failed_and_not_done_again(
         summary = given.run()
         assert [entry.status for entry in summary.entries] == statuses
         assert (summary.failed, summary.checks_failed) == (1, 1)
-        assert names(given.output / "b") == {"result.json"}
+        assert names(given.output / "b") == {"result.json", "thumbnail.webp"}
         row = rows(summary.path)[1]
         assert (row["checks"], row["mutual_information_final"]) == ("mutual information:failed", "0.75")
         assert row["error"] == f"{fate}nothing was written; --keep-failed would have kept the outputs"
@@ -311,12 +335,12 @@ def test_a_pair_that_fails_its_checks_is_failed_and_not_done_again(
     for _ in range(2):
         summary = given.run(keep_failed=True)
         assert [entry.status for entry in summary.entries] == ["skipped", "failed", "skipped"]
-        assert names(given.output / "b") == FILES
+        assert names(given.output / "b") == OUTPUTS  # of what is no image, there is no picture
         assert rows(summary.path)[1]["error"] == f"{fate}the outputs were written all the same"
         monkeypatch.setattr(batch, "register_files", lambda *_: pytest.fail("done again"))
     monkeypatch.setattr(batch, "register_files", poor)
     given.run()
-    assert names(given.output / "b") == {"result.json"}
+    assert names(given.output / "b") == {"result.json", "thumbnail.webp"}
 
 
 def test_records_say_which_command_it_was(given: Given, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,7 +451,9 @@ def test_killed_processes(given: Given, log: Callable[[], Counter[str]], monkeyp
 # --- before the work -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../x", "..", ".", "/tmp/x", "x/y", "x\\y", "C:x", ".hidden", "summary.csv", "x\ty"])
+@pytest.mark.parametrize(
+    "name", ["../x", "..", ".", "/tmp/x", "x/y", "x\\y", "C:x", ".hidden", "summary.csv", "index.html", "x\ty"]
+)
 def test_names_that_are_no_folder_are_refused(given: Given, tmp_path: Path, name: str) -> None:
     write_list(given.pairs, f'"{name}",a.nii.gz,f.nii.gz')
     before = names(tmp_path)

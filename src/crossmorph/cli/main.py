@@ -245,7 +245,7 @@ def _register_pairs(
     summary = register_batch(pairs, output, model, settings, jobs, scheduler, device, threads, keep_failed, command)
     print(f"{summary.done} registered, {summary.skipped} finished before, {summary.failed} failed", end="")
     print(f" ({summary.checks_failed} of them by a check)" if summary.failed else "")
-    print(f"wrote {summary.path}")
+    print(f"wrote {summary.path}\nwrote {summary.page}")
     if summary.failed:
         raise SystemExit(FAILED)
 

@@ -46,7 +46,7 @@ def apply(
         Literal["auto", "linear", "nearest", "genericlabel"],
         typer.Option(
             metavar="auto|linear|nearest|genericlabel",
-            help="Interpolation; nearest or genericlabel (smoother borders) for labels; auto: nearest for evident labels.",
+            help="Interpolation; nearest or genericlabel (smoother) for labels; auto: nearest for evident labels.",
         ),
     ] = "auto",
     inverse: Annotated[

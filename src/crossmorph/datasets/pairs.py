@@ -7,6 +7,7 @@ and `field` (the true warp on the fixed grid). Paths are relative to the list; a
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from crossmorph.system.files import atomic_output, brief
 REQUIRED = ("moving", "fixed")
 OPTIONAL = ("moving_labels", "fixed_labels", "moving_same", "field")
 COLUMNS = ("name", *REQUIRED, *OPTIONAL)
+TISSUES = {"csf": "CSF", "gm": "grey matter", "wm": "white matter"}  # names of labels, spelled out
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,24 @@ def write_pairs(path: str | Path, pairs: Sequence[Pair]) -> None:
     ]
     with atomic_output(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def label_names(path: str | Path) -> dict[str, str]:
+    """What the labels of a list's pairs are called, by their numbers.
+
+    Args:
+        path: the list; names are in the `dataset.json` beside it or one folder up, as `crossmorph prepare` writes it.
+
+    Returns:
+        Names by labels as text; empty where no such file has any.
+    """
+    for folder in (Path(path).absolute().parent, Path(path).absolute().parent.parent):
+        try:
+            names = json.loads((folder / "dataset.json").read_bytes())["labels"]
+            return {str(label): TISSUES.get(name, name) for label, name in names.items() if isinstance(name, str)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # no description, or one of something else
+    return {}
 
 
 def _read_rows(path: Path) -> list[list[str]]:

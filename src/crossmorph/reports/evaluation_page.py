@@ -12,29 +12,35 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import PIL.Image
-from jaxtyping import Float, UInt8
-from numpy import ndarray
 
+from crossmorph.datasets.pairs import label_names
 from crossmorph.errors import InputError
 from crossmorph.evaluation.baselines.common import SEED
 from crossmorph.evaluation.evaluate import OURS, Case, Outcome, evaluate
-from crossmorph.evaluation.results import Row, caption, markdown_table, summarise
+from crossmorph.evaluation.results import (
+    LABEL,
+    Row,
+    Statistic,
+    caption,
+    markdown_rows,
+    markdown_table,
+    summarise,
+)
 from crossmorph.networks.checkpoint import find_card, read_card
 from crossmorph.provenance.record import digest, weights_of
-from crossmorph.reports.figure import Plane, checkerboard, cut_plane, hung, hung_warp, unit_intensity
+from crossmorph.reports.html import templates
 from crossmorph.reports.layers import LOSSLESS, data_uri
+from crossmorph.reports.planes import panels_of
 from crossmorph.reports.plots import DOTS, plots_of
-from crossmorph.reports.registration_page import templates
 from crossmorph.system.environment import processor, versions
 from crossmorph.system.files import atomic_output, brief, suffix_of
-from crossmorph.transforms.warp import Warp, resample
+from crossmorph.transforms.warp import Warp
 
 WORST = 3  # pairs of each method
-SIDE = 160  # pixels along a picture's longer side at most: all of them together stay below 5 MB
 FIGURE_BYTES = 500_000
 MOST_FAILURES = 100  # that are listed
+LOWEST = 3  # labels of a pair that are named with their Dice
 # Scores that pairs are ranked by, and whether more is better. The last is known of every field.
 RANKED = {"dice": 1, "mse_percent": -1, "epe_mm": -1, "min_jacobian": 1}
 PACKAGES = {
@@ -45,6 +51,8 @@ PACKAGES = {
     "greedy": "picsl-greedy",
     "dipy": "dipy",
 }
+
+BOUND = "\u00a0±\u00a0"  # a line does not break there
 
 Pictures = dict[str, str]  # data URIs by what they show
 
@@ -69,6 +77,7 @@ class Study(NamedTuple):
         worst: methods whose worst pairs are shown.
         pictures: of pairs, by method and pair.
         times: rows that hold seconds alone, where those were measured apart.
+        labels: names of labels, by their numbers; a label without one keeps its number.
     """
 
     title: str
@@ -76,6 +85,7 @@ class Study(NamedTuple):
     worst: Sequence[str]
     pictures: Mapping[tuple[str, str], Pictures] = {}
     times: Sequence[Row] = ()
+    labels: Mapping[str, str] = {}
 
 
 class Block(NamedTuple):
@@ -121,13 +131,53 @@ def evaluate_with_page(
         rows = evaluate(pairs_csv, methods, output, model, threads, count, partial(keep_worst, kept))
         names = list(dict.fromkeys(methods))
         # Whoever opens the page wants to see ours first.
-        study = Study("", rows, sorted(names, key=lambda name: not name.startswith("crossmorph")), _pictures(kept))
-        table = markdown_table(summarise(rows), caption(pairs_csv, rows, model, threads))
+        ours = sorted(names, key=lambda name: not name.startswith("crossmorph"))
+        labels = label_names(pairs_csv)
+        study = Study("", rows, ours, _pictures(kept), labels=labels)
+        tables = tables_of(rows, labels, caption(pairs_csv, rows, model, threads))
         data = {"list": str(pairs_csv), "sha256": digest(Path(pairs_csv))}
         provenance = {"command": command or "a call from Python", "data": data, **origin(names, model, threads)}
         title = f"{len(names)} method{'s'[: len(names) != 1]} on {pairs_csv}"
-        temporary.write_text(page(title, [study], [table], [], provenance), "utf-8")
+        temporary.write_text(page(title, [study], tables, [], provenance), "utf-8")
     return rows
+
+
+def tables_of(rows: Sequence[Row], labels: Mapping[str, str], caption: str) -> list[str]:
+    """Markdown of the scores of each method, and of the Dice of each label: a row each, however many there are.
+
+    Args:
+        rows: of the evaluation.
+        labels: names of labels, by their numbers.
+        caption: below the scores.
+    """
+    whole, summaries = summarise([_without_labels(row) for row in rows]), summarise(rows)
+    tables = [markdown_table(whole, caption)]
+    found = {name: None for summary in summaries for name in summary.scores if name.startswith(LABEL)}
+    if found:
+        head = ["label", *(summary.method for summary in summaries)]
+        cells = [
+            [_label(name, labels), *(_dice(summary.scores.get(name)) for summary in summaries)]
+            for name in sorted(found, key=lambda name: int(name.removeprefix(LABEL)))
+        ]
+        note = "Mean ± standard deviation over the pairs that have the label."
+        tables.append(f"## Dice % of each label\n\n{markdown_rows([head, *cells])}\n\n{note}")
+    return tables
+
+
+def _without_labels(row: Row) -> Row:
+    return row._replace(scores={name: value for name, value in row.scores.items() if not name.startswith(LABEL)})
+
+
+def _label(column: str, labels: Mapping[str, str]) -> str:
+    """The name of a label by its column, its number where it has none."""
+    number = column.removeprefix(LABEL)
+    return labels.get(number, number).replace("|", "/")  # a bar ends a cell
+
+
+def _dice(found: Statistic | None) -> str:
+    if found is None:
+        return "-"
+    return f"{100 * found.mean:.1f}" + ("" if math.isnan(found.sd) else f" ± {100 * found.sd:.1f}")
 
 
 def _pictures(kept: Kept) -> dict[tuple[str, str], Pictures]:
@@ -196,26 +246,12 @@ def worst_rows(rows: Sequence[Row], method: str, score: str) -> list[Row]:
 def draw_pictures(case: Case, warp: Warp) -> Pictures:
     """Small pictures of a registered pair: fixed, moved, and a checkerboard of both; of a volume an axial plane.
 
-    They are turned as :func:`crossmorph.reports.figure.hung` does. An image that cannot be scaled gives none.
+    See :func:`crossmorph.reports.planes.panels_of`. An image that cannot be scaled gives none.
     """
     with suppress(InputError):
-        fixed, warp = hung(case.fixed), hung_warp(warp)
-        plane = Plane(fixed, warp, None) if fixed.dim == 2 else cut_plane(fixed, warp, 2)
-        spacing = plane.fixed.spacing[plane.axes[0]], plane.fixed.spacing[plane.axes[1]]
-        images = {"fixed": plane.fixed, "moved": resample(case.moving, plane.warp)}
-        panels = {name: _small(plane.flat(unit_intensity(image)), spacing) for name, image in images.items()}
-        panels["checkerboard"] = checkerboard(panels["moved"], panels["fixed"])
+        panels = panels_of(case.moving, case.fixed, warp)
         return {name: data_uri(PIL.Image.fromarray(panel), LOSSLESS) for name, panel in panels.items()}
     return {}
-
-
-def _small(unit: Float[ndarray, "across down"], spacing: tuple[float, float]) -> UInt8[ndarray, "rows columns"]:
-    """A plane of [0, 1] in square pixels, no finer than its voxels and no more than ``SIDE`` along either side."""
-    sides = [size * along for size, along in zip(unit.shape, spacing, strict=True)]
-    step = max(*sides, SIDE * min(spacing)) / SIDE
-    across, down = (min(SIDE, max(1, round(side / step))) for side in sides)
-    picture = PIL.Image.fromarray(np.rint(255 * unit.T).astype(np.uint8))
-    return np.asarray(picture.resize((across, down), PIL.Image.Resampling.BILINEAR))
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -264,7 +300,7 @@ def _worst_of(study: Study) -> dict[str, Any] | None:
     methods = []
     for method in study.worst:
         rows = worst_rows(study.rows, method, score)
-        cells = [_cells(row) for row in rows]
+        cells = [_cells(_without_labels(row)) | _lowest(row, study.labels) for row in rows]
         scores = [{heading: some[heading]} | some for some in cells]  # what they are ranked by stands first
         pictures = [study.pictures.get((method, row.pair), {}) for row in rows]
         cases = list(zip([brief(row.pair) for row in rows], scores, pictures, strict=True))
@@ -281,12 +317,19 @@ def _cells(row: Row) -> dict[str, str]:
     return {head: value.partition(" (")[0] for head, value in zip(heads[1:], values[1:], strict=True)}
 
 
+def _lowest(row: Row, labels: Mapping[str, str]) -> dict[str, str]:
+    """The Dice of the labels that fit least, by their headings."""
+    dice = sorted((value, name) for name, value in row.scores.items() if name.startswith(LABEL))
+    return {f"Dice {_label(name, labels)} %": f"{100 * value:.1f}" for value, name in dice[:LOWEST]}
+
+
 def blocks_of(markdown: str) -> list[Block]:
     """Headings, tables (their second row is the rule) and paragraphs; blank lines lie between them."""
     blocks = []
     for part in filter(None, (part.strip() for part in markdown.split("\n\n"))):
         if part.startswith("| "):
-            cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in part.splitlines()]
+            lines = [line.strip().strip("|").replace(" ± ", BOUND).split("|") for line in part.splitlines()]
+            cells = [[cell.strip(" ") for cell in line] for line in lines]
             blocks.append(Block("table", "", cells))
         elif part.startswith("#"):
             blocks.append(Block("heading", part.lstrip("# "), []))

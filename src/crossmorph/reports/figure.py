@@ -1,41 +1,22 @@
 """The picture of a registration."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
-import nibabel
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from crossmorph.images.image import Image, scale_intensity
+from crossmorph.images.image import Image
+from crossmorph.reports.planes import Plane, checkerboard, cut_plane, hung, hung_warp, unit_intensity
 from crossmorph.system.files import PICTURE_SUFFIXES, atomic_output, suffix_of
 from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import Warp, resample, voxel_displacement
 
 UNDATED = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}  # the same picture is the same bytes
-TILES = 8  # fields of a checkerboard along the longer side
 GRID_LINES = 24
-
-
-class Plane(NamedTuple):
-    """What a row of panels shows: the fixed image and the warp, in 3-D one voxel thick along the axis ``cut``."""
-
-    fixed: Image
-    warp: Warp
-    cut: int | None
-
-    def flat(self, data: ndarray) -> ndarray:
-        """Voxels without the axis that was cut."""
-        return data if self.cut is None else np.take(data, 0, axis=self.cut)
-
-    @property
-    def axes(self) -> list[int]:
-        """The two axes to be seen, across and down."""
-        return [axis for axis in range(self.fixed.dim) if axis != self.cut]
 
 
 def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translated: Image, title: str) -> None:
@@ -72,17 +53,6 @@ def write_picture(path: Path, moving: Image, fixed: Image, warp: Warp, translate
         figure.savefig(temporary, dpi=100, metadata=UNDATED.get(suffix))
 
 
-def cut_plane(fixed: Image, warp: Warp, axis: int) -> Plane:
-    """A plane across an axis, through the fixed image's centre of intensity."""
-    profile = scale_intensity(fixed.data).data.sum(tuple(other for other in range(3) if other != axis))
-    at = round(float(profile @ np.arange(len(profile)) / profile.sum()))
-    offset = np.eye(4)
-    offset[axis, 3] = at
-    here: tuple[slice, ...] = tuple(slice(at, at + 1) if other == axis else slice(None) for other in range(3))
-    affine = fixed.affine @ offset
-    return Plane(Image(fixed.data[here], affine, fixed.physical), Warp(warp.displacement[:, *here], affine), axis)
-
-
 def _panels(plane: Plane, moving: Image, translated: Image) -> dict[str, ndarray]:
     """Pictures in [0, 1] by their names."""
     fixed, warp = plane.fixed, plane.warp
@@ -103,43 +73,6 @@ def _panels(plane: Plane, moving: Image, translated: Image) -> dict[str, ndarray
         "checkerboard after": checkerboard(panels["moved"], panels["fixed"]),
         "translated | fixed": checkerboard(panels["translated, moved"], panels["fixed"]),
     }
-
-
-def unit_intensity(image: Image) -> ndarray:
-    """Intensities in [0, 1]; zeros where the image was moved out of view altogether."""
-    if image.data.min() == image.data.max():
-        return np.zeros(image.shape, np.float32)
-    return scale_intensity(image.data).data
-
-
-def checkerboard(first: ndarray, second: ndarray) -> ndarray:
-    """Two pictures of one shape in turns: ``TILES`` fields along the longer side, the first picture at the origin."""
-    side = max(1, max(first.shape) // TILES)
-    odd = (np.indices(first.shape) // side).sum(0) % 2 == 1
-    return np.where(odd, second, first)
-
-
-def hang(image: Image | Warp) -> tuple[ndarray, ndarray]:
-    """How to turn an image's axes (nibabel's orientation) to run left, posterior (and inferior), and their affine."""
-    dim = image.dim
-    embedded = np.eye(4)
-    embedded[:dim, :dim] = image.affine[:dim, :dim]
-    codes = nibabel.orientations.axcodes2ornt(("L", "P", "I" if dim == 3 else "S"))
-    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(embedded), codes)[:dim]
-    return turn, image.affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape)
-
-
-def hung(image: Image) -> Image:
-    """The image with its axes as :func:`hang` says."""
-    turn, affine = hang(image)
-    return Image(nibabel.apply_orientation(image.data, turn), affine, image.physical)
-
-
-def hung_warp(warp: Warp) -> Warp:
-    """The warp on the grid with its axes as :func:`hang` says."""
-    turn, affine = hang(warp)
-    by_voxel = nibabel.apply_orientation(np.moveaxis(warp.displacement, 0, -1), turn)
-    return Warp(np.moveaxis(by_voxel, -1, 0), affine)
 
 
 def _aspect(plane: Plane) -> float:

@@ -1,13 +1,14 @@
 """Images and fields as a page of HTML holds them: in few bytes, turned as they are looked at.
 
 A layer is a picture of 8 bits with all slices of an image side by side, turned as a radiograph hangs, as in
-:mod:`crossmorph.reports.figure`. All layers cover the fixed image's field of view, each in as many voxels as it needs:
+:mod:`crossmorph.reports.planes`. All layers cover the fixed image's field of view, each in as many voxels as it needs:
 images the most, maps of the field fewer, the field itself fewest.
 """
 
 import base64
 import io
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import nibabel
@@ -20,10 +21,11 @@ from scipy import ndimage
 
 from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import SCALE_PERCENTILES, Image, scale_intensity
-from crossmorph.reports.figure import hang
+from crossmorph.reports.planes import hang
 from crossmorph.transforms.warp import Warp, voxel_displacement
 
-MAP_VOXELS, FIELD_NODES = 2**19, 2**16  # at most
+MAP_VOXELS, FIELD_NODES, LABEL_VOXELS = 2**19, 2**16, 2**21  # at most
+MOST_LABELS = 255  # that have a level of their own
 UNKNOWN, BACKGROUND, FIRST = 0, 1, 2  # levels of a map: two that are no values, and the first that is one
 LOSSLESS_BYTES = 1_800_000  # of all pictures of a page: as many need no loss, however badly they compress
 # On brains of 1 mm this is half as large as JPEG of the same error.
@@ -217,6 +219,35 @@ def map_layers(view: View, fixed: Image, maps: dict[str, Image]) -> list[dict[st
     return layers
 
 
+def label_layers(view: View, labels: Mapping[str, Image]) -> list[dict[str, Any]]:
+    """Label maps, whose borders are drawn, without loss.
+
+    Args:
+        view: of the fixed image.
+        labels: whole numbers on its grid, by name; 0 is background.
+
+    Returns:
+        Layers with ``values``: the label of each level, level 0 first. Beyond ``MOST_LABELS`` labels, several share a
+        level and its value, which then names them all.
+    """
+    layers = []
+    shape = view.lattice(LABEL_VOXELS)
+    for name, image in labels.items():
+        turned = nibabel.apply_orientation(np.rint(image.data).astype(np.int64), view.turn)
+        # The voxel in the middle of each of the lattice's: a mean of labels is none.
+        sides = zip(shape, view.shape, strict=True)
+        nearest = [((np.arange(few) + 0.5) * size / few).astype(int) for few, size in sides]
+        found, ranks = np.unique(turned[np.ix_(*nearest)], return_inverse=True)
+        own = np.cumsum(found != 0)  # 1 for the first label, 2 for the next
+        table = np.where(found == 0, 0, (own - 1) % MOST_LABELS + 1)
+        values = [
+            ", ".join(map(str, found[table == level])) if level else "background" for level in range(table.max() + 1)
+        ]
+        source = data_uri(PIL.Image.fromarray(mosaic(table[ranks].reshape(shape).astype(np.uint8))), LOSSLESS)
+        layers.append({"name": name, "shape": shape, "values": values, "source": source})
+    return layers
+
+
 def _inside(fixed: ndarray) -> ndarray:
     """Where an image shows something, with what that encloses."""
     bright = foreground(torch.from_numpy(np.ascontiguousarray(fixed))[None, None])[0, 0].numpy()
@@ -272,6 +303,11 @@ def mosaic(levels: UInt8[ndarray, "*space"]) -> UInt8[ndarray, "rows columns"]:
 
 def data_uri(picture: PIL.Image.Image, how: dict[str, Any]) -> str:
     """A picture as a page holds it; ``how``: ``LOSSLESS`` or ``LOSSY``."""
+    return f"data:image/{how['format'].lower()};base64,{base64.b64encode(encoded(picture, how)).decode()}"
+
+
+def encoded(picture: PIL.Image.Image, how: dict[str, Any]) -> bytes:
+    """A picture as a file holds it; ``how``: ``LOSSLESS`` or ``LOSSY``."""
     stream = io.BytesIO()
     picture.save(stream, **how)
-    return f"data:image/{how['format'].lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return stream.getvalue()

@@ -22,7 +22,8 @@ from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import load_model
 from crossmorph.networks.hierarchy import Flow
 from crossmorph.registration.register_images import register_networks
-from crossmorph.reports.figure import UNDATED, Plane, draw_grid, hung, hung_warp
+from crossmorph.reports.figure import UNDATED, draw_grid
+from crossmorph.reports.planes import Plane, hung, hung_warp
 from crossmorph.reproduction.plan import OURS, Entry, Found
 from crossmorph.reproduction.scores import method
 from crossmorph.reproduction.tables import label

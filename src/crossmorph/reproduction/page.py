@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crossmorph.datasets.pairs import label_names
 from crossmorph.evaluation.results import Row
 from crossmorph.networks.checkpoint import DEFAULT_MODELS
 from crossmorph.reports.evaluation_page import Study, origin, page
@@ -54,7 +55,9 @@ def study_of(found: Found) -> Study:
         return [row._replace(method=names[row.method]) for row in rows if row.method in names]
 
     rows = [row for name in names for row in renamed(found.rows[name])]
-    return Study(found.context.data.description, rows, [names[OURS]], times=renamed(found.times))
+    data = found.context.data
+    labels = label_names(data.pairs("test"))
+    return Study(data.description, rows, [names[OURS]], times=renamed(found.times), labels=labels)
 
 
 def _provenance(found: Sequence[Found], command: str) -> dict[str, Any]:

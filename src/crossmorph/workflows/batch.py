@@ -25,12 +25,13 @@ from typing import Any, Literal, NamedTuple
 
 from crossmorph.datasets.pairs import Pair, read_pairs
 from crossmorph.errors import InputError
-from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card, shipped_models
+from crossmorph.networks.checkpoint import find_card, shipped_models
 from crossmorph.provenance.record import digest, plain_settings
-from crossmorph.quality.error_model import calibration_path
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
+from crossmorph.reports.batch_page import PAGE, THUMBNAIL, Line, keep_thumbnail, load_result, write_batch_page
 from crossmorph.system.files import atomic_output, write_whole
 from crossmorph.system.processes import claimed, workers
+from crossmorph.workflows.model_card import digests_of_weights
 from crossmorph.workflows.outputs import LabelFiles, Outputs
 from crossmorph.workflows.register import check_settings
 from crossmorph.workflows.register_files import NOT_KEPT, register_files
@@ -78,6 +79,11 @@ class Summary(NamedTuple):
     entries: list[Entry]
 
     @property
+    def page(self) -> Path:
+        """The page to look through the pairs."""
+        return self.path.with_name(PAGE)
+
+    @property
     def done(self) -> int:
         """Pairs registered by this run."""
         return sum(entry.status == "done" for entry in self.entries)
@@ -110,7 +116,7 @@ def register_batch(
     keep_failed: bool = False,
     command: str = "crossmorph.workflows.batch.register_batch, in Python",
 ) -> Summary:
-    """Register every pair of a list into ``output/NAME/``, and write ``output/summary.csv``.
+    """Register every pair of a list into ``output/NAME/``; write ``output/summary.csv`` and ``output/index.html``.
 
     Called from a script, it needs the usual ``if __name__ == "__main__":``, since the processes begin by importing it.
     Workers of a cluster see the same files under the same paths, and have this package.
@@ -154,7 +160,12 @@ def register_batch(
     tasks = [_task(pair, output / pair.name, *how) for pair in pairs]
     with claimed(output):
         entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
-        return _collect(output / SUMMARY, tasks, entries)
+        summary = _collect(output / SUMMARY, tasks, entries)
+        # Of a pair that failed before it was registered, what lies in its folder is of another run.
+        known = (each.seconds is not None and load_result(output / each.name / RESULT) for each in summary.entries)
+        lines = [Line(each.name, found or {}, each.error) for each, found in zip(summary.entries, known, strict=True)]
+        write_batch_page(output / PAGE, f"{len(tasks)} pairs of {pairs_csv}", lines, {"command": command})
+        return summary
 
 
 def _task(pair: Pair, folder: Path, *how: Any) -> Task:
@@ -174,7 +185,9 @@ def register_pair(task: Task) -> Entry:
     try:
         key = _hash(task)
         result = _finished(task, key)
-        return _entry(task, "done", _register(task, key)) if result is None else _entry(task, "skipped", result)
+        entry = _entry(task, "done", _register(task, key)) if result is None else _entry(task, "skipped", result)
+        keep_thumbnail(task.folder, task.folder / MOVED, task.moving, task.fixed)
+        return entry
     except Exception as error:  # whatever it is, the other pairs go on
         return _failure(task.name, error)
 
@@ -184,7 +197,8 @@ def _register(task: Task, key: str) -> dict[str, Any]:
     outputs = _outputs(task)
     task.folder.mkdir(parents=True, exist_ok=True)
     # What another input or setting made goes first, so that nothing here is ever of another input than the rest.
-    for path in (task.folder / RESULT, *(path for _, path in outputs.files()), task.folder / LABELS):
+    ours = (task.folder / name for name in (RESULT, LABELS, THUMBNAIL))
+    for path in (*ours, *(path for _, path in outputs.files())):
         path.unlink(missing_ok=True)
     try:
         how = (task.model, task.settings, task.device, task.threads, task.keep_failed, task.command)
@@ -212,20 +226,11 @@ def _hash(task: Task) -> str:
     files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": task.moving_labels, "init": given}
     decisive = {
         **{role: digest(path) for role, path in files.items() if path},
-        "weights": _weights(task.model),
+        "weights": digests_of_weights(task.model),
         "settings": plain_settings(task.settings),
         "version": metadata.version("crossmorph"),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _weights(model: str | None) -> list[str]:
-    """SHA-256 of a model's weights and calibration, or of those from which the dimension of the images chooses."""
-    shipped = shipped_models()
-    found = [find_card(model)] if model else [shipped[name] for name in DEFAULT_MODELS.values() if name in shipped]
-    cards = [read_card(path) for path in found]
-    calibrations = [beside for path in found if (beside := calibration_path(path)).is_file()]
-    return [*(card.sha256 for card in cards), *map(digest, calibrations)]
 
 
 def _finished(task: Task, key: str) -> dict[str, Any] | None:
@@ -375,7 +380,7 @@ def _check_names(pairs_csv: str | Path, pairs: list[Pair]) -> None:
     """Every name has to be that of one folder in the output folder, and of none of our own files there."""
     for pair in pairs:
         name = pair.name
-        if not name.isprintable() or name.startswith(".") or set(name) & set("/\\:") or name == SUMMARY:
+        if not name.isprintable() or name.startswith(".") or set(name) & set("/\\:") or name in (SUMMARY, PAGE):
             raise InputError(
                 f"{pairs_csv}: a pair is named {name!r}; expected the name of a folder, without / \\ : or a leading dot"
             )

@@ -1,12 +1,13 @@
-"""The card of a model for people: what it is for, what it was trained on, what it scored, what limits it has."""
+"""The card of a model for people: what it is for, what it was trained on, what it scored, its limits; its checksums."""
 
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from crossmorph.networks.checkpoint import Model, load_model
+from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, find_card, load_model, read_card, shipped_models
 from crossmorph.networks.hierarchy import STAGES
-from crossmorph.quality.error_model import calibration_of
+from crossmorph.provenance.record import digest
+from crossmorph.quality.error_model import calibration_of, calibration_path
 
 WIDTH, INDENT = 100, 12  # characters
 SCORES = {
@@ -108,3 +109,12 @@ def _weights(model: Model, path: Path) -> list[str]:
         f"SHA-256 {card.sha256}",
         *([f"made with {made}"] if made else []),
     ]
+
+
+def digests_of_weights(model: str | None) -> list[str]:
+    """SHA-256 of a model's weights and calibration, or of those from which the dimension of the images chooses."""
+    shipped = shipped_models()
+    found = [find_card(model)] if model else [shipped[name] for name in DEFAULT_MODELS.values() if name in shipped]
+    cards = [read_card(path) for path in found]
+    calibrations = [beside for path in found if (beside := calibration_path(path)).is_file()]
+    return [*(card.sha256 for card in cards), *map(digest, calibrations)]

@@ -4,6 +4,7 @@ import base64
 import html
 import tempfile
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ class Result:
         if outputs.error_map:
             write_image(outputs.error_map, self.error_map())
         if outputs.report:
-            self._write_report(outputs.report)
+            self._write_report(outputs.report, outputs, labels)
         self._write_records(outputs, written)
 
     def apply(self, image: ImageLike, interpolation: Interpolation = "auto") -> Image:
@@ -164,7 +165,7 @@ class Result:
         if util.find_spec("matplotlib"):
             with tempfile.TemporaryDirectory(prefix="crossmorph-") as folder:
                 path = Path(folder, "picture.png")
-                self._write_report(path)
+                self._draw(path)
                 content = base64.b64encode(path.read_bytes()).decode()
             picture = f'<img alt="{title}" style="max-width: 100%" src="data:image/png;base64,{content}">'
         table = f"<table>{''.join(rows)}</table>" if rows else ""
@@ -203,19 +204,31 @@ class Result:
         moving, fixed = self._paths
         return f"{Path(moving).name} to {Path(fixed).name}" if moving and fixed else "moving to fixed"
 
-    def _write_report(self, path: Path) -> None:
+    def _write_report(self, path: Path, outputs: Outputs, labels: dict[Path, Image]) -> None:
         """A page or a picture, as the name says."""
-        # Imported where it is needed: matplotlib and Jinja2 take half a second.
-        from crossmorph.reports.figure import write_picture
+        # Imported where it is needed: Jinja2 takes a moment, matplotlib half a second.
         from crossmorph.reports.registration_page import content_of, page
 
         if path.suffix.lower() != ".html":
-            write_picture(path, self.moving, self.fixed, self.transform, self.registered.translated, self.title)
+            self._draw(path)
             return
         content = content_of(self.moving, self.fixed, self.registered, self.measures, self.checks, self.title)
         expected = None if self.assessment.error is None else self.error_map()
-        content = content._replace(error_map=expected, provenance=plain_run(self.run))
+        ants, caution = self.ants_call(outputs)
+        content = content._replace(
+            error_map=expected,
+            provenance=plain_run(self.run),
+            labels={source.name: resample(image, self.transform, "nearest") for source, image in labels.items()},
+            date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            ants=ants,
+            ants_caution=caution,
+        )
         write_whole(path, page(content).encode())
+
+    def _draw(self, path: Path) -> None:
+        from crossmorph.reports.figure import write_picture
+
+        write_picture(path, self.moving, self.fixed, self.transform, self.registered.translated, self.title)
 
     def _write_records(self, outputs: Outputs, written: OutputSet) -> None:
         """The record of the run; all other files are written by now."""

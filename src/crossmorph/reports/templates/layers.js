@@ -3,11 +3,16 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const find = (id) => document.getElementById(id);
 const last = data.pictures.length - 2; // the result; the translation comes after it
-const state = {stage: last, mode: "checkerboard", blend: 0.5, tiles: 0.75, strength: 0.75, map: null, grid: false, cross: data.dim === 3, at: [...data.start, 0].slice(0, 3)};
 const deep = (values, filler) => [...values, filler].slice(0, 3); // a slice is a volume of one
 const size = deep(data.shape, 1);
 const spacing = deep(data.spacing, 1);
 const length = size.map((count, axis) => count * spacing[axis]);
+const VIEW = {zoom: 1, middle: length.map((side) => side / 2)}; // the whole image
+const GREYS = {fixedBrightness: 0.5, fixedContrast: 0.5, movingBrightness: 0.5, movingContrast: 0.5};
+const state = {
+  stage: last, mode: "checkerboard", blend: 0.5, tiles: 0.75, edges: 0.6, strength: 0.75, map: null, grid: false, labels: false,
+  cross: data.dim === 3, at: [...data.start, 0].slice(0, 3), ...VIEW, ...GREYS,
+};
 
 // Blue and orange differ for every eye; black between them, as the film around is.
 const DIFFERENCE = ramp([[110, 190, 255], [20, 105, 200], [0, 0, 0], [205, 95, 0], [255, 195, 100]]);
@@ -17,12 +22,24 @@ const ERROR = ramp([[68, 1, 84, 40], [65, 68, 135, 110], [42, 120, 142, 165], [3
 // Of a map, level 0 is not finite, level 1 background.
 const CLEAR = [0, 0, 0, 0];
 const FOLD = [255, 0, 200, 255];
+const EDGES = "#ff6347";
 const PIXELS = {
-  grey: packed(Array.from({length: 256}, (_, level) => [level, level, level, 255])),
-  difference: packed(DIFFERENCE),
-  jacobian: packed([FOLD, CLEAR, ...JACOBIAN.slice(2)]),
-  error: packed([CLEAR, CLEAR, ...ERROR.slice(2)]),
+  difference: {key: "difference", pixels: packed(DIFFERENCE)},
+  jacobian: {key: "jacobian", pixels: packed([FOLD, CLEAR, ...JACOBIAN.slice(2)])},
+  error: {key: "error", pixels: packed([CLEAR, CLEAR, ...ERROR.slice(2)])},
 };
+
+/** Greys of a window and its level: levels that are black and white move together, or apart. */
+function greys(brightness, contrast) {
+  const centre = 255 * (1 - brightness), slope = 2 ** (6 * contrast - 3);
+  const grey = (level) => (level - centre) * slope + 127.5; // the array clips
+  return {key: `${brightness} ${contrast}`, pixels: packed(Array.from({length: 256}, (_, level) => [grey(level), grey(level), grey(level), 255]))};
+}
+
+/** A colour for each label: neighbours in number are far apart in hue. */
+function colourOf(label) {
+  return `hsl(${(label * 137.5 + 60) % 360} 95% ${label % 2 ? 62 : 72}%)`;
+}
 
 /** 256 colours through evenly spaced ones. */
 function ramp(stops) {

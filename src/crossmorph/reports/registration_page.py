@@ -15,6 +15,7 @@ import numpy as np
 
 from crossmorph.images.image import Image
 from crossmorph.quality.assessment import Check, Measures
+from crossmorph.quality.given_transform import TransformMeasures
 from crossmorph.registration.register_images import Registered
 from crossmorph.reports.layers import field_layer, map_layers, picture_layers, view_of
 from crossmorph.transforms.warp import Warp, followed_by, from_voxel_displacement, jacobian, resample, resample_warp
@@ -26,6 +27,9 @@ SEVERITY = ("failed", "warning", "passed")
 # What each measure is called on the page, see crossmorph.quality.measures.
 MEASURES = {
     "expected_error": "Expected error, median ({unit})",
+    "remaining_displacement": "Displacement by crossmorph's own registration from there, median ({unit})",
+    "remaining_displacement_95": "The same, 95th percentile ({unit})",
+    "own_expected_error": "Expected error of that registration, median ({unit})",
     "overlap_before": "Overlap of the fields of view, by the headers",
     "overlap": "Overlap of the fields of view, after the initial affine",
     "mutual_information_before": "Mutual information, as given (nats)",
@@ -34,6 +38,7 @@ MEASURES = {
     "mutual_information_fine": "Mutual information, fine stage (nats)",
     "mutual_information_refined": "Mutual information, after instance optimisation (nats)",
     "mutual_information_final": "Mutual information, of the result (nats)",
+    "mutual_information_own": "Mutual information, after crossmorph's own registration from there (nats)",
     "folds_percent": "Grid cells that fold (%)",
     "min_jacobian": "Smallest Jacobian determinant",
     "log_jacobian": "|log Jacobian|, 99th percentile",
@@ -84,7 +89,7 @@ class Content(NamedTuple):
     jacobian: Image
     error_map: Image | None
     checks: Sequence[Check]
-    measures: Measures
+    measures: Measures | TransformMeasures
     provenance: dict[str, Any] | None
 
 
@@ -193,7 +198,7 @@ def _check(content: Content) -> None:
         raise ValueError("no stage to show, expected at least one")
 
 
-def _rows(measures: Measures, checks: Sequence[Check]) -> list[tuple[str, str, str]]:
+def _rows(measures: Measures | TransformMeasures, checks: Sequence[Check]) -> list[tuple[str, str, str]]:
     """Names and values of the measures that are known, and the limits of those that a check is named after."""
     known = measures.as_dict()
     limits = {check.name.replace(" ", "_"): check.limit for check in checks if check.limit is not None}

@@ -114,7 +114,7 @@ def test_warps_of_fnirt_are_those_that_convert_writes(tmp_path: Path) -> None:
 
 
 def test_a_field_of_zeros_of_fnirt_is_no_identity(tmp_path: Path) -> None:
-    """By hand: a voxel keeps its FSL coordinates, millimetres from a corner, which lies elsewhere in the moving image."""
+    """By hand: a voxel keeps its FSL coordinates, millimetres from a corner; the moving image has another corner."""
     nifti = nibabel.Nifti1Image(np.zeros((*SHAPE, 3), np.float32), FIXED)
     nifti.set_sform(FIXED, 1)
     nifti.set_qform(FIXED, 1)

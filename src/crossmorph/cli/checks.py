@@ -24,9 +24,7 @@ def check(
     fixed: Annotated[Path, typer.Argument(help="Image that it was moved to.")],
     transforms: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="XFM", help="Transforms of any program, in antsApplyTransforms' order [default: none]."
-        ),
+        typer.Argument(metavar="XFM", help="Transforms of any program, in antsApplyTransforms' order [default: none]."),
     ] = None,
     error_map: Annotated[
         Path | None, typer.Option(help="Expected error of every voxel, on the fixed image's grid.")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
@@ -122,6 +122,7 @@ class Examined(NamedTuple):
         measures: of the transform.
         checks: of the transform.
         left_out: names of the checks that mean nothing for it.
+        remaining: displacement by which ``own`` moves each voxel of the working grid, in the measures' unit.
         error: expected error of every voxel of the working grid, in its voxels; None where the model is not calibrated.
         foreground: where the fixed image shows something, on that grid.
     """
@@ -131,8 +132,9 @@ class Examined(NamedTuple):
     measures: TransformMeasures
     checks: tuple[Check, ...]
     left_out: tuple[str, ...]
+    remaining: Float[Tensor, "*space"]
     error: Float[Tensor, "*space"] | None
-    foreground: Tensor
+    foreground: Bool[Tensor, "*space"]
 
 
 def examine_transform(moving: Image, fixed: Image, steps: Sequence[Step], model: Model) -> Examined:
@@ -169,7 +171,7 @@ def examine_transform(moving: Image, fixed: Image, steps: Sequence[Step], model:
     limits = None if calibration is None else calibrated_limits(calibration, own.grid.spacing)
     checks = transform_checks(measured, limits, assessment.checks, bool(steps))
     left_out = LEFT_OUT if steps else (*LEFT_OUT, *NEEDS_TRANSFORM)
-    return Examined(warp, own, measured, checks, left_out, error, assessment.maps.foreground)
+    return Examined(warp, own, measured, checks, left_out, left, error, assessment.maps.foreground)
 
 
 def moved_onto_working_grid(moving: Image, fixed: Image, steps: Sequence[Step], model: Model) -> Image:
@@ -189,7 +191,7 @@ def moved_onto_working_grid(moving: Image, fixed: Image, steps: Sequence[Step], 
     matrices = [step for step in steps if isinstance(step, ndarray)]
     linear = len(matrices) == len(steps)
     affine = reduce(lambda total, matrix: matrix @ total, matrices, np.eye(fixed.dim + 1))
-    back = np.linalg.inv(affine if linear else nearest_affine(as_warp(steps, grid.affine, grid.shape)))
+    back = np.linalg.inv(affine if linear else nearest_affine(as_warp(steps, fixed.affine, fixed.shape)))
     aligned = onto_grid(Image(moving.scaled().data, back @ moving.affine, moving.physical), grid)
     return aligned if linear else resample(aligned, as_warp([*steps, back], grid.affine, grid.shape))
 
@@ -220,7 +222,7 @@ def _measured(
     )
     median, most = (float(value) for value in np.quantile(left[foreground].double().cpu().numpy(), (0.5, 0.95)))
     expected = theirs.expected_error
-    folded, smallest = _folds(warp)
+    folded, smallest = folds(warp)
     return TransformMeasures(
         unit=theirs.unit,
         expected_error=None if expected is None else float(np.maximum(median, expected)),  # NaN if either is
@@ -242,7 +244,7 @@ def _measured(
     )
 
 
-def _folds(warp: Warp) -> tuple[float, float]:
+def folds(warp: Warp) -> tuple[float, float]:
     """Percentage of the cells of a warp's grid that fold, and the smallest determinant."""
     folded, cells, smallest = 0, 0, math.inf
     for slab in slabs(warp.shape):
@@ -282,13 +284,17 @@ def transform_checks(
 def _expected_error(measures: TransformMeasures, limits: Limits | None) -> Check:
     error, own, left = measures.expected_error, measures.own_expected_error, measures.remaining_displacement
     unit = measures.unit
-    moves = f"from there, crossmorph's own registration moves the image by a further {left:.2g} {unit} (median)"
+    before, after = measures.mutual_information_final, measures.mutual_information_own
+    moves = (
+        f"from there, crossmorph's own registration moves the image by a further {left:.2g} {unit} (median; mutual "
+        f"information {before:.3f} before and {after:.3f} after)"
+    )
     if limits is None or error is None or own is None:
         message = f"This model has no calibration, so that the error is not known; {moves}."
         return Check(NOT_CALIBRATED, "warning", left, None, message)
     limit = limits.expected_error
     found = f"The expected error is {error:.2g} {unit} (median over the foreground), limit {limit:.2g}: {moves}"
-    found += f", and is expected to be off by {own:.2g} {unit} itself"
+    found += f" and is expected to be off by {own:.2g} {unit} itself"
     # Written so that NaN fails. Of images unlike the training images, `own` is an extrapolation, and fails nothing.
     if not left - own < limit:
         return Check("expected error", "failed", error, limit, f"{found}; the images are not aligned.")

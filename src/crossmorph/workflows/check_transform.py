@@ -77,7 +77,8 @@ class Checked(NamedTuple):
         inputs = {"moving": str(self.moving), "fixed": str(self.fixed), "transforms": list(map(str, self.transforms))}
         against = None
         if self.other is not None and self.comparison is not None:
-            against = {"transform": str(self.against), **_plain(self.other), **self.comparison._asdict()}
+            found = {**self.comparison._asdict(), "reliable": self._reliable()}
+            against = {"transform": str(self.against), **_plain(self.other), **found}
         return {
             "inputs": {**inputs, "model": self.model},
             "outputs": [{"kind": kind, "path": str(path)} for kind, path in self.outputs.files()],
@@ -100,19 +101,25 @@ class Checked(NamedTuple):
         return "\n".join(lines)
 
     def _compared(self, comparison: Comparison) -> str:
-        names = {"first": ", ".join(map(str, self.transforms)) or "no transform", "other": str(self.against)}
-        difference, low, high = comparison.difference, comparison.low, comparison.high
-        if comparison.better == "neither":
-            found = "neither transform is better as far as can be told"
-        else:
-            worse = "other" if comparison.better == "first" else "first"
-            found = f"{names[comparison.better]} is better than {names[worse]}"
-        found += (
-            f": the expected error of {names['other']} minus that of {names['first']} is {difference:.2g} "
-            f"{comparison.unit} (mean over the foreground, 95% interval {low:.2g} to {high:.2g})"
+        names = [", ".join(map(str, self.transforms)) or "no transform", str(self.against)]
+        ends = [comparison.low, comparison.high]
+        if comparison.difference < 0:
+            names, ends = names[::-1], [-end for end in ends[::-1]]
+        near, far = names
+        better = "neither transform is better as far as can be told"
+        if comparison.better != "neither":
+            better = f"{near} is better than {far}"
+        found = (
+            f"{better}: from {far}, crossmorph's own registration moves the image by {abs(comparison.difference):.2g} "
+            f"{self.found.measures.unit} more than from {near} (mean over the foreground, 95% interval {ends[0]:.2g} "
+            f"to {ends[1]:.2g})"
         )
-        doubt = "; not all registrations behind these numbers pass their checks, so that this is a hint only"
-        return found if comparison.reliable else found + doubt
+        return found if self._reliable() else f"{found}; it does not pass its checks, so that this is a hint only"
+
+    def _reliable(self) -> bool:
+        """Whether the registrations behind a comparison pass their own checks."""
+        both = (*self.found.checks, *(self.other.checks if self.other else ()))
+        return all(check.level == "passed" for check in both if check.name == "own registration")
 
 
 def check_transform(
@@ -143,8 +150,8 @@ def check_transform(
 
     Raises:
         InputError: files that cannot be used or written, images and transforms of different dimensions, a transform
-            that leads outside the moving image, or a model without calibration where an error map or a comparison is
-            wanted. No output file is left then.
+            that leads outside the moving image, or a model without calibration where an error map is wanted. No output
+            file is left then.
     """
     images = read_image(moving), read_image(fixed)
     if images[0].dim != images[1].dim:
@@ -159,7 +166,7 @@ def check_transform(
         suffix_of(report, (".html",), "report")
     chains = [read_chain(paths, *images) for paths in (transforms, *([[against]] if against else []))]
     loaded, card = find_model(model, images[1].dim, device)
-    if (error_map_file or against) and calibration_of(loaded) is None:
+    if error_map_file and calibration_of(loaded) is None:
         raise InputError(
             f"model {loaded.card.name} has no calibration, so that the error is not known; expected a model that has "
             "one (crossmorph calibrate)"
@@ -175,8 +182,9 @@ def check_transform(
         seconds = time.perf_counter() - began
         _write(outputs, *images, found, title, run)
         written.publish()
-    other = others[0] if others else None
-    comparison = None if other is None else compare(found, other)
+    other, comparison = (others[0] if others else None), None
+    if other is not None:
+        comparison = compare(found.remaining, other.remaining, found.foreground)
     name = loaded.card.name
     return Checked(moving, fixed, tuple(transforms), name, outputs, seconds, found, against, other, comparison)
 

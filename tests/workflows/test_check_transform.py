@@ -154,8 +154,7 @@ def test_error_map_and_report_are_written_whether_or_not_a_check_fails(slices: S
 
 
 @pytest.mark.slow
-def test_volumes_and_the_files_of_fsl_and_freesurfer(tmp_path: Path) -> None:
-    nitransforms = pytest.importorskip("nitransforms")
+def test_volumes_and_the_files_of_fsl(tmp_path: Path) -> None:
     pair = draw(Setting((48, 48, 48), 2.5, "train"), seed=77, number=3)
     assert pair.truth is not None
     turned = pair.moving.affine @ np.diag([1.0, 1.0, -1.0, 1.0])
@@ -178,12 +177,8 @@ def test_volumes_and_the_files_of_fsl_and_freesurfer(tmp_path: Path) -> None:
     wrong = scene.check(tmp_path / "far.h5", against=scene.truth)
     assert levels(wrong)["expected error"] == "failed"
     assert wrong.comparison.better == "other"
-    assert_same(scene.check(scene.truth, tmp_path / "far.mat"), wrong)
     write_fsl_affine(tmp_path / "flirt.mat", far, moving, pair.fixed)
-    nitransforms.linear.Affine(far).to_filename(str(tmp_path / "far.lta"), fmt="fs", moving=str(scene.moving))
-    alone = scene.check(tmp_path / "far.mat")
-    for name in ("flirt.mat", "far.lta"):
-        assert_same(scene.check(tmp_path / name), alone)
+    assert_same(scene.check(tmp_path / "flirt.mat"), scene.check(tmp_path / "far.mat"))
 
 
 def run(*words: object) -> Result:

@@ -8,9 +8,8 @@ from examples import check
 from crossmorph.functional import spatial
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import load_model
-from crossmorph.quality.assessment import Check, Limits, failures
+from crossmorph.quality.assessment import Check, Limits, TransformMeasures, failures
 from crossmorph.quality.given_transform import (
-    TransformMeasures,
     covers,
     folds,
     moved_onto_working_grid,

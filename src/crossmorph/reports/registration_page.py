@@ -14,8 +14,7 @@ import jinja2
 import numpy as np
 
 from crossmorph.images.image import Image
-from crossmorph.quality.assessment import Check, Measures
-from crossmorph.quality.given_transform import TransformMeasures
+from crossmorph.quality.assessment import Check, Measures, TransformMeasures
 from crossmorph.registration.register_images import Registered
 from crossmorph.reports.layers import field_layer, map_layers, picture_layers, view_of
 from crossmorph.transforms.warp import Warp, followed_by, from_voxel_displacement, jacobian, resample, resample_warp

@@ -153,18 +153,15 @@ def check_transform(
             that leads outside the moving image, or a model without calibration where an error map is wanted. No output
             file is left then.
     """
-    images = read_image(moving), read_image(fixed)
-    if images[0].dim != images[1].dim:
-        raise InputError(
-            f"{moving} is {images[0].dim}-D, shape {images[0].shape}, and {fixed} is {images[1].dim}-D, shape "
-            f"{images[1].shape}; expected the same"
-        )
-    inputs = {"moving": [moving], "fixed": [fixed], "transform": transforms, "against": [against] if against else []}
+    images = _images(moving, fixed)
+    others = [] if against is None else [against]
+    inputs = [("moving", moving), ("fixed", fixed), *(("transform", path) for path in transforms)]
+    inputs += [("against", path) for path in others]
     outputs = Outputs(error_map=error_map_file, report=report)
-    check_outputs([path for paths in inputs.values() for path in paths], outputs)
+    check_outputs([path for _, path in inputs], outputs)
     if report is not None:
         suffix_of(report, (".html",), "report")
-    chains = [read_chain(paths, *images) for paths in (transforms, *([[against]] if against else []))]
+    chains = [read_chain(paths, *images) for paths in (transforms, *([path] for path in others))]
     loaded, card = find_model(model, images[1].dim, device)
     if error_map_file and calibration_of(loaded) is None:
         raise InputError(
@@ -173,20 +170,27 @@ def check_transform(
         )
     if threads:
         torch.set_num_threads(threads)
-    sources = [file_source(role, path) for role, paths in inputs.items() for path in paths]
-    run = run_of(command, sources, loaded, card, HOW)
+    run = run_of(command, [file_source(role, path) for role, path in inputs], loaded, card, HOW)
     title = _title(moving, fixed, transforms)
     with output_set(outputs.claimed()) as written:
         began = time.perf_counter()
-        found, *others = [_examined(title, *images, chain, loaded) for chain in chains]
+        found, *rest = [_examined(title, *images, chain, loaded) for chain in chains]
         seconds = time.perf_counter() - began
         _write(outputs, *images, found, title, run)
         written.publish()
-    other, comparison = (others[0] if others else None), None
-    if other is not None:
-        comparison = compare(found.remaining, other.remaining, found.foreground)
+    other = rest[0] if rest else None
+    comparison = other and compare(found.remaining, other.remaining, found.foreground)
     name = loaded.card.name
     return Checked(moving, fixed, tuple(transforms), name, outputs, seconds, found, against, other, comparison)
+
+
+def _images(moving: Path, fixed: Path) -> tuple[Image, Image]:
+    """Both images. Raises InputError where one cannot be used, or they differ in dimension."""
+    images = read_image(moving), read_image(fixed)
+    if images[0].dim != images[1].dim:
+        each = (f"{path} is {i.dim}-D, shape {i.shape}" for path, i in zip((moving, fixed), images, strict=True))
+        raise InputError(f"{', and '.join(each)}; expected the same")
+    return images
 
 
 def _title(moving: Path, fixed: Path, transforms: Sequence[Path]) -> str:

@@ -108,7 +108,7 @@ def kinds(folder: Path, truth: Warp) -> dict[str, list[Path]]:
     for name in ("whole.h5", "whole.nii.gz"):
         write_transform(folder / name, truth)
     write_transform(folder / "rest.h5", rest)
-    for name in ("a.tfm", "a.txt", "a.h5"):
+    for name in ("a.tfm", "a.txt"):
         write_affine_transform(folder / name, affine)
     parts = [sitk.ReadTransform(str(folder / name)) for name in ("a.tfm", "rest.h5")]
     composite = sitk.CompositeTransform(parts)
@@ -118,9 +118,7 @@ def kinds(folder: Path, truth: Warp) -> dict[str, list[Path]]:
         "warp": [folder / "whole.nii.gz"],
         "ANTs": [folder / "P1Warp.nii.gz", folder / "P0GenericAffine.mat"],
         "composite": [folder / "composite.h5"],
-        "ITK": [folder / "rest.h5", folder / "a.tfm"],
-        "text": [folder / "rest.h5", folder / "a.txt"],
-        "HDF5": [folder / "rest.h5", folder / "a.h5"],
+        "ITK": [folder / "rest.h5", folder / "a.txt"],
     }
 
 

@@ -101,6 +101,53 @@ class Measures(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
+class TransformMeasures(NamedTuple):
+    """Measures of a transform that somebody else made, see :mod:`crossmorph.quality.given_transform`. None: not known.
+
+    Attributes:
+        unit: of all lengths, ``mm``, or ``pixels`` where the fixed image has no millimetres.
+        expected_error: the larger of ``remaining_displacement`` and ``own_expected_error``.
+        remaining_displacement: median over the foreground of the displacement by which crossmorph's own registration
+            still moves the image, in the fixed image.
+        remaining_displacement_95: its 95th percentile.
+        own_expected_error: expected error of that registration.
+        training_distance: distance of the images from the training images, as a multiple of its limit.
+        overlap_before: fraction of the fixed field of view that the moving image covers by its header.
+        overlap: fraction of its voxels that the transform leads into the moving image.
+        mutual_information_before: of the images by their headers; nats, as all mutual information.
+        mutual_information_final: of the images after the transform.
+        mutual_information_own: after the registration from there.
+        local_correlation: mean squared local correlation over the foreground, after the transform.
+        rotation_ratio: of that registration, see :class:`Measures`.
+        folds_percent: percentage of the cells of the fixed image's grid that fold.
+        min_jacobian: smallest Jacobian determinant, strictly.
+        log_jacobian: 99th percentile of ``|log det|``.
+        working_spacing: length of a voxel of the working grid.
+    """
+
+    unit: str
+    expected_error: float | None
+    remaining_displacement: float
+    remaining_displacement_95: float
+    own_expected_error: float | None
+    training_distance: float | None
+    overlap_before: float
+    overlap: float
+    mutual_information_before: float
+    mutual_information_final: float
+    mutual_information_own: float
+    local_correlation: float
+    rotation_ratio: float
+    folds_percent: float
+    min_jacobian: float
+    log_jacobian: float
+    working_spacing: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is known, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
 class Check(NamedTuple):
     """One check.
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from crossmorph.quality.assessment import Check, Measures
+from crossmorph.quality.assessment import Check, Measures, TransformMeasures
 
 ESTIMATE, FAMILIAR = "expected error", "training images"  # names of checks
 NO_ESTIMATE = "no estimate for images like these"
@@ -29,7 +29,7 @@ class Number(NamedTuple):
     sentence: str
 
 
-# Every measure of crossmorph.quality.assessment.Measures but the unit, by groups.
+# Every measure of crossmorph.quality.assessment.Measures and TransformMeasures but the unit, by groups.
 GROUPS: dict[str, dict[str, Meaning]] = {
     "Expected error": {
         "expected_error": Meaning(
@@ -37,6 +37,17 @@ GROUPS: dict[str, dict[str, Meaning]] = {
             "Estimated distance from the true correspondence, half of the foreground being closer; learned on "
             "simulated pairs.",
             ESTIMATE,
+        ),
+        "remaining_displacement": Meaning(
+            "Displacement still wanted, median ({unit})",
+            "How far crossmorph's own registration moves the image from where the transform puts it.",
+        ),
+        "remaining_displacement_95": Meaning(
+            "Displacement still wanted, 95th percentile ({unit})",
+            "The same, exceeded by a twentieth of the foreground.",
+        ),
+        "own_expected_error": Meaning(
+            "Expected error of that registration, median ({unit})", "How sure crossmorph is of its own result."
         ),
         "training_distance": Meaning(
             "Distance from the training images, of its limit",
@@ -83,6 +94,9 @@ GROUPS: dict[str, dict[str, Meaning]] = {
             "Mutual information, of the result (nats)",
             "The same of the result; it must not be much less than at the beginning.",
             "mutual information",
+        ),
+        "mutual_information_own": Meaning(
+            "Mutual information, after crossmorph's own registration from there (nats)", "The same after that one."
         ),
         "local_correlation": Meaning(
             "Squared local correlation, mean",
@@ -139,8 +153,7 @@ FLOORS = ("mutual information", "overlap")  # checks whose limit is the least th
 
 def estimate_applies(checks: Sequence[Check]) -> bool:
     """Whether the expected error means something for these images: not where they are unlike the training images."""
-    levels = {check.name: check.level for check in checks}
-    return levels.get(FAMILIAR) == "passed"
+    return all(check.level == "passed" for check in checks if check.name == FAMILIAR)
 
 
 def shown_checks(checks: Sequence[Check]) -> list[Check]:
@@ -154,7 +167,7 @@ def anchor(check: str) -> str:
     return "check-" + re.sub(r"[^a-z0-9]+", "-", check.lower())
 
 
-def numbers_of(measures: Measures, checks: Sequence[Check]) -> dict[str, list[Number]]:
+def numbers_of(measures: Measures | TransformMeasures, checks: Sequence[Check]) -> dict[str, list[Number]]:
     """The measures that are known, by groups; groups without any are left out."""
     known = measures.as_dict()
     if known.get("expected_error") is not None and not estimate_applies(checks):

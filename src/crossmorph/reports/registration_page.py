@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crossmorph.images.image import Image
-from crossmorph.quality.assessment import Check, Measures
+from crossmorph.quality.assessment import Check, Measures, TransformMeasures
 from crossmorph.registration.register_images import Registered
 from crossmorph.reports.html import script_of, templates
 from crossmorph.reports.layers import field_layer, label_layers, map_layers, picture_layers, view_of
@@ -79,7 +79,7 @@ class Content(NamedTuple):
     jacobian: Image
     error_map: Image | None
     checks: Sequence[Check]
-    measures: Measures
+    measures: Measures | TransformMeasures
     provenance: dict[str, Any] | None
     inputs: Sequence[Input] = ()
     seconds: Mapping[str, float] = {}

@@ -153,7 +153,7 @@ def register_batch(
     _check_apart(Path(pairs_csv), pairs, output)
     if model is not None and model not in shipped_models():
         model = str(find_card(model).absolute())
-    _weights(model)  # a damaged card shows before the first pair
+    digests_of_weights(model)  # a damaged card shows before the first pair
     if scheduler is None and threads is None:
         threads = max(1, (os.cpu_count() or 1) // jobs)
     how = (model, settings, device, threads, keep_failed, command)

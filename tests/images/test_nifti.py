@@ -242,7 +242,7 @@ TEXT = b"this is no image" * 100
 BAD = {
     "missing": ("a.nii.gz", lambda path: path.unlink(missing_ok=True), "No such file"),
     "folder": ("a.nii.gz", lambda path: path.mkdir(), "is a folder"),
-    "text": ("a.nii.gz", lambda path: path.write_bytes(TEXT), "not gzip-compressed"),
+    "text": ("a.nii.gz", lambda path: path.write_bytes(TEXT), "not a NIfTI file"),
     "text in gzip": ("a.nii.gz", lambda path: path.write_bytes(gzip.compress(TEXT)), "not a NIfTI file"),
     "text .nii": ("a.nii", lambda path: path.write_bytes(TEXT), "not a NIfTI file"),
     "empty": ("a.nii.gz", lambda path: path.touch(), "0 bytes"),
@@ -258,8 +258,8 @@ BAD = {
     "no voxel offset": ("a.nii", lambda path: edit(path, vox_offset=0), "voxels at byte 0"),
     "no quaternion": ("a.nii", lambda path: edit(path, AXIAL, (1, 0), quatern_b=7), "header is invalid"),
     "no data type": ("a.nii", lambda path: edit(path, datatype=77), "unknown to NIfTI, code 77"),
-    "nan affine": ("a.nii", lambda path: edit(path, srow_x=[np.nan, 0, 0, 0]), "affine holds NaN"),
-    "signalling nan": ("a.nii", signal_nan, "affine holds NaN"),
+    "nan affine": ("a.nii", lambda path: edit(path, srow_x=[np.nan, 0, 0, 0]), "sform holds NaN"),
+    "signalling nan": ("a.nii", signal_nan, "not finite|holds NaN"),
     "singular affine": ("a.nii", lambda path: edit(path, srow_y=[0, 0, 0, 0], qform_code=0), "orthonormal"),
     "sheared": ("a.nii", lambda path: edit(path, SHEAR, (0, 1)), "orthonormal"),
     "nifti 2": ("a.nii", save_nifti2, "convert it to NIfTI-1"),
@@ -357,7 +357,7 @@ def test_permission_denied_is_an_input_error(tmp_path: Path, monkeypatch: pytest
     def deny(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(gzip, "open", deny)
+    monkeypatch.setattr(gzip, "GzipFile", deny)
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         read_image(path)
     monkeypatch.setattr(Path, "touch", deny)

@@ -174,6 +174,20 @@ def test_outputs_carry_the_fixed_images_header(tmp_path, pair):
     assert nibabel.load(files.outputs.labels[0].target).get_data_dtype() == np.uint8
 
 
+def test_doubtful_geometry_is_said(tmp_path, pair):
+    files = written(tmp_path, pair, KINDS["rotated"])
+    nifti = nibabel.load(files.moving)
+    nifti.set_qform(nifti.affine, 0)
+    nifti.set_sform(nifti.affine, 0)
+    nibabel.save(nifti, tmp_path / "placeless.nii")
+    outputs = files.outputs._replace(labels=())
+    assert register_files(files.moving, files.fixed, outputs).cautions == ()
+    done = register_files(tmp_path / "placeless.nii", files.fixed, outputs, keep_failed=True)
+    (said,) = done.as_dict()["cautions"]
+    assert said.startswith(f"{tmp_path / 'placeless.nii'}: Neither qform nor sform says")
+    assert f"  caution: {said}" in done.as_text().splitlines()
+
+
 def test_centres_work_from_file_to_file(tmp_path, pair):
     files = written(tmp_path, pair, KINDS["axial"])
     far = read_image(files.moving)

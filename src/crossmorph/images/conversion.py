@@ -16,9 +16,10 @@ from crossmorph.images.image import Content, Image
 from crossmorph.images.io import checked_image, read_image
 from crossmorph.images.itk import sitk_content
 from crossmorph.images.nifti import nifti_content
-from crossmorph.images.orientation import spatial_affine
+from crossmorph.images.orientation import spatial_affine, spatial_axes
 
 Array = tuple[Shaped[ndarray, "*space"], Float[ndarray, "n n"]]
+FLAT = 1e-4  # millimetres out of the axial plane by one within it
 ImageLike = str | Path | SpatialImage | sitk.Image | Array | Image
 
 
@@ -26,7 +27,8 @@ def as_image(source: object, role: str, labels: bool = False) -> Image:
     """An image of any form as ours; one rule gives the geometry, what ITK reads.
 
     Args:
-        source: a path, a nibabel or SimpleITK image, ``(array, affine)``, or an :class:`Image`.
+        source: a path, a nibabel or SimpleITK image, ``(array, affine)``, or an :class:`Image`. An array of three axes
+            of which one has one voxel is a slice; one of two axes may have the 4 x 4 affine of an axial slice.
         role: what to call it in errors.
         labels: whether to read whole numbers.
 
@@ -35,6 +37,10 @@ def as_image(source: object, role: str, labels: bool = False) -> Image:
         TypeError: it is of no known form.
     """
     if isinstance(source, Image):
+        if len(spatial_axes(Path(role), source.shape)) != source.dim:
+            raise InputError(
+                f"{role}: is an image of shape {source.shape}, a single slice; expected two axes and a 3 x 3 affine"
+            )
         return source
     if isinstance(source, (str, Path)):
         return read_image(source, labels)
@@ -57,13 +63,23 @@ def as_image(source: object, role: str, labels: bool = False) -> Image:
 
 
 def _array_content(name: Path, voxels: ndarray, affine: ndarray) -> Content:
-    size = voxels.ndim + 1
-    if voxels.ndim not in (2, 3) or affine.shape != (size, size):
+    affine = np.asarray(affine, np.float64)
+    sizes = {2: (3, 4), 3: (4,)}.get(voxels.ndim, ())
+    if affine.shape not in [(size, size) for size in sizes]:
         raise InputError(
             f"{name}: received an array of shape {voxels.shape} with an affine of shape {affine.shape}; expected two "
-            "or three axes and an affine of one more"
+            "or three axes and an affine of one more, or two axes and an affine of 4 x 4"
         )
-    return Content(voxels, spatial_affine(name, np.asarray(affine, np.float64), voxels.ndim), voxels.dtype)
+    if affine.shape[0] == voxels.ndim + 2 and not np.allclose(
+        affine[2, :2], 0, atol=FLAT * np.abs(affine[:2, :2]).max()
+    ):
+        raise InputError(
+            f"{name}: received an array of two axes that leave the axial plane, by {affine[2, :2].tolist()} mm, "
+            "which an image of two axes cannot hold; expected an affine of 3 x 3, of the plane alone"
+        )
+    axes = spatial_axes(name, voxels.shape)
+    shape = tuple(voxels.shape[axis] for axis in axes)
+    return Content(voxels.reshape(shape), spatial_affine(name, affine, axes), voxels.dtype)
 
 
 def in_form_of(image: Image, source: ImageLike) -> Any:
@@ -74,4 +90,4 @@ def in_form_of(image: Image, source: ImageLike) -> Any:
         made = sitk.GetImageFromArray(image.data.reshape(source.GetSize()).T)
         made.CopyInformation(source)
         return made
-    return image.data if isinstance(source, tuple) else image
+    return image.data.reshape(source[0].shape) if isinstance(source, tuple) else image

@@ -31,6 +31,7 @@ class Image:
             the origin).
         header: header of the NIfTI file it came from, carried into outputs on the same grid.
         stored: type of the file's voxels where they are the intensities or labels themselves, without a scale.
+        cautions: sentences on what is doubtful about the geometry: a file that contradicts itself or does not say.
     """
 
     data: Shaped[ndarray, "*space"]
@@ -38,6 +39,7 @@ class Image:
     physical: bool = True
     header: nibabel.Nifti1Header | None = None
     stored: np.dtype | None = None
+    cautions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an affine of another dimension than the data."""
@@ -157,6 +159,7 @@ class Content(NamedTuple):
         stored: type of the voxels in the file, None where a scale comes between them and the intensities.
         header: of a NIfTI file.
         physical: whether the affine has millimetres.
+        cautions: as of :class:`Image`.
     """
 
     voxels: Num[ndarray, "*space"]
@@ -164,3 +167,4 @@ class Content(NamedTuple):
     stored: np.dtype | None
     header: nibabel.Nifti1Header | None = None
     physical: bool = True
+    cautions: tuple[str, ...] = ()

@@ -16,8 +16,7 @@ from crossmorph.images.dicom import read_dicom
 from crossmorph.images.image import Content, Image
 from crossmorph.images.metaimage_nrrd import read_itk, write_itk
 from crossmorph.images.minc import read_minc
-from crossmorph.images.nifti import NIFTI_SUFFIXES, nifti_content, plain_type, read_affine, read_nifti, write_nifti
-from crossmorph.images.orientation import spatial_shape
+from crossmorph.images.nifti import NIFTI_SUFFIXES, nifti_content, nifti_series, write_nifti
 from crossmorph.images.png_tiff import GREY_SUFFIXES, read_png, read_tiff, write_png_tiff
 from crossmorph.system.files import readable, suffix_of
 
@@ -53,7 +52,11 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
 def checked_image(name: Path, content: Content, labels: bool = False) -> Image:
     """Voxels with their geometry as an image. Raises InputError as :func:`read_image` does, with ``name`` in it."""
     data = _labels(name, content.voxels) if labels else _varied(name, _intensities(name, content.voxels))
-    return Image(data, content.affine, content.physical, content.header, content.stored)
+    return _image(content._replace(voxels=data))
+
+
+def _image(content: Content) -> Image:
+    return Image(content.voxels, content.affine, content.physical, content.header, content.stored, content.cautions)
 
 
 def read_series(path: str | Path) -> list[Image]:
@@ -73,14 +76,10 @@ def read_series(path: str | Path) -> list[Image]:
     if path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES):
         return [read_image(path)]
     with readable(path):
-        raw, header = read_nifti(path)
-        shape = spatial_shape(path, raw.shape[:3])
-        if max(raw.shape[4:], default=1) > 1:
-            raise InputError(f"{path}: has shape {raw.shape}, expected a series of at most four axes")
-        affine = read_affine(path, len(shape))
-    data = _intensities(path, raw.reshape(*shape, -1))
-    stored = plain_type(header)
-    return [Image(np.ascontiguousarray(data[..., i]), affine, True, header, stored) for i in range(data.shape[-1])]
+        content = nifti_series(path)
+    data = _intensities(path, content.voxels)
+    made = content._replace(voxels=data)
+    return [_image(made._replace(voxels=np.ascontiguousarray(data[..., i]))) for i in range(data.shape[-1])]
 
 
 def write_image(path: str | Path, image: Image) -> None:

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content
-from crossmorph.images.orientation import spatial_affine, spatial_shape
+from crossmorph.images.orientation import spatial_affine, spatial_axes
 from crossmorph.system.files import DEFLATE_LIMIT, brief
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -44,14 +44,14 @@ def read_minc(path: Path) -> Content:
                     f"{path}: is truncated: its header announces {announced} bytes, too many for a file of "
                     f"{path.stat().st_size} bytes"
                 )
-            shape = spatial_shape(path, image.shape[::-1])
-            voxels = np.asarray(image.dataobj).T.reshape(shape)
+            axes = spatial_axes(path, image.shape[::-1])
+            voxels = np.asarray(image.dataobj).T.reshape([image.shape[::-1][axis] for axis in axes])
     except InputError:
         raise
     except Exception as error:  # nibabel raises errors of many types on a damaged file
         reason = brief(error) or type(error).__name__
         raise InputError(f"{path}: is not a MINC file that nibabel can read, or is damaged ({reason})") from error
-    affine = spatial_affine(path, image.affine[:, [2, 1, 0, 3]], len(shape))
+    affine = spatial_affine(path, image.affine[:, [2, 1, 0, 3]], axes)
     return Content(voxels, affine, _exact_type(voxels, image.get_data_dtype().newbyteorder("=")))
 
 

@@ -10,7 +10,9 @@ A 2-D image has two world axes only, and ITK has two ways of dropping the third:
 * a file of two axes ``(X, Y)`` keeps the spacing of the header, along the first two components of each axis direction
   normalised to length one;
 * a file of three axes ``(X, Y, 1)`` is a volume of one slice, and its slice (SimpleITK's ``volume[:, :, 0]``) keeps the
-  first two components of each axis, so an oblique slice is seen foreshortened from above.
+  first two components of each axis, so an oblique slice is seen foreshortened from above. Likewise ``(X, 1, Z)`` is
+  ``volume[:, 0, :]`` and keeps the first and the third component, and ``(1, Y, Z)`` the second and the third. ITK's two
+  components, whichever they are, are negated in ``Image.affine``.
 
 A coronal or sagittal slice has no two such components: stored ``(X, Y, 1)`` its axes become those of the page (LPS
 identity), as in SimpleITK; stored ``(X, Y)`` neither ITK nor crossmorph can read it. ITK's own 2-D reader
@@ -24,37 +26,56 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 from jaxtyping import Float, Num, Shaped
 from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content, storable
-from crossmorph.images.itk import ITK_ERRORS, itk_reason, silent_itk
-from crossmorph.images.orientation import embed_affine, itk_affine, spatial_affine, spatial_shape
+from crossmorph.images.nifti_geometry import header_geometry, volume_affine
+from crossmorph.images.orientation import embed_affine, spatial_axes
 from crossmorph.system.files import DEFLATE_LIMIT, atomic_output
 from crossmorph.system.memory import check_room
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 def nifti_content(path: Path, name: Path | None = None) -> Content:
     """Voxels of two or three axes with their place; errors as of :func:`read_nifti`, which call it ``name``."""
     raw, header = read_nifti(path, name)
-    raw = raw.reshape(spatial_shape(name or path, raw.shape))
-    return Content(raw, read_affine(path, raw.ndim, name), plain_type(header), header)
+    axes = spatial_axes(name or path, raw.shape)
+    voxels = raw.reshape(tuple(raw.shape[axis] for axis in axes))
+    affine, cautions = header_geometry(name or path, header, axes)
+    return Content(voxels, affine, plain_type(header), header, cautions=cautions)
+
+
+def nifti_series(path: Path) -> Content:
+    """The volumes of a series; as :func:`nifti_content`, and the last axis of the voxels counts the volumes.
+
+    Raises:
+        InputError: as of :func:`read_nifti`, or more than four axes.
+    """
+    raw, header = read_nifti(path)
+    if max(raw.shape[4:], default=1) > 1:
+        raise InputError(f"{path}: has shape {raw.shape}, expected a series of at most four axes")
+    axes = spatial_axes(path, raw.shape[:3])
+    voxels = raw.reshape(*(raw.shape[axis] for axis in axes), -1)
+    affine, cautions = header_geometry(path, header, axes)
+    return Content(voxels, affine, plain_type(header), header, cautions=cautions)
 
 
 def read_nifti(path: Path, name: Path | None = None) -> tuple[Num[ndarray, "..."], nibabel.Nifti1Header]:
     """Read all of a NIfTI file, its announced size checked before and its gzip checksum after.
 
     Args:
-        path: A ``.nii`` or ``.nii.gz`` file.
-        name: What errors call it; None: its path.
+        path: a ``.nii`` or ``.nii.gz`` file; whether it is compressed is seen from its content.
+        name: what errors call it; None: its path.
 
     Returns:
         Voxels in the file's own shape, scaled by the header's factors, and the header.
@@ -63,25 +84,34 @@ def read_nifti(path: Path, name: Path | None = None) -> tuple[Num[ndarray, "..."
         InputError: not NIfTI, truncated, damaged, or not of one real number a voxel.
     """
     name = name or path
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    try:
-        with opener(path, "rb") as stream:
-            head = stream.read(nibabel.Nifti1Header.template_dtype.itemsize)
-            header = _nifti_header(name, head)
-            needed = _content_size(path, name, header)
-            content = head + stream.read(max(needed - len(head), 0))
-            while stream.read(1 << 20):  # gzip checks its checksum at the very end
-                pass
-    except gzip.BadGzipFile as error:
-        raise InputError(f"{name}: is not gzip-compressed or is damaged ({error})") from error
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{name}: is truncated or damaged ({error})") from error
+    with _unpacked(path, name) as stream:
+        head = stream.read(nibabel.Nifti1Header.template_dtype.itemsize)
+        header = _nifti_header(name, head)
+        needed = _content_size(path, name, header)
+        content = head + stream.read(max(needed - len(head), 0))
+        while stream.read(1 << 20):  # gzip checks its checksum at the very end
+            pass
     if len(content) < needed:
         raise InputError(f"{name}: is truncated: its header announces {needed} bytes, {len(content)} are there")
     try:
         return np.asanyarray(nibabel.arrayproxy.ArrayProxy(io.BytesIO(content), header)), header
     except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
         raise InputError(f"{name}: its NIfTI header is invalid ({error})") from error
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path, name: Path) -> Iterator[BinaryIO]:
+    """The content of a file, unpacked where it is compressed by gzip."""
+    try:
+        with path.open("rb") as stream:
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if _packed(path) else stream
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{name}: is truncated or damaged ({error})") from error
+
+
+def _packed(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
 def _nifti_header(path: Path, head: bytes) -> nibabel.Nifti1Header:
@@ -101,13 +131,6 @@ def _nifti_header(path: Path, head: bytes) -> nibabel.Nifti1Header:
         raise InputError(f"{path}: its NIfTI header is invalid (voxels at byte {offset:g}, expected 352 or later)")
     # The standard allows -1 and 1, files hold other values; nibabel refuses those, ITK takes the sign.
     header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
-    try:
-        with np.errstate(invalid="ignore"):
-            finite = np.isfinite(header.get_best_affine()).all()
-    except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
-        raise InputError(f"{path}: its NIfTI header is invalid ({error})") from error
-    if not finite:
-        raise InputError(f"{path}: its affine holds NaN or infinity")
     return header
 
 
@@ -122,7 +145,7 @@ def _content_size(path: Path, name: Path, header: nibabel.Nifti1Header) -> int:
         raise InputError(f"{name}: has shape {shape}, expected axes of at least one voxel")
     needed = int(header.get_data_offset()) + math.prod(shape) * int(dtype.itemsize)
     size = path.stat().st_size
-    if needed > size * (DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1):
+    if needed > size * (DEFLATE_LIMIT if _packed(path) else 1):
         raise InputError(
             f"{name}: is truncated: its header announces {needed} bytes, too many for a file of {size} bytes"
         )
@@ -130,24 +153,16 @@ def _content_size(path: Path, name: Path, header: nibabel.Nifti1Header) -> int:
     return needed
 
 
-def read_affine(path: Path, dim: int, name: Path | None = None) -> Float[ndarray, "n n"]:
-    """Index-to-RAS matrix of the first ``dim`` axes of a NIfTI file, as ITK reads it (see the module).
-
-    Errors call the file ``name`` where that is given.
+def read_affine(path: Path, dim: int) -> Float[ndarray, "n n"]:
+    """Index-to-RAS matrix of a NIfTI file's image of ``dim`` axes, as ITK reads it (see the module).
 
     Raises:
-        InputError: ITK refuses the geometry, or it is singular or not finite.
+        InputError: ITK refuses the geometry, it is singular or not finite, or contradicts itself about left and right.
     """
-    name = name or path
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("NiftiImageIO")
-    reader.SetFileName(str(path))
-    try:
-        with silent_itk():
-            reader.ReadImageInformation()
-    except ITK_ERRORS as error:
-        raise InputError(f"{name}: ITK cannot use its geometry ({itk_reason(error)})") from error
-    return spatial_affine(name, itk_affine(reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()), dim)
+    with _unpacked(path, path) as stream:
+        header = _nifti_header(path, stream.read(nibabel.Nifti1Header.template_dtype.itemsize))
+    axes = spatial_axes(path, header.get_data_shape()[:3]) if dim == 2 else (0, 1, 2)
+    return header_geometry(path, header, axes).affine
 
 
 def plain_type(header: nibabel.Nifti1Header) -> np.dtype | None:
@@ -216,12 +231,18 @@ def _placements(
     embedded = (embed_affine(affine), shape)
     if header is None:
         return [embedded]
-    lent = shape + (1,) * (len(header.get_data_shape()) - 2)
-    placements = []
-    for form in (header.get_sform, header.get_qform):
-        # ITK uses one of the two; the other may hold any value.
-        with contextlib.suppress(nibabel.spatialimages.HeaderDataError, ValueError), np.errstate(all="ignore"):
-            full = form()
-            if np.isfinite(full).all() and np.linalg.det(full) != 0:
-                placements.append((full, lent))
-    return [*placements, (embedded[0], lent), embedded]
+    lent = _lent_shape(shape, header.get_data_shape())
+    with contextlib.suppress(InputError):
+        return [(volume_affine(Path(), header), lent), (embedded[0], lent), embedded]
+    return [(embedded[0], lent), embedded]
+
+
+def _lent_shape(shape: tuple[int, ...], header_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a slice with the axes of one voxel that the header has: ``(X, Y, 1)``, ``(X, 1, Z)``."""
+    axes = spatial_axes(Path(), header_shape[:3])
+    if len(axes) != 2:
+        return shape
+    lent = [1] * len(header_shape)
+    for axis, size in zip(axes, shape, strict=True):
+        lent[axis] = size
+    return tuple(lent)

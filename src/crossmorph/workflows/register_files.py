@@ -32,6 +32,7 @@ class Done(NamedTuple):
         ants: the `antsApplyTransforms` call that makes the same moved image, None without a transform.
         ants_caution: what is to be known before using it.
         kept: false where a check failed and nothing was written.
+        cautions: what is doubtful about the geometry of the images, one sentence with the file's name each.
     """
 
     moving: Path
@@ -44,6 +45,7 @@ class Done(NamedTuple):
     ants: str | None
     ants_caution: str | None
     kept: bool = True
+    cautions: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -69,6 +71,7 @@ class Done(NamedTuple):
             "checks": [check._asdict() for check in self.checks],
             "ants": self.ants,
             "ants_caution": self.ants_caution,
+            "cautions": list(self.cautions),
         }
 
     def as_text(self, verbose: bool = False) -> str:
@@ -83,6 +86,7 @@ class Done(NamedTuple):
             lines.append(f"  the same with ANTs: {self.ants}")
         if self.ants_caution:
             lines.append(f"  caution: {self.ants_caution}")
+        lines += [f"  caution: {caution}" for caution in self.cautions]
         if not self.passed:
             lines.append(self.failure)
         return "\n".join(lines)
@@ -135,7 +139,14 @@ def register_files(
             written.publish()
     ants = result.ants_call(outputs) if kept else (None, None)
     name = loaded.card.name
-    return Done(moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept)
+    cautions = tuple(
+        dict.fromkeys(
+            f"{path}: {caution}"
+            for path, image in ((moving, read.moving), (fixed, read.fixed), *read.labels.items())
+            for caution in image.cautions
+        )
+    )
+    return Done(moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept, cautions)
 
 
 class _Read(NamedTuple):

@@ -410,19 +410,23 @@ BAD = {
     "huge gzip": (".nrrd", lambda path: edit(path, "32 32 8$", "10000 10000 10000", True), "2000000000000 bytes"),
     "zero axis": (".mha", lambda path: edit(path, "32 32 8$", "0 32 8"), r"shape \(0, 32, 8\)"),
     "negative axis": (".mha", lambda path: edit(path, "32 32 8$", "-7 32 8"), "too many for"),
-    "zero spacing": (".mha", lambda path: edit(path, "Spacing = .*", "Spacing = 0 1 1"), "its spacing is zero"),
+    "zero spacing": (".mha", lambda path: edit(path, "Spacing = .*", "Spacing = 0 1 1"), "its affine is singular"),
     "nan spacing": (".mha", lambda path: edit(path, "Spacing = .*", "Spacing = nan 1 1"), "expected finite numbers"),
-    "nan origin": (".mha", lambda path: edit(path, "Offset = .*", "Offset = 0 nan 0"), "offset is 0 nan 0, expected"),
+    "nan origin": (".mha", lambda path: edit(path, "Offset = .*", "Offset = 0 nan 0"), "Offset is 0 nan 0, expected"),
     "singular": (
         ".mha",
         lambda path: edit(path, "trix = .*", "trix = 1 0 0 1 0 0 0 0 1"),
-        "its direction is zero, sin",
+        "its affine is singular",
     ),
-    "zero spacing nrrd": (".nrrd", lambda path: edit(path, r"ions: \(.*?\)", "ions: (0,0,0)"), "its spacing is zero"),
+    "zero spacing nrrd": (
+        ".nrrd",
+        lambda path: edit(path, r"ions: \(.*?\)", "ions: (0,0,0)"),
+        "its affine is singular",
+    ),
     "singular nrrd": (
         ".nrrd",
         lambda path: edit(path, "ions: .*", "ions: (0,1,0) (0,1,0) (0,0,1)"),
-        "its direction is zero, singular",
+        "its affine is singular",
     ),
     "nan nrrd": (
         ".nrrd",

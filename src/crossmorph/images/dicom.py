@@ -57,7 +57,7 @@ def read_dicom(folder: Path) -> Content:
             image = series.Execute()
     except ITK_ERRORS as error:
         raise _lost(folder, files, [file for file in files if not _read_alone(file)]) from error
-    content = itk_content(folder, image)
+    content = itk_content(folder, image, sitk.GetArrayFromImage(image).T)
     return content if len(types) == 1 else content._replace(stored=None)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from jaxtyping import Num
+from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content
@@ -63,15 +65,15 @@ def check_header(path: Path, reader: sitk.ImageFileReader | sitk.Image, kind: st
 def sitk_content(name: Path, image: sitk.Image) -> Content:
     """Voxels and geometry of an image in memory. Raises InputError where it cannot be used; ``name`` is for errors."""
     check_header(name, image, "")
-    return itk_content(name, image)
+    return itk_content(name, image, sitk.GetArrayFromImage(image).T)
 
 
-def itk_content(path: Path, image: sitk.Image) -> Content:
-    """Voxels and geometry of an image that ITK has read; ``path`` is for errors."""
-    affine = itk_affine(image.GetSpacing(), image.GetDirection(), image.GetOrigin())
-    axes = spatial_axes(path, image.GetSize())
-    voxels = sitk.GetArrayFromImage(image).T.reshape([image.GetSize()[axis] for axis in axes])
-    return Content(voxels, spatial_affine(path, affine, axes), voxels.dtype)
+def itk_content(path: Path, header: sitk.Image | sitk.ImageFileReader, voxels: Num[ndarray, "..."]) -> Content:
+    """Voxels, x first, with the geometry that ITK has read; ``path`` is for errors."""
+    affine = itk_affine(header.GetSpacing(), header.GetDirection(), header.GetOrigin())
+    axes = spatial_axes(path, voxels.shape)
+    shape = tuple(voxels.shape[axis] for axis in axes)
+    return Content(voxels.reshape(shape), spatial_affine(path, affine, axes), voxels.dtype)
 
 
 def _check_axes(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import SimpleITK as sitk
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import PAGE, Content, Image
@@ -89,7 +90,7 @@ def read_tiff(path: Path) -> Content:
         raise InputError(f"{path}: holds a palette, colour or transparency (mode {mode}); save it as greyscale")
     with quiet_itk(path):
         image = reader.Execute()
-    return itk_content(path, image)._replace(affine=PAGE, physical=False)
+    return itk_content(path, image, sitk.GetArrayFromImage(image).T)._replace(affine=PAGE, physical=False)
 
 
 def _tiff_header(path: Path) -> tuple[str, tuple[int, int]]:

@@ -188,6 +188,25 @@ def test_doubtful_geometry_is_said(tmp_path, pair):
     assert f"  caution: {said}" in done.as_text().splitlines()
 
 
+def test_a_slice_stored_across_comes_back_as_it_was_stored(tmp_path, pair):
+    turned = np.array([[-1.5, 0, 0, 90], [0, 0, 1.5, 7], [0, 1.5, 0, -90], [0, 0, 0, 1]])  # (X, 1, Z), coronal
+    files = written(tmp_path, pair, KINDS["axial"])
+    for path in files[:3]:
+        voxels = np.asarray(nibabel.load(path).dataobj)
+        nifti = nibabel.Nifti1Image(voxels.reshape(voxels.shape[0], 1, voxels.shape[1]), turned[:, [0, 2, 1, 3]])
+        nifti.set_qform(nifti.affine, 1)
+        nibabel.save(nifti, path)
+    done = register_files(files.moving, files.fixed, files.outputs, keep_failed=True)
+    for path, like in ((files.outputs.moved, files.fixed), (files.outputs.translated, files.moving)):
+        ours, theirs = nibabel.load(path), nibabel.load(like)
+        assert ours.shape == theirs.shape
+        assert ours.shape[1] == 1
+        np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+    assert nibabel.load(files.outputs.labels[0].target).shape == nibabel.load(files.fixed).shape
+    assert (done.ants, done.passed) == (None, True)
+    assert f"cannot read slices stored (X, 1, Z), here {files.moving}, {files.fixed}" in done.ants_caution
+
+
 def test_centres_work_from_file_to_file(tmp_path, pair):
     files = written(tmp_path, pair, KINDS["axial"])
     far = read_image(files.moving)

@@ -29,7 +29,8 @@ class Image:
         physical: False where the file has no millimetres (PNG): spacing 1 by convention. A NIfTI file without
             position codes is physical: its spacing is in the header, and only its position is unknown (ITK puts it at
             the origin).
-        header: header of the NIfTI file it came from, carried into outputs on the same grid.
+        header: header of the NIfTI file it came from, carried into outputs on the same grid; of a slice that another
+            format stores with three axes, one that holds its place in the volume.
         stored: type of the file's voxels where they are the intensities or labels themselves, without a scale.
         cautions: sentences on what is doubtful about the geometry: a file that contradicts itself or does not say.
     """
@@ -143,6 +144,16 @@ def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
         raise InputError(f"intensities to scale are all {low:g}: a constant image; expected at least two intensities")
     scaled = (np.asarray(data, np.float64) - low) / (high - low)
     return Scaled(np.clip(scaled, 0, 1, out=scaled).astype(np.float32), low, high)
+
+
+def slice_header(affine: Float[ndarray, "4 4"], shape: tuple[int, ...]) -> nibabel.Nifti1Header:
+    """A header that holds where a slice of three axes, one of them of one voxel, lies in RAS millimetres."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(shape[:3])
+    header.set_qform(affine, 1)
+    header.set_sform(affine, 1)
+    header.set_xyzt_units("mm")
+    return header
 
 
 # Affine of a PNG or TIFF file, which has no millimetres: one a pixel, first pixel at the origin, x to the left and y to

@@ -30,8 +30,8 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
     """Read an image or a label map.
 
     NIfTI (``.nii``, ``.nii.gz``), MetaImage (``.mha``, ``.mhd``), NRRD (``.nrrd``, ``.nhdr``), MINC (``.mnc``,
-    ``.mnc.gz``), greyscale PNG and TIFF, or a folder that holds one DICOM series. Trailing axes of one voxel are
-    dropped: ``(X, Y, 1)`` and ``(X, Y, 1, 1)`` are 2-D.
+    ``.mnc.gz``), greyscale PNG and TIFF, or a folder that holds one DICOM series. An axis of one voxel is dropped:
+    ``(X, Y, 1)``, ``(X, Y, 1, 1)``, ``(X, 1, Z)`` and ``(1, Y, Z)`` are 2-D.
 
     Args:
         path: the file or folder.
@@ -89,7 +89,8 @@ def write_image(path: str | Path, image: Image) -> None:
     ``image.header`` lends the through-plane position, the number of axes and the position code; qform and sform are
     the same, and ITK reads ``image.affine`` back.
 
-    MetaImage (``.mha``) and NRRD (``.nrrd``), compressed: the same types; a 2-D image has two axes.
+    MetaImage (``.mha``) and NRRD (``.nrrd``), compressed: the same types. A 2-D image has two axes, or three where
+    ``image.header`` has them.
 
     PNG and TIFF (2-D only, geometry is not stored): whole numbers, or floats rounded to them, at 8 bits if they lie
     in 0..255 and at 16 bits if in 0..65535; floats within 0..1 that are not whole are stored times 65535. Nothing
@@ -113,7 +114,7 @@ def write_image(path: str | Path, image: Image) -> None:
     elif suffix in NIFTI_SUFFIXES:
         write_nifti(path, image.data, image.affine, image.header)
     else:
-        write_itk(path, image.data, image.affine)
+        write_itk(path, image.data, image.affine, image.header)
 
 
 def write_series(path: str | Path, images: list[Image], timing: nibabel.Nifti1Header | None = None) -> None:

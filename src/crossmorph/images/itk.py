@@ -11,7 +11,7 @@ from jaxtyping import Num
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.image import Content
+from crossmorph.images.image import Content, slice_header
 from crossmorph.images.itk_silence import ITK_ERRORS as ITK_ERRORS
 from crossmorph.images.itk_silence import reason_line
 from crossmorph.images.itk_silence import silent_itk as silent_itk
@@ -73,7 +73,9 @@ def itk_content(path: Path, header: sitk.Image | sitk.ImageFileReader, voxels: N
     affine = itk_affine(header.GetSpacing(), header.GetDirection(), header.GetOrigin())
     axes = spatial_axes(path, voxels.shape)
     shape = tuple(voxels.shape[axis] for axis in axes)
-    return Content(voxels.reshape(shape), spatial_affine(path, affine, axes), voxels.dtype)
+    kept = spatial_affine(path, affine, axes)
+    lent = slice_header(affine, voxels.shape) if len(axes) == 2 and len(affine) == 4 else None
+    return Content(voxels.reshape(shape), kept, voxels.dtype, lent)
 
 
 def _check_axes(path: Path) -> None:

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Float, Shaped
@@ -19,7 +20,8 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content, storable
 from crossmorph.images.itk import TYPES, itk_content, quiet_itk, read_information
-from crossmorph.images.orientation import lps_to_ras
+from crossmorph.images.nifti_geometry import lent_shape, volume_affine
+from crossmorph.images.orientation import lps_to_ras, spatial_affine, spatial_axes
 from crossmorph.system.files import DEFLATE_LIMIT, atomic_output, brief
 from crossmorph.system.memory import check_room
 
@@ -71,21 +73,33 @@ def read_itk(path: Path) -> Content:
     return itk_content(path, reader, voxels)
 
 
-def write_itk(path: Path, data: Shaped[ndarray, "*space"], affine: Float[ndarray, "n n"]) -> None:
+def write_itk(
+    path: Path,
+    data: Shaped[ndarray, "*space"],
+    affine: Float[ndarray, "n n"],
+    header: nibabel.Nifti1Header | None = None,
+) -> None:
     """Write an image as compressed MetaImage (``.mha``) or NRRD (``.nrrd``); it appears complete or not at all.
 
     Args:
         path: where to; the suffix chooses the format, an existing file is replaced.
         data: two or three axes; integers keep their type (int64 becomes int32), anything else is float32.
         affine: voxel index to RAS millimetres, ``(dim + 1, dim + 1)``.
+        header: gives a slice its axis of one voxel and its place in the volume, where it still describes it.
 
     Raises:
         InputError: missing or unwritable folder, labels beyond 32 bits, or a singular affine.
     """
-    dim = data.ndim
+    stored = storable(path, data)
+    if header is not None and data.ndim == 2:
+        lent = lent_shape(data.shape, header.get_data_shape())[:3]
+        full = volume_affine(path, header)
+        if len(lent) == 3 and np.allclose(spatial_affine(path, full, spatial_axes(path, lent)), affine, atol=1e-4):
+            stored, affine = stored.reshape(lent), full
+    dim = stored.ndim
     lps = lps_to_ras(affine)
     spacing = np.linalg.norm(lps[:dim, :dim], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(storable(path, data).T))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(stored.T))
     with atomic_output(path) as temporary, quiet_itk(path, "written"):
         image.SetSpacing(spacing.tolist())
         image.SetDirection((lps[:dim, :dim] / spacing).ravel().tolist())

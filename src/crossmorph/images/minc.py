@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.image import Content
+from crossmorph.images.image import Content, slice_header
 from crossmorph.images.orientation import spatial_affine, spatial_axes
 from crossmorph.system.files import DEFLATE_LIMIT, brief
 
@@ -51,8 +51,10 @@ def read_minc(path: Path) -> Content:
     except Exception as error:  # nibabel raises errors of many types on a damaged file
         reason = brief(error) or type(error).__name__
         raise InputError(f"{path}: is not a MINC file that nibabel can read, or is damaged ({reason})") from error
-    affine = spatial_affine(path, image.affine[:, [2, 1, 0, 3]], axes)
-    return Content(voxels, affine, _exact_type(voxels, image.get_data_dtype().newbyteorder("=")))
+    full = image.affine[:, [2, 1, 0, 3]]
+    header = slice_header(full, image.shape[::-1]) if len(axes) == 2 else None
+    stored = _exact_type(voxels, image.get_data_dtype().newbyteorder("="))
+    return Content(voxels, spatial_affine(path, full, axes), stored, header)
 
 
 def _open_minc(path: Path) -> Any:

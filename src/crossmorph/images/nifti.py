@@ -37,7 +37,7 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content, storable
-from crossmorph.images.nifti_geometry import header_geometry, volume_affine
+from crossmorph.images.nifti_geometry import header_geometry, lent_shape, volume_affine
 from crossmorph.images.orientation import embed_affine, spatial_axes
 from crossmorph.system.files import DEFLATE_LIMIT, atomic_output
 from crossmorph.system.memory import check_room
@@ -231,18 +231,7 @@ def _placements(
     embedded = (embed_affine(affine), shape)
     if header is None:
         return [embedded]
-    lent = _lent_shape(shape, header.get_data_shape())
+    lent = lent_shape(shape, header.get_data_shape())
     with contextlib.suppress(InputError):
         return [(volume_affine(Path(), header), lent), (embedded[0], lent), embedded]
     return [(embedded[0], lent), embedded]
-
-
-def _lent_shape(shape: tuple[int, ...], header_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a slice with the axes of one voxel that the header has: ``(X, Y, 1)``, ``(X, 1, Z)``."""
-    axes = spatial_axes(Path(), header_shape[:3])
-    if len(axes) != 2:
-        return shape
-    lent = [1] * len(header_shape)
-    for axis, size in zip(axes, shape, strict=True):
-        lent[axis] = size
-    return tuple(lent)

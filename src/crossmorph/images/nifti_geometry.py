@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.itk_silence import ITK_ERRORS, reason_line, silent_itk
-from crossmorph.images.orientation import itk_affine, spatial_affine
+from crossmorph.images.orientation import itk_affine, spatial_affine, spatial_axes
 from crossmorph.system.files import brief
 
 DISAGREEMENT_MM = 0.1  # at a corner; one voxel where that is smaller
@@ -62,6 +62,17 @@ def volume_affine(name: Path, header: nibabel.Nifti1Header) -> Float[ndarray, "4
     volume["intent_code"] = 0
     volume.set_data_shape((*header.get_data_shape(), 1, 1)[:3])
     return _as_itk_reads(name, volume)
+
+
+def lent_shape(shape: tuple[int, ...], header_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a slice with the axes of one voxel that a header has: ``(X, Y, 1)``, ``(X, 1, Z)``."""
+    axes = spatial_axes(Path(), header_shape[:3])
+    if len(axes) != 2:
+        return shape
+    lent = [1] * len(header_shape)
+    for axis, size in zip(axes, shape, strict=True):
+        lent[axis] = size
+    return tuple(lent)
 
 
 def coded(header: nibabel.Nifti1Header) -> bool:

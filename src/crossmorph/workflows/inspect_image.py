@@ -14,7 +14,8 @@ from crossmorph.images.dicom import read_dicom
 from crossmorph.images.image import Content, Image
 from crossmorph.images.io import READABLE_SUFFIXES, READERS
 from crossmorph.images.nifti import NIFTI_SUFFIXES, nifti_series
-from crossmorph.images.nifti_geometry import coded
+from crossmorph.images.nifti_geometry import coded, volume_affine
+from crossmorph.images.orientation import spatial_axes
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card
 from crossmorph.networks.hierarchy import Hierarchy
 from crossmorph.system.files import readable, suffix_of
@@ -160,9 +161,12 @@ def _orientation(found: _Found) -> str | None:
     if not found.physical or (found.header is not None and not coded(found.header)):
         return None
     dim = len(found.affine) - 1
-    full = np.eye(4)
+    full, axes = np.eye(4), tuple(range(dim))
     full[:dim, :dim] = found.affine[:dim, :dim]
-    return "".join(code or "?" for code in nibabel.aff2axcodes(full)[:dim])
+    if found.header is not None:
+        full, axes = volume_affine(Path(), found.header), spatial_axes(Path(), found.header.get_data_shape()[:3])
+    codes = nibabel.aff2axcodes(full)
+    return "".join(codes[axis] or "?" for axis in axes)
 
 
 def _some(values: Num[ndarray, " all"]) -> Num[ndarray, " some"]:

@@ -32,7 +32,7 @@ class Image:
         header: header of the NIfTI file it came from, carried into outputs on the same grid; of a slice that another
             format stores with three axes, one that holds its place in the volume.
         stored: type of the file's voxels where they are the intensities or labels themselves, without a scale.
-        cautions: sentences on what is doubtful about the geometry: a file that contradicts itself or does not say.
+        cautions: sentences on what is uncertain about the geometry: a file that contradicts itself or does not say.
     """
 
     data: Shaped[ndarray, "*space"]

@@ -12,25 +12,28 @@ import numpy as np
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.dicom import read_dicom
+from crossmorph.images.dicom import read_dicom, read_dicom_file
+from crossmorph.images.freesurfer import read_mgh
 from crossmorph.images.image import Content, Image
 from crossmorph.images.metaimage_nrrd import read_itk, write_itk
 from crossmorph.images.minc import read_minc
-from crossmorph.images.nifti import NIFTI_SUFFIXES, nifti_content, nifti_series, write_nifti
+from crossmorph.images.nifti import NIFTI_SUFFIXES, PAIR_SUFFIXES, nifti_content, nifti_series, write_nifti
 from crossmorph.images.png_tiff import GREY_SUFFIXES, read_png, read_tiff, write_png_tiff
 from crossmorph.system.files import readable, suffix_of
 
 # Formats that can be written: an image is one file, so that it appears complete.
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *GREY_SUFFIXES, ".mha", ".nrrd")
 # Formats that can be read, besides a folder of one DICOM series.
-READABLE_SUFFIXES = (*IMAGE_SUFFIXES, ".mhd", ".nhdr", ".mnc", ".mnc.gz")
+READABLE_SUFFIXES = (*IMAGE_SUFFIXES, ".mhd", ".nhdr", ".mnc", ".mnc.gz", ".mgz", ".mgh", ".dcm", *PAIR_SUFFIXES)
+SERIES_SUFFIXES = (*NIFTI_SUFFIXES, *PAIR_SUFFIXES)
 
 
 def read_image(path: str | Path, labels: bool = False) -> Image:
     """Read an image or a label map.
 
-    NIfTI (``.nii``, ``.nii.gz``), MetaImage (``.mha``, ``.mhd``), NRRD (``.nrrd``, ``.nhdr``), MINC (``.mnc``,
-    ``.mnc.gz``), greyscale PNG and TIFF, or a folder that holds one DICOM series. An axis of one voxel is dropped:
+    NIfTI (``.nii``, ``.nii.gz``, ``.hdr`` with ``.img``), Analyze 7.5, FreeSurfer (``.mgz``, ``.mgh``), MetaImage
+    (``.mha``, ``.mhd``), NRRD (``.nrrd``, ``.nhdr``), MINC (``.mnc``, ``.mnc.gz``), greyscale PNG and TIFF, a folder
+    that holds one DICOM series, or one file (``.dcm``) of a series in its folder. An axis of one voxel is dropped:
     ``(X, Y, 1)``, ``(X, Y, 1, 1)``, ``(X, 1, Z)`` and ``(1, Y, Z)`` are 2-D.
 
     Args:
@@ -73,7 +76,7 @@ def read_series(path: str | Path) -> list[Image]:
         InputError: as of :func:`read_image`, or more than four axes.
     """
     path = Path(path)
-    if path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES):
+    if path.is_dir() or not path.name.lower().endswith(SERIES_SUFFIXES):
         return [read_image(path)]
     with readable(path):
         content = nifti_series(path)
@@ -179,8 +182,9 @@ def _labels(path: Path, raw: ndarray) -> ndarray:
 
 
 READERS: dict[str, Callable[[Path], Content]] = {
-    ".nii.gz": nifti_content,
-    ".nii": nifti_content,
+    **dict.fromkeys(SERIES_SUFFIXES, nifti_content),
+    **dict.fromkeys((".mgz", ".mgh"), read_mgh),
+    ".dcm": read_dicom_file,
     ".png": read_png,
     ".tif": read_tiff,
     ".tiff": read_tiff,

@@ -21,14 +21,10 @@ axes in the same way.
 """
 
 import contextlib
-import gzip
 import io
 import math
-import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -38,21 +34,27 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content, storable
 from crossmorph.images.nifti_geometry import header_geometry, lent_shape, volume_affine
+from crossmorph.images.nifti_header import HEADER_BYTES, Header, parse_header
 from crossmorph.images.orientation import embed_affine, spatial_axes
-from crossmorph.system.files import DEFLATE_LIMIT, atomic_output
+from crossmorph.system.files import atomic_output, unpacked
 from crossmorph.system.memory import check_room
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-GZIP_MAGIC = b"\x1f\x8b"
+PAIR_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz")
+
+
+class Stored(NamedTuple):
+    """What a file holds: voxels in its own shape, its header as one of NIfTI-1, and what is uncertain about it."""
+
+    voxels: Num[ndarray, "..."]
+    header: nibabel.Nifti1Header
+    cautions: tuple[str, ...]
 
 
 def nifti_content(path: Path, name: Path | None = None) -> Content:
     """Voxels of two or three axes with their place; errors as of :func:`read_nifti`, which call it ``name``."""
-    raw, header = read_nifti(path, name)
-    axes = spatial_axes(name or path, raw.shape)
-    voxels = raw.reshape(tuple(raw.shape[axis] for axis in axes))
-    affine, cautions = header_geometry(name or path, header, axes)
-    return Content(voxels, affine, plain_type(header), header, cautions=cautions)
+    stored = _read(path, name or path)
+    return _placed(name or path, stored, spatial_axes(name or path, stored.voxels.shape))
 
 
 def nifti_series(path: Path) -> Content:
@@ -61,80 +63,78 @@ def nifti_series(path: Path) -> Content:
     Raises:
         InputError: as of :func:`read_nifti`, or more than four axes.
     """
-    raw, header = read_nifti(path)
-    if max(raw.shape[4:], default=1) > 1:
-        raise InputError(f"{path}: has shape {raw.shape}, expected a series of at most four axes")
-    axes = spatial_axes(path, raw.shape[:3])
-    voxels = raw.reshape(*(raw.shape[axis] for axis in axes), -1)
-    affine, cautions = header_geometry(path, header, axes)
-    return Content(voxels, affine, plain_type(header), header, cautions=cautions)
+    stored = _read(path, path)
+    shape = stored.voxels.shape
+    if max(shape[4:], default=1) > 1:
+        raise InputError(f"{path}: has shape {shape}, expected a series of at most four axes")
+    content = _placed(path, stored, spatial_axes(path, shape[:3]))
+    return content._replace(voxels=content.voxels.reshape(*content.voxels.shape[: len(content.affine) - 1], -1))
 
 
-def read_nifti(path: Path, name: Path | None = None) -> tuple[Num[ndarray, "..."], nibabel.Nifti1Header]:
+def _placed(name: Path, stored: Stored, axes: tuple[int, ...]) -> Content:
+    """Voxels with their place: the axes of the image, and then all beyond the first three of more than one voxel."""
+    shape = stored.voxels.shape
+    kept = tuple(shape[axis] for axis in axes) + tuple(size for size in shape[3:] if size > 1)
+    affine, cautions = header_geometry(name, stored.header, axes)
+    voxels = stored.voxels.reshape(kept)
+    return Content(voxels, affine, plain_type(stored.header), stored.header, True, stored.cautions + cautions)
+
+
+def read_nifti(path: Path) -> tuple[Num[ndarray, "..."], nibabel.Nifti1Header]:
     """Read all of a NIfTI file, its announced size checked before and its gzip checksum after.
 
     Args:
-        path: a ``.nii`` or ``.nii.gz`` file; whether it is compressed is seen from its content.
-        name: what errors call it; None: its path.
+        path: a ``.nii`` or ``.nii.gz`` file of NIfTI-1 or NIfTI-2; whether it is compressed is seen from its content.
+            Or one of a pair ``.hdr`` and ``.img``, which may also be Analyze 7.5.
 
     Returns:
-        Voxels in the file's own shape, scaled by the header's factors, and the header.
+        Voxels in the file's own shape, scaled by the header's factors, and the header as one of NIfTI-1.
 
     Raises:
         InputError: not NIfTI, truncated, damaged, or not of one real number a voxel.
     """
-    name = name or path
-    with _unpacked(path, name) as stream:
-        head = stream.read(nibabel.Nifti1Header.template_dtype.itemsize)
-        header = _nifti_header(name, head)
-        needed = _content_size(path, name, header)
-        content = head + stream.read(max(needed - len(head), 0))
+    stored = _read(path, path)
+    return stored.voxels, stored.header
+
+
+def _read(path: Path, name: Path) -> Stored:
+    head_file, voxel_file = _files(path)
+    layout, nifti, cautions = _header(head_file, name)
+    with unpacked(voxel_file, name) as (stream, bound):
+        needed = _content_size(name, layout, bound)
+        content = stream.read(needed)
         while stream.read(1 << 20):  # gzip checks its checksum at the very end
             pass
     if len(content) < needed:
         raise InputError(f"{name}: is truncated: its header announces {needed} bytes, {len(content)} are there")
     try:
-        return np.asanyarray(nibabel.arrayproxy.ArrayProxy(io.BytesIO(content), header)), header
+        voxels = np.asanyarray(nibabel.arrayproxy.ArrayProxy(io.BytesIO(content), layout))
     except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
         raise InputError(f"{name}: its NIfTI header is invalid ({error})") from error
+    return Stored(voxels, nifti, cautions)
 
 
-@contextlib.contextmanager
-def _unpacked(path: Path, name: Path) -> Iterator[BinaryIO]:
-    """The content of a file, unpacked where it is compressed by gzip."""
-    try:
-        with path.open("rb") as stream:
-            yield cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if _packed(path) else stream
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{name}: is truncated or damaged ({error})") from error
+def _header(file: Path, name: Path) -> Header:
+    with unpacked(file, name) as (stream, _):
+        return parse_header(name, stream.read(HEADER_BYTES), file.name.lower().endswith(PAIR_SUFFIXES))
 
 
-def _packed(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+def _files(path: Path) -> tuple[Path, Path]:
+    """The files of header and voxels: one, or both of a pair of which one is named."""
+    suffix = next((suffix for suffix in PAIR_SUFFIXES if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        return path, path
+    stem, packed = path.name[: -len(suffix)], suffix.endswith(".gz")
+    kind = path.name[len(stem) : len(stem) + 4]
+    other = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}.get(kind, ".img")
+    named = [path.with_name(f"{stem}{other}{ending}") for ending in (("", ".gz")[packed], ("", ".gz")[not packed])]
+    beside = next((file for file in named if file.is_file()), None)
+    if beside is None:
+        raise InputError(f"{path}: is one of a pair of files, and {named[0].name} is not beside it")
+    return (path, beside) if kind.lower() == ".hdr" else (beside, path)
 
 
-def _nifti_header(path: Path, head: bytes) -> nibabel.Nifti1Header:
-    size = nibabel.Nifti1Header.template_dtype.itemsize
-    sizes = struct.unpack("<i", head[:4]) + struct.unpack(">i", head[:4]) if len(head) == size else ()
-    if 540 in sizes:
-        raise InputError(f"{path}: is NIfTI-2, which ITK does not read; convert it to NIfTI-1")
-    if size not in sizes:
-        raise InputError(f"{path}: is not a NIfTI file")
-    header = nibabel.Nifti1Header(head, check=False)
-    if int(header["datatype"]) not in nibabel.nifti1.data_type_codes.code:
-        raise InputError(f"{path}: has voxels of a type unknown to NIfTI, code {int(header['datatype'])}")
-    magic, offset = header["magic"].item(), float(header["vox_offset"])
-    if magic != b"n+1":
-        raise InputError(f"{path}: is not a NIfTI file of header and voxels in one (magic {magic!r}, expected b'n+1')")
-    if not header.single_vox_offset <= offset < np.inf:
-        raise InputError(f"{path}: its NIfTI header is invalid (voxels at byte {offset:g}, expected 352 or later)")
-    # The standard allows -1 and 1, files hold other values; nibabel refuses those, ITK takes the sign.
-    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
-    return header
-
-
-def _content_size(path: Path, name: Path, header: nibabel.Nifti1Header) -> int:
+def _content_size(name: Path, header: Any, bound: int) -> int:
     """Bytes of header and voxels. Raises InputError where the file is too small to hold them."""
     dtype = header.get_data_dtype()
     if dtype.names is not None or dtype.kind not in "iuf":
@@ -144,11 +144,8 @@ def _content_size(path: Path, name: Path, header: nibabel.Nifti1Header) -> int:
     if not shape or min(shape) < 1:
         raise InputError(f"{name}: has shape {shape}, expected axes of at least one voxel")
     needed = int(header.get_data_offset()) + math.prod(shape) * int(dtype.itemsize)
-    size = path.stat().st_size
-    if needed > size * (DEFLATE_LIMIT if _packed(path) else 1):
-        raise InputError(
-            f"{name}: is truncated: its header announces {needed} bytes, too many for a file of {size} bytes"
-        )
+    if needed > bound:
+        raise InputError(f"{name}: is truncated: its header announces {needed} bytes, too many for the file")
     check_room(name, math.prod(shape), needed)
     return needed
 
@@ -159,8 +156,7 @@ def read_affine(path: Path, dim: int) -> Float[ndarray, "n n"]:
     Raises:
         InputError: ITK refuses the geometry, it is singular or not finite, or contradicts itself about left and right.
     """
-    with _unpacked(path, path) as stream:
-        header = _nifti_header(path, stream.read(nibabel.Nifti1Header.template_dtype.itemsize))
+    header = _header(_files(path)[0], path).nifti
     axes = spatial_axes(path, header.get_data_shape()[:3]) if dim == 2 else (0, 1, 2)
     return header_geometry(path, header, axes).affine
 

@@ -12,8 +12,8 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.images.dicom import read_dicom
 from crossmorph.images.image import Content, Image
-from crossmorph.images.io import READABLE_SUFFIXES, READERS
-from crossmorph.images.nifti import NIFTI_SUFFIXES, nifti_series
+from crossmorph.images.io import READABLE_SUFFIXES, READERS, SERIES_SUFFIXES
+from crossmorph.images.nifti import nifti_series
 from crossmorph.images.nifti_geometry import coded, volume_affine
 from crossmorph.images.orientation import spatial_axes
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card
@@ -125,7 +125,7 @@ def _read(path: Path) -> _Found:
         return _found(read_dicom(path))
     suffix = suffix_of(path, READABLE_SUFFIXES, "image")
     with readable(path):
-        if suffix in NIFTI_SUFFIXES:
+        if suffix in SERIES_SUFFIXES:
             series = nifti_series(path)
             return _found(series._replace(voxels=series.voxels[..., 0]))._replace(volumes=series.voxels.shape[-1])
         return _found(READERS[suffix](path))

@@ -32,7 +32,7 @@ class Done(NamedTuple):
         ants: the `antsApplyTransforms` call that makes the same moved image, None without a transform.
         ants_caution: what is to be known before using it.
         kept: false where a check failed and nothing was written.
-        cautions: what is doubtful about the geometry of the images, one sentence with the file's name each.
+        cautions: what is uncertain about the geometry of the images, one sentence with the file's name each.
     """
 
     moving: Path

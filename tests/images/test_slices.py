@@ -153,3 +153,20 @@ def test_an_array_of_two_axes_that_leave_the_plane_is_refused(turn: str) -> None
     for shape, size in (((7, 6), 5), ((7, 6, 5), 3), ((7,), 3)):
         with pytest.raises(InputError, match="expected two or three axes and an affine of one more"):
             as_image((ramp(shape), np.eye(size)), "fixed image")
+
+
+@pytest.mark.parametrize("shape", [*PLANES.values(), (7, 6), (7, 6, 5)])
+@pytest.mark.parametrize("turn", TURNS)
+def test_simpleitk_images_leave_the_terminal_alone(
+    shape: tuple[int, ...], turn: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = sitk.GetImageFromArray(ramp(shape).T)
+    source.SetSpacing(SPACING[: len(shape)].tolist())
+    direction = TURNS[turn] if len(shape) == 3 else np.array([[0.8, -0.6], [0.6, 0.8]])
+    source.SetDirection(direction.ravel().tolist())
+    source.SetMetaData("sform_code_name", "NIFTI_XFORM_UNKNOWN")
+    capfd.readouterr()
+    in_form_of(as_image(source, "fixed image"), source)
+    with pytest.raises(InputError, match="every voxel is 0"):
+        as_image(source * 0, "moving image")
+    assert capfd.readouterr() == ("", "")

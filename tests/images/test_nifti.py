@@ -255,7 +255,11 @@ BAD = {
     "no data type": ("a.nii", lambda path: edit(path, datatype=77), "unknown to NIfTI, code 77"),
     "nan affine": ("a.nii", lambda path: edit(path, srow_x=[np.nan, 0, 0, 0]), "sform holds NaN"),
     "signalling nan": ("a.nii", signal_nan, "not finite|holds NaN"),
-    "singular affine": ("a.nii", lambda path: edit(path, srow_y=[0, 0, 0, 0], qform_code=0), "orthonormal"),
+    "singular affine": (
+        "a.nii",
+        lambda path: edit(path, srow_y=[0, 0, 0, 0], qform_code=0),
+        "no rotation, or singular",
+    ),
     "sheared": ("a.nii", lambda path: edit(path, SHEAR, (0, 1)), "orthonormal"),
     "detached": ("a.nii", lambda path: edit(path, magic=b"ni1"), "magic"),
 }

@@ -189,3 +189,11 @@ def test_what_is_written_has_one_geometry(tmp_path: Path, factor: tuple[float, .
     assert again.cautions == ()
     np.testing.assert_allclose(again.affine, image.affine, atol=1e-5)
     np.testing.assert_allclose(nibabel.load(tmp_path / "b.nii").affine, image.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("field", ["srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x"])
+def test_infinite_numbers_are_refused_before_itk_sees_them(tmp_path: Path, field: str, value: float) -> None:
+    # ITK does not return from some of these.
+    with pytest.raises(InputError, match=r"form holds NaN or infinity|NIfTI header is invalid"):
+        read_image(save(tmp_path / "a.nii", (1, 0) if field.startswith("s") else (0, 1), **{field: value}))

@@ -137,6 +137,24 @@ def test_analyze_is_read_as_itk_reads_it_and_has_no_orientation(tmp_path: Path) 
         assert image.stored == np.int16
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (70, np.int16(1024), "voxels of a type unknown to NIfTI, code 1024"),
+        (40, np.int16(32767), "has 32767 dimensions, expected 7 at most|type unknown to NIfTI"),
+        (108, np.float32(-5), "voxels at byte -5, expected 0 or later"),
+        (42, np.int16(0), "expected axes of at least one voxel"),
+    ],
+)
+def test_bad_analyze_headers_are_refused(tmp_path: Path, place: int, value: np.generic, reason: str) -> None:
+    save_analyze(tmp_path / "a.img")
+    content = bytearray((tmp_path / "a.hdr").read_bytes())
+    content[place : place + value.nbytes] = value.tobytes()
+    (tmp_path / "a.hdr").write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        read_image(tmp_path / "a.img")
+
+
 def test_the_scale_of_spm_is_that_of_nibabel(tmp_path: Path) -> None:
     save_analyze(tmp_path / "a.img", 0.5)
     image = read_image(tmp_path / "a.img")
@@ -246,6 +264,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda content: content[:-300],
     "cut in the directory": lambda content: content[:100],
     "text": lambda content: b"no image" + content[:0],
+    "another page without a size": lambda content: content[:142] + (8 + 12).to_bytes(4, "little") + content[146:],
 }
 
 

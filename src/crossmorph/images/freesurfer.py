@@ -17,6 +17,7 @@ from crossmorph.system.files import brief, unpacked
 from crossmorph.system.memory import check_room
 
 HEADER_BYTES = 284  # https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat
+VERSION = 1
 PLACED = slice(28, 30)  # goodRASFlag, which nibabel sets where it is not
 NO_PLACE = "Does not say where it lies (goodRASFlag is 0): FreeSurfer takes it for a coronal volume about the origin."
 ERRORS = (nibabel.freesurfer.mghformat.MGHError, nibabel.spatialimages.HeaderDataError, ValueError, KeyError)
@@ -30,8 +31,8 @@ def read_mgh(path: Path) -> Content:
     """
     with unpacked(path) as (stream, bound):
         head = stream.read(HEADER_BYTES)
-        if len(head) < HEADER_BYTES:
-            raise InputError(f"{path}: is not a FreeSurfer volume: it holds {len(head)} bytes")
+        if len(head) < HEADER_BYTES or int.from_bytes(head[:4], "big") != VERSION:
+            raise InputError(f"{path}: is not a FreeSurfer volume of version {VERSION}")
         try:
             header = nibabel.freesurfer.mghformat.MGHHeader.from_fileobj(io.BytesIO(head))
             shape = tuple(int(size) for size in header.get_data_shape())
@@ -53,8 +54,10 @@ def read_mgh(path: Path) -> Content:
         )
     axes = spatial_axes(path, shape)
     voxels = np.frombuffer(content, dtype).reshape(shape, order="F").astype(dtype.newbyteorder("="))
-    affine = header.get_affine()
+    with np.errstate(all="ignore"):
+        affine = header.get_affine()
+    kept = spatial_affine(path, affine, axes)
     lent = slice_header(affine, shape) if len(axes) == 2 else None
     cautions = () if int.from_bytes(head[PLACED], "big") == 1 else (NO_PLACE,)
-    kept = voxels.reshape(tuple(shape[axis] for axis in axes))
-    return Content(kept, spatial_affine(path, affine, axes), kept.dtype, lent, True, cautions)
+    voxels = voxels.reshape(tuple(shape[axis] for axis in axes))
+    return Content(voxels, kept, voxels.dtype, lent, True, cautions)

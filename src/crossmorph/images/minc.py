@@ -52,9 +52,10 @@ def read_minc(path: Path) -> Content:
         reason = brief(error) or type(error).__name__
         raise InputError(f"{path}: is not a MINC file that nibabel can read, or is damaged ({reason})") from error
     full = image.affine[:, [2, 1, 0, 3]]
+    affine = spatial_affine(path, full, axes)
     header = slice_header(full, image.shape[::-1]) if len(axes) == 2 else None
     stored = _exact_type(voxels, image.get_data_dtype().newbyteorder("="))
-    return Content(voxels, spatial_affine(path, full, axes), stored, header)
+    return Content(voxels, affine, stored, header)
 
 
 def _open_minc(path: Path) -> Any:

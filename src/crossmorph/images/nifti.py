@@ -44,9 +44,17 @@ PAIR_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
 class Stored(NamedTuple):
-    """What a file holds: voxels in its own shape, its header as one of NIfTI-1, and what is uncertain about it."""
+    """What a file holds.
+
+    Attributes:
+        voxels: in the file's own shape.
+        dtype: of the stored voxels, see :func:`plain_type`.
+        header: as one of NIfTI-1.
+        cautions: what is uncertain about it.
+    """
 
     voxels: Num[ndarray, "..."]
+    dtype: np.dtype | None
     header: nibabel.Nifti1Header
     cautions: tuple[str, ...]
 
@@ -77,7 +85,7 @@ def _placed(name: Path, stored: Stored, axes: tuple[int, ...]) -> Content:
     kept = tuple(shape[axis] for axis in axes) + tuple(size for size in shape[3:] if size > 1)
     affine, cautions = header_geometry(name, stored.header, axes)
     voxels = stored.voxels.reshape(kept)
-    return Content(voxels, affine, plain_type(stored.header), stored.header, True, stored.cautions + cautions)
+    return Content(voxels, affine, stored.dtype, stored.header, True, stored.cautions + cautions)
 
 
 def read_nifti(path: Path) -> tuple[Num[ndarray, "..."], nibabel.Nifti1Header]:
@@ -111,7 +119,7 @@ def _read(path: Path, name: Path) -> Stored:
         voxels = np.asanyarray(nibabel.arrayproxy.ArrayProxy(io.BytesIO(content), layout))
     except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
         raise InputError(f"{name}: its NIfTI header is invalid ({error})") from error
-    return Stored(voxels, nifti, cautions)
+    return Stored(voxels, plain_type(layout), nifti, cautions)
 
 
 def _header(file: Path, name: Path) -> Header:
@@ -161,7 +169,7 @@ def read_affine(path: Path, dim: int) -> Float[ndarray, "n n"]:
     return header_geometry(path, header, axes).affine
 
 
-def plain_type(header: nibabel.Nifti1Header) -> np.dtype | None:
+def plain_type(header: Any) -> np.dtype | None:
     """The type of the stored voxels where they are the intensities themselves; None where a scale comes between."""
     slope, intercept = header.get_slope_inter()
     if slope not in (None, 1) or intercept not in (None, 0):

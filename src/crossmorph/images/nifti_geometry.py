@@ -45,11 +45,12 @@ def header_geometry(name: Path, header: nibabel.Nifti1Header, axes: tuple[int, .
         InputError: ITK refuses the geometry, it is singular or not finite, or the header contradicts itself about
             left and right.
     """
+    stated, cautions = _stated(name, header)  # before ITK, which never returns from some infinite numbers
     used = volume_affine(name, header)
     volume = len(header.get_data_shape()) in (3, 4) and int(header["intent_code"]) == 0
     native = used if volume else _as_itk_reads(name, header)
     affine = spatial_affine(name, native, axes)
-    return Geometry(affine, _contradictions(name, header, used, axes))
+    return Geometry(affine, (*cautions, *_contradictions(name, header, stated, used, axes)))
 
 
 def volume_affine(name: Path, header: nibabel.Nifti1Header) -> Float[ndarray, "4 4"]:
@@ -97,12 +98,14 @@ def _as_itk_reads(name: Path, header: nibabel.Nifti1Header) -> ndarray:
     return itk_affine(reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin())
 
 
-def _contradictions(name: Path, header: nibabel.Nifti1Header, used: ndarray, axes: tuple[int, ...]) -> tuple[str, ...]:
+def _contradictions(
+    name: Path, header: nibabel.Nifti1Header, stated: dict[str, ndarray], used: ndarray, axes: tuple[int, ...]
+) -> list[str]:
     """Sentences on where the header and ITK's reading of it differ. Raises InputError where they are mirrored."""
     sizes = np.asarray(header["pixdim"][1:4], np.float64)
     negative = [f"pixdim[{axis + 1}]" for axis in axes if sizes[axis] < 0]
     missing = [f"pixdim[{axis + 1}]" for axis in axes if not abs(sizes[axis]) > 0 or not np.isfinite(sizes[axis])]
-    stated, cautions = _stated(name, header)
+    cautions = []
     mirrored = [form for form, said in stated.items() if _mirrored(used, said, axes)]
     if mirrored:
         reason = f"its {' and '.join(stated)} are mirror images of each other"
@@ -123,7 +126,7 @@ def _contradictions(name: Path, header: nibabel.Nifti1Header, used: ndarray, axe
                 f"The {form} puts a corner {apart:.4g} mm from where register, which follows ITK, puts it"
                 f"{_sizes_apart(used, said, axes)}; other programs may follow the {form}."
             )
-    return tuple(cautions)
+    return cautions
 
 
 def _stated(name: Path, header: nibabel.Nifti1Header) -> tuple[dict[str, ndarray], list[str]]:

@@ -67,9 +67,13 @@ def parse_header(name: Path, head: bytes, pair: bool) -> Header:
 
 
 def _check(name: Path, layout: Any, first: int) -> None:
-    """Refuse voxels of an unknown type or place."""
-    if int(layout["datatype"]) not in nibabel.nifti1.data_type_codes.code:
-        raise InputError(f"{name}: has voxels of a type unknown to NIfTI, code {int(layout['datatype'])}")
+    """Refuse voxels of an unknown type or place, and more dimensions than there are sizes."""
+    try:
+        layout.get_data_dtype()
+    except (nibabel.spatialimages.HeaderDataError, KeyError) as error:
+        raise InputError(f"{name}: has voxels of a type unknown to NIfTI, code {int(layout['datatype'])}") from error
+    if not 0 <= layout["dim"][0] <= 7:
+        raise InputError(f"{name}: has {layout['dim'][0]} dimensions, expected 7 at most")
     offset = float(layout["vox_offset"])
     if not first <= offset < 2**62:
         raise InputError(f"{name}: its NIfTI header is invalid (voxels at byte {offset:g}, expected {first} or later)")
@@ -84,7 +88,8 @@ def _as_nifti1(name: Path, layout: Any) -> nibabel.Nifti1Header:
         made = nibabel.Nifti1Header(endianness=layout.endianness)
         analyze = isinstance(layout, nibabel.Spm2AnalyzeHeader)
         for field in (*FIELDS, "scl_slope") if analyze else FIELDS + NIFTI_FIELDS:
-            made[field] = layout[field]
+            with np.errstate(all="ignore"):  # infinite in fewer bits: refused with the geometry
+                made[field] = layout[field]
     made["magic"], made["vox_offset"] = made.single_magic, made.single_vox_offset
     # The standard allows -1 and 1, files hold other values; nibabel refuses those, ITK takes the sign.
     made["pixdim"][0] = -1 if made["pixdim"][0] < 0 else 1

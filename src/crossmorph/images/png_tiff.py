@@ -14,7 +14,7 @@ import PIL.TiffImagePlugin
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import PAGE, Content, Image
-from crossmorph.system.files import DEFLATE_LIMIT, atomic_output
+from crossmorph.system.files import DEFLATE_LIMIT, atomic_output, brief
 
 # Pillow would log damaged files on the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -93,10 +93,13 @@ def read_tiff(path: Path) -> Content:
                 kind = _tiff_type(path, tiff)
                 levels = np.asarray(tiff)
                 inverted = tiff.mode == "L" and tiff.tag_v2.get(PHOTOMETRIC) == 0
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, *TOO_LARGE) as error:
-        if isinstance(error, (InputError, PermissionError)):
-            raise
-        raise InputError(f"{path}: is not a TIFF file of a known kind, or is damaged or too large ({error})") from error
+    except (InputError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises errors of many types on a damaged file
+        reason = brief(error) or type(error).__name__
+        raise InputError(
+            f"{path}: is not a TIFF file of a known kind, or is damaged or too large ({reason})"
+        ) from error
     levels = np.ascontiguousarray(levels, levels.dtype.newbyteorder("="))
     if kind in ("u4", "i1"):  # Pillow's types have no sign here, or one there
         levels = levels.view(kind)

@@ -112,7 +112,8 @@ def examine(path: Path, model: str | None = None) -> Examined:
     findings = [*_series(found), *voxels, *_place(found), *_sampling(found)]
     image = None
     if not any(each.level == "problem" for each in voxels):
-        image = Image(np.asarray(found.voxels, np.float32), found.affine, found.physical)
+        with np.errstate(over="ignore"):
+            image = Image(np.asarray(found.voxels, np.float32), found.affine, found.physical)
         findings += _slices(found)
         findings += [] if any(each.name == "labels" for each in voxels) else _guesses(image)
     plan = _plan(found, image, model)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint bench faults fuzz clean
+.PHONY: demo test test-all lint bench faults formats fuzz clean
 
 demo: .venv/.demo
 	$(BIN)/crossmorph demo
@@ -22,7 +22,10 @@ lint: .venv/.lint
 bench: .venv/.bench
 	$(BIN)/python benchmarks/register.py
 
-# Kills, full disks, two writers; damaged files: what docs/robustness.md tells of.
+# Every image format beside nibabel and SimpleITK; kills, full disks, two writers; damaged files: docs/robustness.md.
+formats: .venv/.test
+	$(BIN)/python benchmarks/formats.py
+
 faults: .venv/.test
 	$(BIN)/python benchmarks/faults.py
 

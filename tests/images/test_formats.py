@@ -263,9 +263,30 @@ def test_dicom_of_one_slice_is_two_dimensional(tmp_path: Path) -> None:
     np.testing.assert_allclose(image.affine, geometry(theirs[:, :, 0]), atol=1e-6)
 
 
+@pytest.mark.parametrize("uid", ["1.2.3", "1.2.4"])
+def test_a_dicom_file_means_its_series(tmp_path: Path, uid: str) -> None:
+    several(tmp_path / "both")
+    save_dicom(tmp_path / "one", volume(ramp() if uid == "1.2.3" else ramp((7, 6, 2)), OBLIQUE), uid)
+    expected = read_image(tmp_path / "one")
+    for number in (1, 2):
+        image = read_image(tmp_path / "both" / f"{uid}-0{number}.dcm")
+        np.testing.assert_array_equal(image.data, expected.data)
+        np.testing.assert_array_equal(image.affine, expected.affine)
+    cut = tmp_path / "both" / "1.2.3-02.dcm"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    for name in (f"{uid}-01.dcm", "1.2.3-02.dcm"):
+        with pytest.raises(InputError, match=r"DICOM files are truncated.*: 1\.2\.3-02\.dcm"):
+            read_image(tmp_path / "both" / name)
+    (tmp_path / "text.dcm").write_text("no slice")
+    with pytest.raises(InputError, match=r"text\.dcm: is not a DICOM file"):
+        read_image(tmp_path / "text.dcm")
+    with pytest.raises(InputError, match="No such file"):
+        read_image(tmp_path / "none.dcm")
+
+
 def several(folder: Path) -> None:
     """Two series in one folder."""
-    save_dicom(folder, volume(ramp(), OBLIQUE))
+    save_dicom(folder, volume(ramp(), OBLIQUE), _0008103e="T1w")
     save_dicom(folder, volume(ramp((7, 6, 2)), OBLIQUE), "1.2.4")
 
 
@@ -310,7 +331,11 @@ def colour(shape: tuple[int, ...]) -> sitk.Image:
 
 BAD_SERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda folder: folder.mkdir(), "without DICOM files, expected an image file or one DICOM series"),
-    "several": (several, r"holds 2 DICOM series, 1\.2\.3 \(5 files\), 1\.2\.4 \(2 files\); expected one"),
+    "several": (
+        several,
+        r"holds 2 DICOM series: T1w \(5 slices of 7 x 6, 1\.2\.3-01\.dcm\); without description \(2 slices of 7 x 6, "
+        r"1\.2\.4-01\.dcm\); expected one: give a file of it instead of the folder",
+    ),
     "missing": (
         lambda folder: save_dicom(folder, volume(ramp(), OBLIQUE), skip=(2,)),
         r"slices are missing: 1\.2\.3-04\.dcm and 1\.2\.3-02\.dcm lie 6 mm apart, the others 3 mm \(4 slices\)",
@@ -396,7 +421,7 @@ BAD = {
     "truncated": (".mha", lambda path: cut(path, -4), "announces 16384 bytes of voxels, too many for the 16380"),
     "truncated nrrd": (".nrrd", lambda path: cut(path, -4), "announces 16384 bytes of voxels, too many for the 16380"),
     "truncated minc": (".mnc", lambda path: cut(path, -4), "truncated"),
-    "truncated tiff": (".tif", lambda path: edit_tiff(path, -300), "cannot be read by ITK"),
+    "truncated tiff": (".tif", lambda path: edit_tiff(path, -300), "is damaged"),
     "header only": (".mha", lambda path: cut(path, 60), "cannot be read by ITK"),
     "truncated zlib": (".mha", lambda path: cut(path, -4, True), "is truncated"),
     "truncated gzip": (".nrrd", lambda path: cut(path, -4, True), "is truncated"),
@@ -410,19 +435,23 @@ BAD = {
     "huge gzip": (".nrrd", lambda path: edit(path, "32 32 8$", "10000 10000 10000", True), "2000000000000 bytes"),
     "zero axis": (".mha", lambda path: edit(path, "32 32 8$", "0 32 8"), r"shape \(0, 32, 8\)"),
     "negative axis": (".mha", lambda path: edit(path, "32 32 8$", "-7 32 8"), "too many for"),
-    "zero spacing": (".mha", lambda path: edit(path, "Spacing = .*", "Spacing = 0 1 1"), "its spacing is zero"),
+    "zero spacing": (".mha", lambda path: edit(path, "Spacing = .*", "Spacing = 0 1 1"), "its affine is singular"),
     "nan spacing": (".mha", lambda path: edit(path, "Spacing = .*", "Spacing = nan 1 1"), "expected finite numbers"),
-    "nan origin": (".mha", lambda path: edit(path, "Offset = .*", "Offset = 0 nan 0"), "offset is 0 nan 0, expected"),
+    "nan origin": (".mha", lambda path: edit(path, "Offset = .*", "Offset = 0 nan 0"), "Offset is 0 nan 0, expected"),
     "singular": (
         ".mha",
         lambda path: edit(path, "trix = .*", "trix = 1 0 0 1 0 0 0 0 1"),
-        "its direction is zero, sin",
+        "its affine is singular",
     ),
-    "zero spacing nrrd": (".nrrd", lambda path: edit(path, r"ions: \(.*?\)", "ions: (0,0,0)"), "its spacing is zero"),
+    "zero spacing nrrd": (
+        ".nrrd",
+        lambda path: edit(path, r"ions: \(.*?\)", "ions: (0,0,0)"),
+        "its affine is singular",
+    ),
     "singular nrrd": (
         ".nrrd",
         lambda path: edit(path, "ions: .*", "ions: (0,1,0) (0,1,0) (0,0,1)"),
-        "its direction is zero, singular",
+        "its affine is singular",
     ),
     "nan nrrd": (
         ".nrrd",
@@ -439,7 +468,7 @@ BAD = {
         "vector of 8-bit unsigned.* expected one real",
     ),
     "colour nrrd": (".nrrd", lambda path: edit(path, image=colour((5, 6, 7))), "expected one real number each"),
-    "colour tiff": (".tif", lambda path: edit(path, image=colour((6, 7))), "expected one real number each"),
+    "colour tiff": (".tif", lambda path: edit(path, image=colour((6, 7))), r"colour or transparency \(mode RGB\)"),
     "palette tiff": (".tif", lambda path: picture("P").save(path), r"\(mode P\); save it as greyscale"),
     "transparent tiff": (".tif", lambda path: picture("LA").save(path), r"\(mode LA\); save it as greyscale"),
     "pages": (".tif", lambda path: edit(path, image=volume(ramp(dtype=np.uint8))), "holds 5 pages"),

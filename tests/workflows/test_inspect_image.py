@@ -105,7 +105,7 @@ CASES: dict[str, Case] = {
     "no orientation": (
         lambda path, t2: save(path, t2, codes=(0, 0)), "orientation", "problem", "Neither qform nor sform says",
     ),
-    "two orientations": (disagreeing, "orientation", "problem", "put a corner 3.0 mm apart; register follows ITK"),
+    "two orientations": (disagreeing, "orientation", "problem", "The qform puts a corner 3 mm from where register"),
     "never set": (
         lambda path, t2: save(path, np.tile(t2, (4, 4)), np.eye(4)), "field of view", "problem",
         "is 512 x 512 mm, which is no head's; a spacing of exactly 1 mm looks like one that was never set",
@@ -203,7 +203,7 @@ def test_text_json_and_exit_codes(tmp_path, t2, monkeypatch, capsys):
     code, out = call(bad, good, "--json")
     told = json.loads(out)
     assert (code, [each["readable"] for each in told]) == (2, [False, True])
-    assert "is not gzip-compressed" in told[0]["findings"][0]["sentence"]
+    assert "is not a NIfTI file" in told[0]["findings"][0]["sentence"]
     assert told[0]["register"] == "would refuse it"
     assert call(tmp_path / "absent.nii")[0] == 2
 

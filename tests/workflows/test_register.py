@@ -191,7 +191,7 @@ def test_the_device_has_one_default():
     ("source", "error", "reason"),
     [
         (7, TypeError, "moving image: received int, expected a path"),
-        ((np.zeros((4, 4)), np.eye(4)), InputError, r"moving image: received an array of shape \(4, 4\)"),
+        ((np.zeros((4, 4)), np.eye(5)), InputError, r"moving image: received an array of shape \(4, 4\)"),
         ((np.eye(4), np.zeros((3, 3))), InputError, "moving image: its affine is singular"),
         ((np.full((4, 4), np.nan), np.eye(3)), InputError, "moving image: 16 of 16 voxels are NaN"),
         (nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), InputError, "moving image: every voxel is 1"),

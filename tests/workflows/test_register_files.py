@@ -175,6 +175,39 @@ def test_outputs_carry_the_fixed_images_header(tmp_path, pair):
     assert nibabel.load(files.outputs.labels[0].target).get_data_dtype() == np.uint8
 
 
+def test_doubtful_geometry_is_said(tmp_path, pair):
+    files = written(tmp_path, pair, KINDS["rotated"])
+    nifti = nibabel.load(files.moving)
+    nifti.set_qform(nifti.affine, 0)
+    nifti.set_sform(nifti.affine, 0)
+    nibabel.save(nifti, tmp_path / "placeless.nii")
+    outputs = files.outputs._replace(labels=())
+    assert register_files(files.moving, files.fixed, outputs).cautions == ()
+    done = register_files(tmp_path / "placeless.nii", files.fixed, outputs, keep_failed=True)
+    (said,) = done.as_dict()["cautions"]
+    assert said.startswith(f"{tmp_path / 'placeless.nii'}: Neither qform nor sform says")
+    assert f"  caution: {said}" in done.as_text().splitlines()
+
+
+def test_a_slice_stored_across_comes_back_as_it_was_stored(tmp_path, pair):
+    turned = np.array([[-1.5, 0, 0, 90], [0, 0, 1.5, 7], [0, 1.5, 0, -90], [0, 0, 0, 1]])  # (X, 1, Z), coronal
+    files = written(tmp_path, pair, KINDS["axial"])
+    for path in files[:3]:
+        voxels = np.asarray(nibabel.load(path).dataobj)
+        nifti = nibabel.Nifti1Image(voxels.reshape(voxels.shape[0], 1, voxels.shape[1]), turned[:, [0, 2, 1, 3]])
+        nifti.set_qform(nifti.affine, 1)
+        nibabel.save(nifti, path)
+    done = register_files(files.moving, files.fixed, files.outputs, keep_failed=True)
+    for path, like in ((files.outputs.moved, files.fixed), (files.outputs.translated, files.moving)):
+        ours, theirs = nibabel.load(path), nibabel.load(like)
+        assert ours.shape == theirs.shape
+        assert ours.shape[1] == 1
+        np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+    assert nibabel.load(files.outputs.labels[0].target).shape == nibabel.load(files.fixed).shape
+    assert (done.ants, done.passed) == (None, True)
+    assert f"cannot read slices stored (X, 1, Z), here {files.moving}, {files.fixed}" in done.ants_caution
+
+
 def test_centres_work_from_file_to_file(tmp_path, pair):
     files = written(tmp_path, pair, KINDS["axial"])
     far = read_image(files.moving)

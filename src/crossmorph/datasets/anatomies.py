@@ -29,7 +29,8 @@ from crossmorph.system.progress import tracked
 PersonSplit = Literal["train", "validation", "test"]
 SPLITS: tuple[PersonSplit, ...] = get_args(PersonSplit)
 INDEX = "anatomies.json"
-FREESURFER = ".mgz"
+# Of a pair of files one counts, and of a DICOM series the folder would.
+MAPS = tuple(suffix for suffix in READABLE_SUFFIXES if suffix not in (".img", ".img.gz", ".dcm"))
 LESIONS = "_lesions"  # ends the name of a mask of lesions, to be laid over the map NAME_tissues or NAME
 FINEST = 1.0  # mm: finer maps are thinned out
 COARSEST = 4.5  # mm: a gyrus would be lost
@@ -173,7 +174,7 @@ def _maps(sources: Sequence[Path]) -> Iterator[Path]:
         if not source.is_dir():
             raise InputError(f"{source}: is no folder; expected a folder of label maps")
         for path in sorted(source.rglob("*")):
-            known = path.name.lower().endswith((*READABLE_SUFFIXES, FREESURFER))
+            known = path.name.lower().endswith(MAPS)
             if known and path.is_file() and not _stem(path).endswith(LESIONS):
                 yield path
 
@@ -213,7 +214,8 @@ def _person(name: str, assigned: dict[str, PersonSplit] | None, seed: int) -> tu
 
 def _read_map(path: Path, own: Table | None) -> tuple[LabelMap, Table, str]:
     """The labels, right-anterior-superior, 1 mm or coarser, the part of the table they use, and the name of that."""
-    data, affine = _read(path)
+    image = read_image(path, labels=True)
+    data, affine = image.data, image.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if data.ndim != 3 or min(data.shape) < FEWEST or spacing.max() > COARSEST:
         sizes = " x ".join(f"{size:g}" for size in spacing)
@@ -227,7 +229,7 @@ def _read_map(path: Path, own: Table | None) -> tuple[LabelMap, Table, str]:
     name, table = table_of(labels, own)
     lesions = _lesions_beside(path)
     if lesions is not None:
-        mask, _ = _read(lesions)
+        mask = read_image(lesions, labels=True).data
         if mask.shape != data.shape:
             raise InputError(f"{lesions.name} has another shape than it; expected the same grid")
         lesion = next((label for label, structure in table.items() if structure.signal == "lesion"), None)
@@ -246,17 +248,6 @@ def _lesions_beside(path: Path) -> Path | None:
         if beside.is_file():
             return beside
     return None
-
-
-def _read(path: Path) -> tuple[ndarray, ndarray]:
-    if not path.name.lower().endswith(FREESURFER):
-        image = read_image(path, labels=True)
-        return image.data, image.affine
-    try:
-        volume: Any = nibabel.load(path)
-        return np.asarray(volume.dataobj).astype(np.int32), np.asarray(volume.affine)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"is truncated or damaged ({brief(error)})") from error
 
 
 def _canonical(data: ndarray, affine: ndarray) -> LabelMap:

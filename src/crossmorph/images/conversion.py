@@ -15,7 +15,9 @@ from crossmorph.images.image import Content, Image, ImageLike
 from crossmorph.images.io import checked_image, exact_image, read_content, write_image
 from crossmorph.images.itk import sitk_content, sitk_image
 from crossmorph.images.nifti import nifti_content
-from crossmorph.images.orientation import spatial_affine
+from crossmorph.images.orientation import spatial_affine, spatial_axes
+
+FLAT = 1e-4  # millimetres out of the axial plane by one within it
 
 
 def as_image(source: object, role: str) -> Image:
@@ -25,18 +27,29 @@ def as_image(source: object, role: str) -> Image:
 
     Args:
         source: a path, a nibabel or SimpleITK image, ``(array, affine)``, or an :class:`Image`, which stays as it is.
+            An array of three axes of which one has one voxel is a slice; one of two axes may have the 4 x 4 affine of
+            an axial slice.
         role: what to call it in errors.
 
     Raises:
         InputError: the image cannot be used.
         TypeError: it is of no known form.
     """
-    return source if isinstance(source, Image) else checked_image(*_content(source, role))
+    return _ours(source, role) if isinstance(source, Image) else checked_image(*_content(source, role))
 
 
 def as_exact_image(source: object, role: str) -> Image:
     """The same of any intensities, with whole numbers as integers (:func:`crossmorph.images.io.exact_numbers`)."""
-    return source if isinstance(source, Image) else exact_image(*_content(source, role))
+    return _ours(source, role) if isinstance(source, Image) else exact_image(*_content(source, role))
+
+
+def _ours(image: Image, role: str) -> Image:
+    """The image, unless it is a slice that is said to be a volume."""
+    if len(spatial_axes(Path(role), image.shape)) != image.dim:
+        raise InputError(
+            f"{role}: is an image of shape {image.shape}, a single slice; expected two axes and a 3 x 3 affine"
+        )
+    return image
 
 
 def _content(source: object, role: str) -> tuple[Path, Content]:
@@ -60,13 +73,23 @@ def _content(source: object, role: str) -> tuple[Path, Content]:
 
 
 def _array_content(name: Path, voxels: ndarray, affine: ndarray) -> Content:
-    size = voxels.ndim + 1
-    if voxels.ndim not in (2, 3) or affine.shape != (size, size):
+    affine = np.asarray(affine, np.float64)
+    sizes = {2: (3, 4), 3: (4,)}.get(voxels.ndim, ())
+    if affine.shape not in [(size, size) for size in sizes]:
         raise InputError(
             f"{name}: received an array of shape {voxels.shape} with an affine of shape {affine.shape}; expected two "
-            "or three axes and an affine of one more"
+            "or three axes and an affine of one more, or two axes and an affine of 4 x 4"
         )
-    return Content(voxels, spatial_affine(name, np.asarray(affine, np.float64), voxels.ndim), voxels.dtype)
+    if affine.shape[0] == voxels.ndim + 2 and not np.allclose(
+        affine[2, :2], 0, atol=FLAT * np.abs(affine[:2, :2]).max()
+    ):
+        raise InputError(
+            f"{name}: received an array of two axes that leave the axial plane, by {affine[2, :2].tolist()} mm, "
+            "which an image of two axes cannot hold; expected an affine of 3 x 3, of the plane alone"
+        )
+    axes = spatial_axes(name, voxels.shape)
+    shape = tuple(voxels.shape[axis] for axis in axes)
+    return Content(voxels.reshape(shape), spatial_affine(name, affine, axes), voxels.dtype)
 
 
 def in_form_of(image: Image, source: ImageLike) -> Any:
@@ -77,7 +100,7 @@ def in_form_of(image: Image, source: ImageLike) -> Any:
         made = sitk.GetImageFromArray(image.data.reshape(source.GetSize()).T)
         made.CopyInformation(source)
         return made
-    return image.data if isinstance(source, tuple) else image
+    return image.data.reshape(source[0].shape) if isinstance(source, tuple) else image
 
 
 def to_nibabel(image: Image) -> nibabel.Nifti1Image:

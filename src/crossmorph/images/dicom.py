@@ -19,7 +19,7 @@ POSITION_TOLERANCE_MM = 0.02
 POSITION_TOLERANCE = 0.01  # of the spacing
 
 SERIES_NAMED = 5
-SERIES = "0020|000e"  # SeriesInstanceUID
+SERIES, DESCRIPTION = "0020|000e", "0008|103e"  # SeriesInstanceUID, SeriesDescription
 DICOM_MAGIC = (128, b"DICM")  # https://dicom.nema.org/medical/dicom/current/output/chtml/part10/chapter_7.html
 META_BYTES = 1 << 20
 LONG_TYPES = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UC", b"UR", b"UT", b"SV", b"UV"}
@@ -27,8 +27,19 @@ SHORT_TYPES = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"
 SHORT_TYPES |= {b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 
 
-def read_dicom(folder: Path) -> Content:
+def read_dicom_file(path: Path) -> Content:
+    """Read the series that a DICOM file belongs to, from the file's folder; see :func:`read_dicom`."""
+    if not _is_dicom(path):
+        raise InputError(f"{path}: is not a DICOM file")
+    return read_dicom(path.parent, path)
+
+
+def read_dicom(folder: Path, member: Path | None = None) -> Content:
     """Read the DICOM series that a folder holds, in order of position.
+
+    Args:
+        folder: of the series.
+        member: one file of the series, where the folder may hold several.
 
     Returns:
         Voxels rescaled by the slices' factors; ``stored`` is the type after that, where all slices share it.
@@ -37,7 +48,7 @@ def read_dicom(folder: Path) -> Content:
         InputError: no series or several, slices that are missing, truncated, doubled, shifted against each other or
             unlike the others, several frames a file, or colour.
     """
-    files, slices = _series(folder)
+    files, slices = _series(folder, member)
     for file, reader in zip(files, slices, strict=True):
         check_header(file, reader, "GDCMImageIO")
         size, bound = reader.GetSize(), DEFLATE_LIMIT * file.stat().st_size
@@ -57,12 +68,15 @@ def read_dicom(folder: Path) -> Content:
             image = series.Execute()
     except ITK_ERRORS as error:
         raise _lost(folder, files, [file for file in files if not _read_alone(file)]) from error
-    content = itk_content(folder, image)
+    content = itk_content(folder, image, sitk.GetArrayFromImage(image).T)
     return content if len(types) == 1 else content._replace(stored=None)
 
 
-def _series(folder: Path) -> tuple[list[Path], list[sitk.ImageFileReader]]:
-    """The files of the one series in a folder, and readers that have read their headers."""
+Slices = list[tuple[Path, sitk.ImageFileReader]]
+
+
+def _series(folder: Path, member: Path | None) -> tuple[list[Path], list[sitk.ImageFileReader]]:
+    """The files of the one series in a folder, or of a member's, and readers that have read their headers."""
     try:
         candidates = [file for file in sorted(folder.iterdir()) if _is_dicom(file)]
         # GDCM itself would read every file of the folder, and never returns from some that are damaged.
@@ -71,28 +85,44 @@ def _series(folder: Path) -> tuple[list[Path], list[sitk.ImageFileReader]]:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error
     if not candidates:
         raise InputError(f"{folder}: is a folder without DICOM files, expected an image file or one DICOM series")
-    series: dict[str, list[tuple[Path, sitk.ImageFileReader]]] = {}
+    series: dict[str, Slices] = {}
     for file in candidates:
         if file in damaged:
             continue
         try:
             reader = read_header(file, "GDCMImageIO")
-            name = reader.GetMetaData(SERIES).strip(" \0") if reader.HasMetaDataKey(SERIES) else ""
+            name = _tag(reader, SERIES)
+            series.setdefault(name, []).append((file, reader))
         except (InputError, *ITK_ERRORS):
             damaged.append(file)
-        else:
-            series.setdefault(name, []).append((file, reader))
-    if len(series) > 1:
-        named = sorted(series.items())
-        found = ", ".join(f"{brief(name)} ({len(files)} files)" for name, files in named[:SERIES_NAMED])
-        more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
-        raise InputError(
-            f"{folder}: holds {len(series)} DICOM series, {found}{more}; expected one; move it to a folder of its own"
-        )
+    if member in damaged:
+        raise _lost(folder, candidates, damaged)
+    chosen = [slices for slices in series.values() if member is None or member in [file for file, _ in slices]]
+    if len(chosen) > 1:
+        raise _several(folder, series)
     if damaged:
         raise _lost(folder, candidates, damaged)
-    ((files, slices),) = (zip(*found, strict=True) for found in series.values())
+    ((files, slices),) = (zip(*found, strict=True) for found in chosen)
     return list(files), list(slices)
+
+
+def _several(folder: Path, series: dict[str, Slices]) -> InputError:
+    """Names the series by what tells them apart, and how to choose one."""
+    named = []
+    for _, slices in sorted(series.items())[:SERIES_NAMED]:
+        file, reader = slices[0]
+        title = brief(_tag(reader, DESCRIPTION)) or "without description"
+        size = " x ".join(map(str, reader.GetSize()[:2]))
+        named.append(f"{title} ({len(slices)} slice{'s' * (len(slices) > 1)} of {size}, {brief(file.name)})")
+    more = f", and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
+    return InputError(
+        f"{folder}: holds {len(series)} DICOM series: {'; '.join(named)}{more}; expected one: give a file of it "
+        "instead of the folder"
+    )
+
+
+def _tag(reader: sitk.ImageFileReader, key: str) -> str:
+    return reader.GetMetaData(key).strip(" \0") if reader.HasMetaDataKey(key) else ""
 
 
 def _lost(folder: Path, files: list[Path], lost: list[Path]) -> InputError:

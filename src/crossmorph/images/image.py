@@ -33,8 +33,10 @@ class Image:
         physical: False where the file has no millimetres (PNG): spacing 1 by convention. A NIfTI file without
             position codes is physical: its spacing is in the header, and only its position is unknown (ITK puts it at
             the origin).
-        header: header of the NIfTI file it came from, carried into outputs on the same grid.
+        header: header of the NIfTI file it came from, carried into outputs on the same grid; of a slice that another
+            format stores with three axes, one that holds its place in the volume.
         stored: type of the file's voxels where they are the intensities or labels themselves, without a scale.
+        cautions: sentences on what is uncertain about the geometry: a file that contradicts itself or does not say.
     """
 
     data: Shaped[ndarray, "*space"]
@@ -42,6 +44,7 @@ class Image:
     physical: bool = True
     header: nibabel.Nifti1Header | None = None
     stored: np.dtype | None = None
+    cautions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an affine of another dimension than the data."""
@@ -182,6 +185,16 @@ def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
     return Scaled(np.clip(scaled, 0, 1, out=scaled).astype(np.float32), low, high)
 
 
+def slice_header(affine: Float[ndarray, "4 4"], shape: tuple[int, ...]) -> nibabel.Nifti1Header:
+    """A header that holds where a slice of three axes, one of them of one voxel, lies in RAS millimetres."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(shape[:3])
+    header.set_qform(affine, 1)
+    header.set_sform(affine, 1)
+    header.set_xyzt_units("mm")
+    return header
+
+
 # Affine of a PNG or TIFF file, which has no millimetres: one a pixel, first pixel at the origin, x to the left and y to
 # the back as in ITK.
 PAGE = np.diag([-1.0, -1.0, 1.0])
@@ -196,6 +209,7 @@ class Content(NamedTuple):
         stored: type of the voxels in the file, None where a scale comes between them and the intensities.
         header: of a NIfTI file.
         physical: whether the affine has millimetres.
+        cautions: as of :class:`Image`.
     """
 
     voxels: Num[ndarray, "*space"]
@@ -203,3 +217,4 @@ class Content(NamedTuple):
     stored: np.dtype | None
     header: nibabel.Nifti1Header | None = None
     physical: bool = True
+    cautions: tuple[str, ...] = ()

@@ -12,27 +12,29 @@ import numpy as np
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.dicom import read_dicom
+from crossmorph.images.dicom import read_dicom, read_dicom_file
+from crossmorph.images.freesurfer import read_mgh
 from crossmorph.images.image import Content, Image
 from crossmorph.images.metaimage_nrrd import read_itk, write_itk
 from crossmorph.images.minc import read_minc
-from crossmorph.images.nifti import NIFTI_SUFFIXES, nifti_content, plain_type, read_affine, read_nifti, write_nifti
-from crossmorph.images.orientation import spatial_shape
+from crossmorph.images.nifti import NIFTI_SUFFIXES, PAIR_SUFFIXES, nifti_content, nifti_series, write_nifti
 from crossmorph.images.png_tiff import GREY_SUFFIXES, read_png, read_tiff, write_png_tiff
 from crossmorph.system.files import readable, suffix_of
 
 # Formats that can be written: an image is one file, so that it appears complete.
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *GREY_SUFFIXES, ".mha", ".nrrd")
 # Formats that can be read, besides a folder of one DICOM series.
-READABLE_SUFFIXES = (*IMAGE_SUFFIXES, ".mhd", ".nhdr", ".mnc", ".mnc.gz")
+READABLE_SUFFIXES = (*IMAGE_SUFFIXES, ".mhd", ".nhdr", ".mnc", ".mnc.gz", ".mgz", ".mgh", ".dcm", *PAIR_SUFFIXES)
+SERIES_SUFFIXES = (*NIFTI_SUFFIXES, *PAIR_SUFFIXES)
 
 
 def read_image(path: str | Path, labels: bool = False) -> Image:
     """Read an image or a label map.
 
-    NIfTI (``.nii``, ``.nii.gz``), MetaImage (``.mha``, ``.mhd``), NRRD (``.nrrd``, ``.nhdr``), MINC (``.mnc``,
-    ``.mnc.gz``), greyscale PNG and TIFF, or a folder that holds one DICOM series. Trailing axes of one voxel are
-    dropped: ``(X, Y, 1)`` and ``(X, Y, 1, 1)`` are 2-D.
+    NIfTI (``.nii``, ``.nii.gz``, ``.hdr`` with ``.img``), Analyze 7.5, FreeSurfer (``.mgz``, ``.mgh``), MetaImage
+    (``.mha``, ``.mhd``), NRRD (``.nrrd``, ``.nhdr``), MINC (``.mnc``, ``.mnc.gz``), greyscale PNG and TIFF, a folder
+    that holds one DICOM series, or one file (``.dcm``) of a series in its folder. An axis of one voxel is dropped:
+    ``(X, Y, 1)``, ``(X, Y, 1, 1)``, ``(X, 1, Z)`` and ``(1, Y, Z)`` are 2-D.
 
     Args:
         path: the file or folder.
@@ -53,13 +55,16 @@ def read_image(path: str | Path, labels: bool = False) -> Image:
 def checked_image(name: Path, content: Content, labels: bool = False) -> Image:
     """Voxels with their geometry as an image. Raises InputError as :func:`read_image` does, with ``name`` in it."""
     data = _labels(name, content.voxels) if labels else _varied(name, _intensities(name, content.voxels))
-    return Image(data, content.affine, content.physical, content.header, content.stored)
+    return _image(content._replace(voxels=data))
+
+
+def _image(content: Content) -> Image:
+    return Image(content.voxels, content.affine, content.physical, content.header, content.stored, content.cautions)
 
 
 def exact_image(name: Path, content: Content) -> Image:
     """Voxels with their geometry as an image, whole numbers without loss; errors as of :func:`exact_numbers`."""
-    data = exact_numbers(name, content.voxels)
-    return Image(data, content.affine, content.physical, content.header, content.stored)
+    return _image(content._replace(voxels=exact_numbers(name, content.voxels)))
 
 
 def read_series(path: str | Path, exact: bool = False) -> list[Image]:
@@ -77,20 +82,14 @@ def read_series(path: str | Path, exact: bool = False) -> list[Image]:
         InputError: as of :func:`read_image`, or more than four axes.
     """
     path = Path(path)
-    if path.is_dir() or not path.name.lower().endswith(NIFTI_SUFFIXES):
+    if path.is_dir() or not path.name.lower().endswith(SERIES_SUFFIXES):
         content = read_content(path)
         content = content._replace(voxels=content.voxels[..., None])
     else:
         with readable(path):
-            raw, header = read_nifti(path)
-            shape = spatial_shape(path, raw.shape[:3])
-            if max(raw.shape[4:], default=1) > 1:
-                raise InputError(f"{path}: has shape {raw.shape}, expected a series of at most four axes")
-            voxels, affine = raw.reshape(*shape, -1), read_affine(path, len(shape))
-        content = Content(voxels, affine, plain_type(header), header)
+            content = nifti_series(path)
     data = exact_numbers(path, content.voxels) if exact else _intensities(path, content.voxels)
-    geometry = content.affine, content.physical, content.header, content.stored
-    return [Image(np.ascontiguousarray(data[..., i]), *geometry) for i in range(data.shape[-1])]
+    return [_image(content._replace(voxels=np.ascontiguousarray(data[..., i]))) for i in range(data.shape[-1])]
 
 
 def write_image(path: str | Path, image: Image) -> None:
@@ -100,7 +99,8 @@ def write_image(path: str | Path, image: Image) -> None:
     float32. ``image.header`` lends the through-plane position, the number of axes and the position code; qform and
     sform are the same, and ITK reads ``image.affine`` back.
 
-    MetaImage (``.mha``) and NRRD (``.nrrd``), compressed: the same types; a 2-D image has two axes.
+    MetaImage (``.mha``) and NRRD (``.nrrd``), compressed: the same types. A 2-D image has two axes, or three where
+    ``image.header`` has them.
 
     PNG and TIFF (2-D only, geometry is not stored): whole numbers, or floats rounded to them, at 8 bits if they lie
     in 0..255 and at 16 bits if in 0..65535; floats within 0..1 that are not whole are stored times 65535. Nothing
@@ -124,7 +124,7 @@ def write_image(path: str | Path, image: Image) -> None:
     elif suffix in NIFTI_SUFFIXES:
         write_nifti(path, image.data, image.affine, image.header)
     else:
-        write_itk(path, image.data, image.affine)
+        write_itk(path, image.data, image.affine, image.header)
 
 
 def write_series(path: str | Path, images: list[Image], timing: nibabel.Nifti1Header | None = None) -> None:
@@ -222,8 +222,9 @@ def _integers(raw: ndarray) -> ndarray | None:
 
 
 READERS: dict[str, Callable[[Path], Content]] = {
-    ".nii.gz": nifti_content,
-    ".nii": nifti_content,
+    **dict.fromkeys(SERIES_SUFFIXES, nifti_content),
+    **dict.fromkeys((".mgz", ".mgh"), read_mgh),
+    ".dcm": read_dicom_file,
     ".png": read_png,
     ".tif": read_tiff,
     ".tiff": read_tiff,

@@ -1,53 +1,27 @@
-"""ITK's readers without output on the terminal: checked headers, voxels with their geometry, reasons of errors."""
+"""ITK's readers: checked headers, voxels with their geometry, reasons of errors."""
 
 import contextlib
-import os
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Num, Shaped
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.image import Content
-from crossmorph.images.orientation import itk_affine, lps_to_ras, spatial_affine, spatial_shape
+from crossmorph.images.image import Content, slice_header
+from crossmorph.images.itk_silence import ITK_ERRORS as ITK_ERRORS
+from crossmorph.images.itk_silence import reason_line
+from crossmorph.images.itk_silence import silent_itk as silent_itk
+from crossmorph.images.orientation import itk_affine, lps_to_ras, spatial_affine, spatial_axes
 from crossmorph.system.files import brief
-
-# What SimpleITK raises; the second where ITK's message quotes bytes of a damaged file.
-ITK_ERRORS = (RuntimeError, UnicodeDecodeError)
-
-_SILENCE = threading.RLock()
-
-
-@contextlib.contextmanager
-def silent_itk() -> Iterator[None]:
-    """Run ITK without output on the terminal.
-
-    MetaIO, HDF5 and libtiff write to the process's standard error themselves, past ITK's own switch, so the stream is
-    redirected to the null device; by one thread at a time, since two would restore each other's stream.
-    """
-    with _SILENCE:
-        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
-        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            os.close(nowhere)
-            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def itk_reason(error: Exception) -> str:
     """The line of a SimpleITK exception with the reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return brief(next((line for line in reversed(lines) if "ERROR" in line), lines[-1]))
+    return brief(reason_line(error))
 
 
 REALS = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
@@ -85,21 +59,23 @@ def check_header(path: Path, reader: sitk.ImageFileReader | sitk.Image, kind: st
     if min(reader.GetSize(), default=0) < 1:
         raise InputError(f"{path}: has shape {reader.GetSize()}, expected axes of at least one voxel")
     if kind != "TIFFImageIO":
-        spatial_shape(path, reader.GetSize())
+        spatial_axes(path, reader.GetSize())
 
 
 def sitk_content(name: Path, image: sitk.Image) -> Content:
     """Voxels and geometry of an image in memory. Raises InputError where it cannot be used; ``name`` is for errors."""
     check_header(name, image, "")
-    return itk_content(name, image)
+    return itk_content(name, image, sitk.GetArrayFromImage(image).T)
 
 
-def itk_content(path: Path, image: sitk.Image) -> Content:
-    """Voxels and geometry of an image that ITK has read; ``path`` is for errors."""
-    affine = itk_affine(image.GetSpacing(), image.GetDirection(), image.GetOrigin())
-    shape = spatial_shape(path, image.GetSize())
-    voxels = sitk.GetArrayFromImage(image).T.reshape(shape)
-    return Content(voxels, spatial_affine(path, affine, len(shape)), voxels.dtype)
+def itk_content(path: Path, header: sitk.Image | sitk.ImageFileReader, voxels: Num[ndarray, "..."]) -> Content:
+    """Voxels, x first, with the geometry that ITK has read; ``path`` is for errors."""
+    affine = itk_affine(header.GetSpacing(), header.GetDirection(), header.GetOrigin())
+    axes = spatial_axes(path, voxels.shape)
+    shape = tuple(voxels.shape[axis] for axis in axes)
+    kept = spatial_affine(path, affine, axes)
+    lent = slice_header(affine, voxels.shape) if len(axes) == 2 and len(affine) == 4 else None
+    return Content(voxels.reshape(shape), kept, voxels.dtype, lent)
 
 
 def sitk_image(data: Shaped[ndarray, "*space"], affine: Float[ndarray, "n n"]) -> sitk.Image:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.images.image import Content
-from crossmorph.images.orientation import spatial_affine, spatial_shape
+from crossmorph.images.image import Content, slice_header
+from crossmorph.images.orientation import spatial_affine, spatial_axes
 from crossmorph.system.files import DEFLATE_LIMIT, brief
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -44,15 +44,18 @@ def read_minc(path: Path) -> Content:
                     f"{path}: is truncated: its header announces {announced} bytes, too many for a file of "
                     f"{path.stat().st_size} bytes"
                 )
-            shape = spatial_shape(path, image.shape[::-1])
-            voxels = np.asarray(image.dataobj).T.reshape(shape)
+            axes = spatial_axes(path, image.shape[::-1])
+            voxels = np.asarray(image.dataobj).T.reshape([image.shape[::-1][axis] for axis in axes])
     except InputError:
         raise
     except Exception as error:  # nibabel raises errors of many types on a damaged file
         reason = brief(error) or type(error).__name__
         raise InputError(f"{path}: is not a MINC file that nibabel can read, or is damaged ({reason})") from error
-    affine = spatial_affine(path, image.affine[:, [2, 1, 0, 3]], len(shape))
-    return Content(voxels, affine, _exact_type(voxels, image.get_data_dtype().newbyteorder("=")))
+    full = image.affine[:, [2, 1, 0, 3]]
+    affine = spatial_affine(path, full, axes)
+    header = slice_header(full, image.shape[::-1]) if len(axes) == 2 else None
+    stored = _exact_type(voxels, image.get_data_dtype().newbyteorder("="))
+    return Content(voxels, affine, stored, header)
 
 
 def _open_minc(path: Path) -> Any:

@@ -10,7 +10,9 @@ A 2-D image has two world axes only, and ITK has two ways of dropping the third:
 * a file of two axes ``(X, Y)`` keeps the spacing of the header, along the first two components of each axis direction
   normalised to length one;
 * a file of three axes ``(X, Y, 1)`` is a volume of one slice, and its slice (SimpleITK's ``volume[:, :, 0]``) keeps the
-  first two components of each axis, so an oblique slice is seen foreshortened from above.
+  first two components of each axis, so an oblique slice is seen foreshortened from above. Likewise ``(X, 1, Z)`` is
+  ``volume[:, 0, :]`` and keeps the first and the third component, and ``(1, Y, Z)`` the second and the third. ITK's two
+  components, whichever they are, are negated in ``Image.affine``.
 
 A coronal or sagittal slice has no two such components: stored ``(X, Y, 1)`` its axes become those of the page (LPS
 identity), as in SimpleITK; stored ``(X, Y)`` neither ITK nor crossmorph can read it. ITK's own 2-D reader
@@ -19,99 +21,128 @@ axes in the same way.
 """
 
 import contextlib
-import gzip
 import io
 import math
-import struct
-import zlib
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 from jaxtyping import Float, Num, Shaped
 from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Content, storable
-from crossmorph.images.itk import ITK_ERRORS, itk_reason, silent_itk
-from crossmorph.images.orientation import embed_affine, itk_affine, spatial_affine, spatial_shape
-from crossmorph.system.files import DEFLATE_LIMIT, atomic_output
+from crossmorph.images.nifti_geometry import header_geometry, lent_shape, volume_affine
+from crossmorph.images.nifti_header import HEADER_BYTES, Header, parse_header
+from crossmorph.images.orientation import embed_affine, spatial_axes
+from crossmorph.system.files import atomic_output, unpacked
 from crossmorph.system.memory import check_room
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+PAIR_SUFFIXES = (".hdr", ".img", ".hdr.gz", ".img.gz")
+
+
+class Stored(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        voxels: in the file's own shape.
+        dtype: of the stored voxels, see :func:`plain_type`.
+        header: as one of NIfTI-1.
+        cautions: what is uncertain about it.
+    """
+
+    voxels: Num[ndarray, "..."]
+    dtype: np.dtype | None
+    header: nibabel.Nifti1Header
+    cautions: tuple[str, ...]
 
 
 def nifti_content(path: Path, name: Path | None = None) -> Content:
     """Voxels of two or three axes with their place; errors as of :func:`read_nifti`, which call it ``name``."""
-    raw, header = read_nifti(path, name)
-    raw = raw.reshape(spatial_shape(name or path, raw.shape))
-    return Content(raw, read_affine(path, raw.ndim, name), plain_type(header), header)
+    stored = _read(path, name or path)
+    return _placed(name or path, stored, spatial_axes(name or path, stored.voxels.shape))
 
 
-def read_nifti(path: Path, name: Path | None = None) -> tuple[Num[ndarray, "..."], nibabel.Nifti1Header]:
+def nifti_series(path: Path) -> Content:
+    """The volumes of a series; as :func:`nifti_content`, and the last axis of the voxels counts the volumes.
+
+    Raises:
+        InputError: as of :func:`read_nifti`, or more than four axes.
+    """
+    stored = _read(path, path)
+    shape = stored.voxels.shape
+    if max(shape[4:], default=1) > 1:
+        raise InputError(f"{path}: has shape {shape}, expected a series of at most four axes")
+    content = _placed(path, stored, spatial_axes(path, shape[:3]))
+    return content._replace(voxels=content.voxels.reshape(*content.voxels.shape[: len(content.affine) - 1], -1))
+
+
+def _placed(name: Path, stored: Stored, axes: tuple[int, ...]) -> Content:
+    """Voxels with their place: the axes of the image, and then all beyond the first three of more than one voxel."""
+    shape = stored.voxels.shape
+    kept = tuple(shape[axis] for axis in axes) + tuple(size for size in shape[3:] if size > 1)
+    affine, cautions = header_geometry(name, stored.header, axes)
+    voxels = stored.voxels.reshape(kept)
+    return Content(voxels, affine, stored.dtype, stored.header, True, stored.cautions + cautions)
+
+
+def read_nifti(path: Path) -> tuple[Num[ndarray, "..."], nibabel.Nifti1Header]:
     """Read all of a NIfTI file, its announced size checked before and its gzip checksum after.
 
     Args:
-        path: A ``.nii`` or ``.nii.gz`` file.
-        name: What errors call it; None: its path.
+        path: a ``.nii`` or ``.nii.gz`` file of NIfTI-1 or NIfTI-2; whether it is compressed is seen from its content.
+            Or one of a pair ``.hdr`` and ``.img``, which may also be Analyze 7.5.
 
     Returns:
-        Voxels in the file's own shape, scaled by the header's factors, and the header.
+        Voxels in the file's own shape, scaled by the header's factors, and the header as one of NIfTI-1.
 
     Raises:
         InputError: not NIfTI, truncated, damaged, or not of one real number a voxel.
     """
-    name = name or path
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    try:
-        with opener(path, "rb") as stream:
-            head = stream.read(nibabel.Nifti1Header.template_dtype.itemsize)
-            header = _nifti_header(name, head)
-            needed = _content_size(path, name, header)
-            content = head + stream.read(max(needed - len(head), 0))
-            while stream.read(1 << 20):  # gzip checks its checksum at the very end
-                pass
-    except gzip.BadGzipFile as error:
-        raise InputError(f"{name}: is not gzip-compressed or is damaged ({error})") from error
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{name}: is truncated or damaged ({error})") from error
+    stored = _read(path, path)
+    return stored.voxels, stored.header
+
+
+def _read(path: Path, name: Path) -> Stored:
+    head_file, voxel_file = _files(path)
+    layout, nifti, cautions = _header(head_file, name)
+    with unpacked(voxel_file, name) as (stream, bound):
+        needed = _content_size(name, layout, bound)
+        content = stream.read(needed)
+        while stream.read(1 << 20):  # gzip checks its checksum at the very end
+            pass
     if len(content) < needed:
         raise InputError(f"{name}: is truncated: its header announces {needed} bytes, {len(content)} are there")
     try:
-        return np.asanyarray(nibabel.arrayproxy.ArrayProxy(io.BytesIO(content), header)), header
+        voxels = np.asanyarray(nibabel.arrayproxy.ArrayProxy(io.BytesIO(content), layout))
     except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
         raise InputError(f"{name}: its NIfTI header is invalid ({error})") from error
+    return Stored(voxels, plain_type(layout), nifti, cautions)
 
 
-def _nifti_header(path: Path, head: bytes) -> nibabel.Nifti1Header:
-    size = nibabel.Nifti1Header.template_dtype.itemsize
-    sizes = struct.unpack("<i", head[:4]) + struct.unpack(">i", head[:4]) if len(head) == size else ()
-    if 540 in sizes:
-        raise InputError(f"{path}: is NIfTI-2, which ITK does not read; convert it to NIfTI-1")
-    if size not in sizes:
-        raise InputError(f"{path}: is not a NIfTI file")
-    header = nibabel.Nifti1Header(head, check=False)
-    if int(header["datatype"]) not in nibabel.nifti1.data_type_codes.code:
-        raise InputError(f"{path}: has voxels of a type unknown to NIfTI, code {int(header['datatype'])}")
-    magic, offset = header["magic"].item(), float(header["vox_offset"])
-    if magic != b"n+1":
-        raise InputError(f"{path}: is not a NIfTI file of header and voxels in one (magic {magic!r}, expected b'n+1')")
-    if not header.single_vox_offset <= offset < np.inf:
-        raise InputError(f"{path}: its NIfTI header is invalid (voxels at byte {offset:g}, expected 352 or later)")
-    # The standard allows -1 and 1, files hold other values; nibabel refuses those, ITK takes the sign.
-    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
-    try:
-        with np.errstate(invalid="ignore"):
-            finite = np.isfinite(header.get_best_affine()).all()
-    except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
-        raise InputError(f"{path}: its NIfTI header is invalid ({error})") from error
-    if not finite:
-        raise InputError(f"{path}: its affine holds NaN or infinity")
-    return header
+def _header(file: Path, name: Path) -> Header:
+    with unpacked(file, name) as (stream, _):
+        return parse_header(name, stream.read(HEADER_BYTES), file.name.lower().endswith(PAIR_SUFFIXES))
 
 
-def _content_size(path: Path, name: Path, header: nibabel.Nifti1Header) -> int:
+def _files(path: Path) -> tuple[Path, Path]:
+    """The files of header and voxels: one, or both of a pair of which one is named."""
+    suffix = next((suffix for suffix in PAIR_SUFFIXES if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        return path, path
+    stem, packed = path.name[: -len(suffix)], suffix.endswith(".gz")
+    kind = path.name[len(stem) : len(stem) + 4]
+    other = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}.get(kind, ".img")
+    named = [path.with_name(f"{stem}{other}{ending}") for ending in (("", ".gz")[packed], ("", ".gz")[not packed])]
+    beside = next((file for file in named if file.is_file()), None)
+    if beside is None:
+        raise InputError(f"{path}: is one of a pair of files, and {named[0].name} is not beside it")
+    return (path, beside) if kind.lower() == ".hdr" else (beside, path)
+
+
+def _content_size(name: Path, header: Any, bound: int) -> int:
     """Bytes of header and voxels. Raises InputError where the file is too small to hold them."""
     dtype = header.get_data_dtype()
     if dtype.names is not None or dtype.kind not in "iuf":
@@ -121,36 +152,24 @@ def _content_size(path: Path, name: Path, header: nibabel.Nifti1Header) -> int:
     if not shape or min(shape) < 1:
         raise InputError(f"{name}: has shape {shape}, expected axes of at least one voxel")
     needed = int(header.get_data_offset()) + math.prod(shape) * int(dtype.itemsize)
-    size = path.stat().st_size
-    if needed > size * (DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1):
-        raise InputError(
-            f"{name}: is truncated: its header announces {needed} bytes, too many for a file of {size} bytes"
-        )
+    if needed > bound:
+        raise InputError(f"{name}: is truncated: its header announces {needed} bytes, too many for the file")
     check_room(name, math.prod(shape), needed)
     return needed
 
 
-def read_affine(path: Path, dim: int, name: Path | None = None) -> Float[ndarray, "n n"]:
-    """Index-to-RAS matrix of the first ``dim`` axes of a NIfTI file, as ITK reads it (see the module).
-
-    Errors call the file ``name`` where that is given.
+def read_affine(path: Path, dim: int) -> Float[ndarray, "n n"]:
+    """Index-to-RAS matrix of a NIfTI file's image of ``dim`` axes, as ITK reads it (see the module).
 
     Raises:
-        InputError: ITK refuses the geometry, or it is singular or not finite.
+        InputError: ITK refuses the geometry, it is singular or not finite, or contradicts itself about left and right.
     """
-    name = name or path
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("NiftiImageIO")
-    reader.SetFileName(str(path))
-    try:
-        with silent_itk():
-            reader.ReadImageInformation()
-    except ITK_ERRORS as error:
-        raise InputError(f"{name}: ITK cannot use its geometry ({itk_reason(error)})") from error
-    return spatial_affine(name, itk_affine(reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()), dim)
+    header = _header(_files(path)[0], path).nifti
+    axes = spatial_axes(path, header.get_data_shape()[:3]) if dim == 2 else (0, 1, 2)
+    return header_geometry(path, header, axes).affine
 
 
-def plain_type(header: nibabel.Nifti1Header) -> np.dtype | None:
+def plain_type(header: Any) -> np.dtype | None:
     """The type of the stored voxels where they are the intensities themselves; None where a scale comes between."""
     slope, intercept = header.get_slope_inter()
     if slope not in (None, 1) or intercept not in (None, 0):
@@ -216,12 +235,7 @@ def _placements(
     embedded = (embed_affine(affine), shape)
     if header is None:
         return [embedded]
-    lent = shape + (1,) * (len(header.get_data_shape()) - 2)
-    placements = []
-    for form in (header.get_sform, header.get_qform):
-        # ITK uses one of the two; the other may hold any value.
-        with contextlib.suppress(nibabel.spatialimages.HeaderDataError, ValueError), np.errstate(all="ignore"):
-            full = form()
-            if np.isfinite(full).all() and np.linalg.det(full) != 0:
-                placements.append((full, lent))
-    return [*placements, (embedded[0], lent), embedded]
+    lent = lent_shape(shape, header.get_data_shape())
+    with contextlib.suppress(InputError):
+        return [(volume_affine(Path(), header), lent), (embedded[0], lent), embedded]
+    return [(embedded[0], lent), embedded]

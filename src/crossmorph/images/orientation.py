@@ -17,38 +17,43 @@ SINGULAR_DIRECTION = 1e-3
 SPACINGS = (1e-5, 1e6)
 
 
-def spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without trailing axes of one voxel: two axes or three.
+def spatial_axes(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that make an image of two or three axes: of three of which one has one voxel, the other two.
+
+    Args:
+        path: the file, for errors.
+        shape: of the file, trailing axes of one voxel included.
 
     Raises:
-        InputError: fewer axes, or more.
+        InputError: fewer than two axes, or more than three of more than one voxel.
     """
-    axes = max([2, *(axis + 1 for axis, size in enumerate(shape) if size > 1)])
-    if len(shape) < 2 or axes > 3:
+    if len(shape) < 2 or max(shape[3:], default=1) > 1:
         raise InputError(
             f"{path}: has shape {shape}, expected a 2-D or 3-D image; extract one volume of a series first"
         )
-    return shape[:axes]
+    layers = [axis for axis, size in enumerate(shape[:3]) if size == 1]
+    flat = max(layers, default=3) if len(shape) > 2 else 2
+    return tuple(axis for axis in range(3) if axis != flat)
 
 
-def spatial_affine(path: Path, affine: Float[ndarray, "m m"], dim: int) -> Float[ndarray, "n n"]:
-    """The affine of the first ``dim`` axes of an image; of a slice of a volume see :mod:`crossmorph.images.nifti`.
+def spatial_affine(path: Path, affine: Float[ndarray, "m m"], kept_axes: tuple[int, ...]) -> Float[ndarray, "n n"]:
+    """The affine of some axes of an image; of a slice of a volume see :mod:`crossmorph.images.nifti`.
 
     Args:
         path: the file, for errors.
         affine: index to RAS millimetres of all its axes.
-        dim: axes to keep, no more than there are.
+        kept_axes: axes to keep, see :func:`spatial_axes`.
 
     Raises:
         InputError: the result is singular, not finite, or has an implausible voxel size.
     """
-    axes = len(affine) - 1
+    axes, dim = len(affine) - 1, len(kept_axes)
     with np.errstate(over="ignore", invalid="ignore"):
-        spacing = np.linalg.norm(affine[:axes, :dim], axis=0)
+        spacing = np.linalg.norm(affine[:axes, list(kept_axes)], axis=0)
     if not np.isfinite(spacing).all():
         raise InputError(f"{path}: its affine is singular or not finite")
-    kept = np.eye(dim + 1)
-    kept[:dim, :dim], kept[:dim, dim] = affine[:dim, :dim], affine[:dim, axes]
+    # ITK keeps the world axes of the same numbers, in its own frame.
+    kept = lps_to_ras(lps_to_ras(affine)[np.ix_([*kept_axes, axes], [*kept_axes, axes])])
     if abs(np.linalg.det(kept[:dim, :dim] / np.where(spacing > 0, spacing, 1))) < SINGULAR_DIRECTION:
         if axes == dim:
             advice = "; a coronal or sagittal slice must be stored with three axes, (X, Y, 1)" if dim == 2 else ""

@@ -26,7 +26,7 @@ from crossmorph.system.environment import versions
 from crossmorph.system.files import read_json, readable
 
 FORMAT: Literal["crossmorph provenance 2"] = "crossmorph provenance 2"
-HEADERS = (".mhd", ".nhdr")  # their voxels are in another file
+HEADERS = (".mhd", ".nhdr", ".hdr", ".img", ".hdr.gz", ".img.gz", ".dcm")  # part of the image is in another file
 MOST_THREADS = 1024  # that a record can ask for
 FORTH = "maps points of the fixed image to the moving image"
 DIRECTIONS = {"transform": FORTH, "inverse": "maps points of the moving image to the fixed image"}
@@ -158,7 +158,7 @@ def digest(path: Path) -> str:
         return hashlib.sha256("".join(f"{digest(file)}  {file.name}\n" for file in files).encode()).hexdigest()
     with readable(path), path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256")
-    if path.suffix.lower() in HEADERS:
+    if path.name.lower().endswith(HEADERS):
         found.update(read_content(path).voxels.tobytes())
     return found.hexdigest()
 

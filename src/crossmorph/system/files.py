@@ -1,12 +1,14 @@
 """Files of any kind: errors that name them, and outputs that appear complete or not at all."""
 
 import contextlib
+import gzip
 import os
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +16,8 @@ from crossmorph.errors import InputError
 
 # Deflate compresses at most 1032 bytes into one (https://zlib.net/zlib_tech.html), which bounds the content of a file.
 DEFLATE_LIMIT = 1032
+
+GZIP_MAGIC = b"\x1f\x8b"
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 # The temporary files of the sets of outputs that are being written, by the outputs' names.
@@ -78,6 +82,28 @@ def read_json(path: Path, form: type[Form], what: str) -> Form:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
         raise InputError(f"{path}: not {what} ({where}{first['msg']})") from error
+
+
+@contextlib.contextmanager
+def unpacked(path: Path, name: Path | None = None) -> Iterator[tuple[BinaryIO, int]]:
+    """The content of a file, unpacked where it is compressed by gzip, whatever its name says.
+
+    Yields:
+        A stream, and the most bytes that it can hold.
+
+    Raises:
+        InputError: the compressed content ends early or is damaged; it calls the file ``name`` where that is given.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        compressed = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        stream.seek(0)
+        try:
+            yield (
+                (cast(BinaryIO, gzip.GzipFile(fileobj=stream)), DEFLATE_LIMIT * size) if compressed else (stream, size)
+            )
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{name or path}: is truncated or damaged ({error})") from error
 
 
 @contextlib.contextmanager

@@ -11,9 +11,11 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.dicom import read_dicom
-from crossmorph.images.image import Image
-from crossmorph.images.io import READABLE_SUFFIXES, READERS
-from crossmorph.images.nifti import NIFTI_SUFFIXES, plain_type, read_affine, read_nifti
+from crossmorph.images.image import Content, Image
+from crossmorph.images.io import READABLE_SUFFIXES, READERS, SERIES_SUFFIXES
+from crossmorph.images.nifti import nifti_series
+from crossmorph.images.nifti_geometry import coded, volume_affine
+from crossmorph.images.orientation import spatial_axes
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, find_card, read_card
 from crossmorph.networks.hierarchy import Hierarchy
 from crossmorph.system.files import readable, suffix_of
@@ -24,7 +26,6 @@ from crossmorph.workflows.guess_contrast import appearance
 Level = Literal["ok", "note", "problem"]
 
 FIELD_OF_VIEW_MM = (100.0, 400.0)  # of the longest side, that a head fits
-DISAGREEMENT_MM = 0.1  # between qform and sform, at a corner
 OBLIQUE_DEGREES = 1.0
 THICK = 4.0  # spacing by the finest
 THIN_VOXELS = {2: 32, 3: 8}  # along an axis
@@ -80,6 +81,7 @@ class _Found(NamedTuple):
     stored: str
     header: nibabel.Nifti1Header | None
     volumes: int
+    cautions: tuple[str, ...]
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -110,7 +112,8 @@ def examine(path: Path, model: str | None = None) -> Examined:
     findings = [*_series(found), *voxels, *_place(found), *_sampling(found)]
     image = None
     if not any(each.level == "problem" for each in voxels):
-        image = Image(np.asarray(found.voxels, np.float32), found.affine, found.physical)
+        with np.errstate(over="ignore"):
+            image = Image(np.asarray(found.voxels, np.float32), found.affine, found.physical)
         findings += _slices(found)
         findings += [] if any(each.name == "labels" for each in voxels) else _guesses(image)
     plan = _plan(found, image, model)
@@ -120,22 +123,20 @@ def examine(path: Path, model: str | None = None) -> Examined:
 
 def _read(path: Path) -> _Found:
     if path.is_dir():
-        content = read_dicom(path)
-        return _Found(content.voxels, content.affine, content.physical, _type(content.stored), None, 1)
+        return _found(read_dicom(path))
     suffix = suffix_of(path, READABLE_SUFFIXES, "image")
     with readable(path):
-        if suffix in NIFTI_SUFFIXES:
-            raw, header = read_nifti(path)
-            axes = max([2, *(axis + 1 for axis, size in enumerate(raw.shape[:3]) if size > 1)])
-            volumes = raw.reshape(*raw.shape[:axes], -1) if raw.ndim >= axes else raw.reshape(*raw.shape, 1, 1)
-            stored = _type(plain_type(header), header.get_data_dtype())
-            return _Found(volumes[..., 0], read_affine(path, axes), True, stored, header, volumes.shape[-1])
-        content = READERS[suffix](path)
-    return _Found(content.voxels, content.affine, content.physical, _type(content.stored), content.header, 1)
+        if suffix in SERIES_SUFFIXES:
+            series = nifti_series(path)
+            return _found(series._replace(voxels=series.voxels[..., 0]))._replace(volumes=series.voxels.shape[-1])
+        return _found(READERS[suffix](path))
 
 
-def _type(plain: np.dtype | None, stored: np.dtype | None = None) -> str:
-    return str(plain) if plain is not None else f"{stored or 'voxels'} with a scale"
+def _found(content: Content) -> _Found:
+    stored = str(content.stored) if content.stored is not None else "voxels with a scale"
+    if content.stored is None and content.header is not None:
+        stored = f"{content.header.get_data_dtype()} with a scale"
+    return _Found(content.voxels, content.affine, content.physical, stored, content.header, 1, content.cautions)
 
 
 def _facts(path: Path, found: _Found, finite: Num[ndarray, " some"]) -> dict[str, Any]:
@@ -158,16 +159,15 @@ def _facts(path: Path, found: _Found, finite: Num[ndarray, " some"]) -> dict[str
 
 def _orientation(found: _Found) -> str | None:
     """The ends of the world axes that the voxel axes point to, as ``RAS``; None where the file does not say."""
-    if not found.physical or (found.header is not None and not _codes(found.header)):
+    if not found.physical or (found.header is not None and not coded(found.header)):
         return None
     dim = len(found.affine) - 1
-    full = np.eye(4)
+    full, axes = np.eye(4), tuple(range(dim))
     full[:dim, :dim] = found.affine[:dim, :dim]
-    return "".join(code or "?" for code in nibabel.aff2axcodes(full)[:dim])
-
-
-def _codes(header: nibabel.Nifti1Header) -> bool:
-    return int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+    if found.header is not None:
+        full, axes = volume_affine(Path(), found.header), spatial_axes(Path(), found.header.get_data_shape()[:3])
+    codes = nibabel.aff2axcodes(full)
+    return "".join(codes[axis] or "?" for axis in axes)
 
 
 def _some(values: Num[ndarray, " all"]) -> Num[ndarray, " some"]:
@@ -216,7 +216,7 @@ def _place(found: _Found) -> list[Finding]:
     if not found.physical:
         sentence = "Has no millimetres and no orientation; register takes it to show what the model was trained on."
         return [Finding("note", "geometry", sentence)]
-    findings = [] if found.header is None else _codes_agree(found, found.header)
+    findings = [Finding("problem", "orientation", caution) for caution in found.cautions]
     matrix = found.affine[:-1, :-1] / np.array(found.spacing)
     if len(matrix) == 3 and np.linalg.det(matrix) < 0:
         sentence = "The axes are left-handed, as many scanners store them; the affine says so, and register follows it."
@@ -228,26 +228,6 @@ def _place(found: _Found) -> list[Finding]:
         )
         findings.append(Finding("ok", "oblique", sentence))
     return findings
-
-
-def _codes_agree(found: _Found, header: nibabel.Nifti1Header) -> list[Finding]:
-    if not _codes(header):
-        sentence = "Neither qform nor sform says where it lies: left and right are not known, nor the position."
-        return [Finding("problem", "orientation", sentence)]
-    if int(header["qform_code"]) <= 0 or int(header["sform_code"]) <= 0:
-        return []
-    try:
-        with np.errstate(all="ignore"):
-            forms = header.get_qform(), header.get_sform()
-    except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
-        return [Finding("problem", "orientation", f"Its qform cannot be used ({error}).")]
-    size = (*found.voxels.shape, 1)[:3]
-    corners = np.stack([*np.meshgrid(*([0, end - 1] for end in size)), np.ones((2, 2, 2))]).reshape(4, -1)
-    apart = np.linalg.norm((forms[0] - forms[1]) @ corners, axis=0).max()
-    if not apart > DISAGREEMENT_MM:
-        return []
-    sentence = f"qform and sform put a corner {apart:.1f} mm apart; register follows ITK, other programs may not."
-    return [Finding("problem", "orientation", sentence)]
 
 
 def _sampling(found: _Found) -> list[Finding]:

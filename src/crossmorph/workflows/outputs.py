@@ -130,14 +130,16 @@ def ants_call(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Im
     named = [str(word) for pair in files for word in pair]
     words = ["antsApplyTransforms", "-d", str(dim), *named, "-n", "Linear"]
     # ITK's own 2-D reader, see crossmorph.images.nifti.
-    slices = [
-        str(path)
+    shapes = {
+        path: image.header.get_data_shape()
         for path, image in images.items()
         if dim == 2 and image.header and len(image.header.get_data_shape()) > 2
-    ]
-    caution = (
-        f"-d 2 ignores the axis directions of files stored (X, Y, 1), here {', '.join(slices)}" if slices else None
-    )
+    }
+    turned = [str(path) for path, shape in shapes.items() if shape[2] > 1]
+    if turned:
+        return None, f"antsApplyTransforms -d 2 cannot read slices stored (X, 1, Z), here {', '.join(turned)}"
+    named_shapes = ", ".join(map(str, shapes))
+    caution = f"-d 2 ignores the axis directions of files stored (X, Y, 1), here {named_shapes}" if shapes else None
     return shlex.join(words), caution
 
 

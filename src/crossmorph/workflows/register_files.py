@@ -35,6 +35,7 @@ class Done(NamedTuple):
         ants_caution: what is to be known before using it.
         kept: false where a check failed and nothing was written.
         stages: seconds of each stage of the registration.
+        cautions: what is uncertain about the geometry of the images, one sentence with the file's name each.
     """
 
     moving: Path
@@ -48,6 +49,7 @@ class Done(NamedTuple):
     ants_caution: str | None
     kept: bool = True
     stages: Mapping[str, float] = MappingProxyType({})
+    cautions: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -73,6 +75,7 @@ class Done(NamedTuple):
             "checks": [check._asdict() for check in self.checks],
             "ants": self.ants,
             "ants_caution": self.ants_caution,
+            "cautions": list(self.cautions),
         }
 
     def as_text(self, verbose: bool = False, waited: float | None = None) -> str:
@@ -98,6 +101,7 @@ class Done(NamedTuple):
             lines.append(f"  the same with ANTs: {self.ants}")
         if self.ants_caution:
             lines.append(f"  caution: {self.ants_caution}")
+        lines += [f"  caution: {caution}" for caution in self.cautions]
         if not self.passed:
             lines.append(self.failure)
         return "\n".join(lines)
@@ -153,8 +157,17 @@ def register_files(
             written.publish()
     ants = result.ants_call(outputs) if kept else (None, None)
     name = loaded.card.name
+    cautions = tuple(
+        dict.fromkeys(
+            f"{path}: {caution}"
+            for path, image in ((moving, read.moving), (fixed, read.fixed), *read.labels.items())
+            for caution in image.cautions
+        )
+    )
     stages = result.registered.seconds
-    return Done(moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept, stages)
+    return Done(
+        moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept, stages, cautions
+    )
 
 
 class _Read(NamedTuple):

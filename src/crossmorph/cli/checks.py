@@ -11,12 +11,14 @@ import typer
 from crossmorph.cli.options import (
     BAD_INPUT,
     FAILED,
+    DeviceOption,
     FixedArgument,
     JsonOption,
     ModelArgument,
     ModelOption,
     MovingArgument,
     ThreadsOption,
+    VerboseOption,
 )
 
 
@@ -27,34 +29,38 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def check(
-    moving: Annotated[Path, typer.Argument(help="Image that was moved.")],
-    fixed: Annotated[Path, typer.Argument(help="Image that it was moved to.")],
+    moving: Annotated[Path, typer.Argument(metavar="MOVING", help="Image that was moved.")],
+    fixed: Annotated[Path, typer.Argument(metavar="FIXED", help="Image that it was moved to.")],
     transforms: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="XFM", help="Transforms of any program, in antsApplyTransforms' order [default: none]."),
+        typer.Argument(
+            metavar="[XFM]...", help="Transforms of any program, in antsApplyTransforms' order.", show_default="none"
+        ),
     ] = None,
     error_map: Annotated[
-        Path | None, typer.Option(help="Expected error of every voxel, on the fixed image's grid.")
+        Path | None, typer.Option(metavar="PATH", help="Expected error of every voxel, on the grid of the fixed image.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Page (.html).")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="PATH", help="Page (.html).")] = None,
     against: Annotated[
         Path | None, typer.Option(metavar="XFM", help="Another transform: say which of the two is better.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Shipped name, or folder [default: the shipped one].")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: all].")] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Print the checks that passed, too.")] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Check a transform that any program made from MOVING to FIXED, or how well the two images are aligned as they are.
 
     Nothing is moved. Error map and report are written whether or not a check fails.
     """
+    from crossmorph.system.progress import working
     from crossmorph.workflows.check_transform import check_transform
 
     words = shlex.join(["crossmorph", *sys.argv[1:]])
     how = (error_map, report, against, model, device, threads, words)
-    done = check_transform(moving, fixed, transforms or [], *how)
+    with working("checking"):
+        done = check_transform(moving, fixed, transforms or [], *how)
     print(json.dumps(done.as_dict(), indent=2) if as_json else done.as_text(verbose))
     if not done.passed:
         print(f"crossmorph: {done.failure}", file=sys.stderr)

@@ -18,6 +18,7 @@ from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement
 from crossmorph.registration.instance_optimization_3d import RefinedVolume, refine_volume
 from crossmorph.registration.preparation import Prepared, prepare
 from crossmorph.registration.settings import DEFAULTS, Init, Settings, refinement_seconds
+from crossmorph.system.progress import stage
 from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import (
     Warp,
@@ -111,15 +112,18 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
     began = time.perf_counter()
     smoothness = _smoothness(model, settings.smoothness)
     to_spend = refinement_seconds(settings.refine, fixed.dim)
+    stage("initial affine, coarse")
     prepared = prepare(moving, fixed, model, settings.init, smoothness)
     seconds = {"coarse": time.perf_counter() - began}
     progress = _after_coarse(prepared)
+    stage("fine")
     with torch.inference_mode():
         result = model.hierarchy.go_on(prepared.pair.moving, prepared.pair.fixed, prepared.coarse, smoothness)
         progress = _after(progress, "fine", result.final, prepared)
     seconds["fine"] = time.perf_counter() - began - seconds["coarse"]
     refined = None
     if to_spend:
+        stage("refinement")
         refined = _refined(prepared, result.mask, progress.final, to_spend, settings.refine_steps)
         seconds["refinement"] = refined.refinement.seconds
         if refined.refinement.improved:

@@ -89,13 +89,13 @@ def truncated(path: Path) -> None:
 
 def elsewhere(path: Path) -> None:
     affine = np.diag([1.5, 1.5, 1.0])
-    affine[:2, 2] = 80, 60
+    affine[:2, 2] = 400, 300
     write_image(path, Image(np.random.default_rng(0).random((100, 100), np.float32), affine))
 
 
 BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing.nii.gz": (lambda _: None, "cannot be read (No such file"),
-    "text.nii.gz": (lambda path: path.write_text("not an image"), "is not gzip-compressed"),
+    "text.nii.gz": (lambda path: path.write_text("not an image"), "is not a NIfTI file"),
     "text.nii": (lambda path: path.write_text("not an image"), "is not a NIfTI file"),
     "text.png": (lambda path: path.write_text("not an image"), "is not a PNG file"),
     "gzipped-text.nii.gz": (lambda path: path.write_bytes(gzip.compress(b"text")), "is not a NIfTI file"),

@@ -161,11 +161,15 @@ def register_batch(
     with claimed(output):
         entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
         summary = _collect(output / SUMMARY, tasks, entries)
-        # Of a pair that failed before it was registered, what lies in its folder is of another run.
-        known = (each.seconds is not None and load_result(output / each.name / RESULT) for each in summary.entries)
-        lines = [Line(each.name, found or {}, each.error) for each, found in zip(summary.entries, known, strict=True)]
-        write_batch_page(output / PAGE, f"{len(tasks)} pairs of {pairs_csv}", lines, {"command": command})
+        _write_page(output, f"{len(tasks)} pairs of {pairs_csv}", summary, command)
         return summary
+
+
+def _write_page(output: Path, title: str, summary: Summary, command: str | None) -> None:
+    # Of a pair that failed before it was registered, what lies in its folder is of another run.
+    known = (each.seconds is not None and load_result(output / each.name / RESULT) for each in summary.entries)
+    lines = [Line(each.name, found or {}, each.error) for each, found in zip(summary.entries, known, strict=True)]
+    write_batch_page(output / PAGE, title, lines, {"command": command})
 
 
 def _task(pair: Pair, folder: Path, *how: Any) -> Task:

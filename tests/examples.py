@@ -1,6 +1,10 @@
 """Measures and checks of no registration in particular."""
 
+import torch
+from torch import Tensor
+
 from crossmorph.quality.assessment import Check, Measures
+from crossmorph.registration.agreement import Pair
 
 
 def measures(**changes: object) -> Measures:
@@ -36,3 +40,8 @@ def measures(**changes: object) -> Measures:
 def check(name: str, level: str = "failed", message: str = "The images agree less.") -> Check:
     """A check without numbers."""
     return Check(name, level, None, None, message)
+
+
+def everywhere(moving: Tensor, fixed: Tensor) -> Pair:
+    """Two images whose fields of view are their whole grid."""
+    return Pair(moving, fixed, torch.ones_like(moving), torch.ones_like(fixed, dtype=torch.bool))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from examples import everywhere
 from torch import Tensor
 
 from crossmorph.datasets.pairs import read_pairs
@@ -55,8 +56,8 @@ def registered(found: tuple[float, ...], again: list[tuple[float, ...]]) -> Regi
     networks = Networks(torch.cat([constant(answer) for answer in again]))
     result = Registration(flow, nowhere, flow, fixed * 0, fixed)
     return Registered(
-        warp, warp, Image(fixed[0, 0].numpy(), grid.affine), np.eye(dim + 1), 1.0, fixed, fixed, result, None, grid,
-        {}, {"initial": nowhere, "fine": flow}, {"initial": 1.0, "fine": 1.0}, (), Model(networks, None), None,
+        warp, warp, Image(fixed[0, 0].numpy(), grid.affine), np.eye(dim + 1), 1.0, everywhere(fixed, fixed), result,
+        None, grid, {}, {"initial": nowhere, "fine": flow}, {"initial": 1.0, "fine": 1.0}, (), Model(networks, None), None,
     )  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_images_are_moved_by_the_final_field(dim):
     """A whole number of voxels along the first axis."""
     found = (2.0, 0.0, 0.0)[:dim]
     pair = registered(found, [found, (0.0,) * dim])
-    pair = pair._replace(moving=0.5 * pair.moving)
+    pair = pair._replace(pair=everywhere(0.5 * pair.moving, pair.fixed))
     maps = consistency(pair)
     torch.testing.assert_close(maps.moved[:-2], pair.moving[0, 0, 2:])
     torch.testing.assert_close(maps.translated[:-2], pair.result.translated[0, 0, 2:])
@@ -111,7 +112,7 @@ def test_the_moving_image_is_rotated_about_its_centre_of_intensity(dim):
     block = (0, 0, slice(3, 9), slice(5, 11), *[slice(4, 8)] * (dim - 2))
     image[block] = torch.linspace(0.4, 1.0, 6).view(6, 1, *[1] * (dim - 2))
     networks = pair.model.hierarchy
-    maps = consistency(pair._replace(moving=image))
+    maps = consistency(pair._replace(pair=everywhere(image, pair.fixed)))
     rotated = networks.seen[3::2]
     assert len(rotated) == {2: 1, 3: 3}[dim]
     # Brightness weighs the block's centre towards its bright end, so that it moves by a voxel along that axis.
@@ -161,6 +162,6 @@ def test_encoder_features_have_a_row_for_each_image(phantom):
     features = encoder_features(done)
     width = model.card.hierarchy.coarse.features[-2]
     assert features.shape == (2, 2 * width)
-    same = encoder_features(done._replace(moving=done.fixed))
+    same = encoder_features(done._replace(pair=everywhere(done.fixed, done.fixed)))
     torch.testing.assert_close(same[0], same[1])
     torch.testing.assert_close(same[0], features[0])

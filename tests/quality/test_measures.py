@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from examples import everywhere
 
 from crossmorph.functional.similarity import mi
 from crossmorph.images.image import Image, scale_intensity
@@ -41,8 +42,8 @@ def registered(flow: Flow, spacing: float = 2.0) -> Registered:
     stages, reached = {"initial": zero, "coarse": flow}, {"initial": 0.5, "coarse": 1.5, "fine": 1.0}
     rejected = RejectedStage("fine", "coarse", "mutual information", 1.5, 1.0)
     return Registered(
-        warp, warp, image, np.eye(3), 0.75, moving, fixed, result, None, grid, {}, stages, reached, (rejected,), None,
-        None,
+        warp, warp, image, np.eye(3), 0.75, everywhere(moving, fixed), result, None, grid, {}, stages, reached,
+        (rejected,), None, None,
     )  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def test_forward_and_inverse_are_compared_where_the_moving_image_shows_something
     moving = pair.moving.clone()
     moving[..., 5:] = 0
     moving[..., :5] = 1
-    assert measured(pair._replace(moving=moving)).inverse_consistency == 0
+    assert measured(pair._replace(pair=everywhere(moving, pair.fixed))).inverse_consistency == 0
 
 
 def test_instance_optimisation_is_reported():

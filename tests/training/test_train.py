@@ -277,8 +277,8 @@ def damaged(path: Path, column: str) -> Path:
     [
         ("data.train", "nowhere/pairs.csv", "nowhere/pairs.csv: No such file"),
         ("data.validation", "nowhere/pairs.csv", "nowhere/pairs.csv: No such file"),
-        ("data.train", "fixed", "bad.nii.gz: is not gzip-compressed"),
-        ("data.validation", "moving_labels", "bad.nii.gz: is not gzip-compressed"),
+        ("data.train", "fixed", "bad.nii.gz: is not a NIfTI file"),
+        ("data.validation", "moving_labels", "bad.nii.gz: is not a NIfTI file"),
         ("data.shape", [100, 100], r"data.shape: received \[100, 100\]; expected multiples of 8 .* \[104, 104\]"),
         ("data.shape", [0, 64], r"data.shape: received \[0, 64\]; expected multiples of 8 from 16 on"),
         ("data.validation_shape", [72, 66], r"data.validation_shape: received \[72, 66\]; .* \[72, 72\]"),

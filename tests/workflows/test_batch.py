@@ -218,7 +218,7 @@ def test_another_calibration_checks_again(
     given: Given, here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "calibration"
-    monkeypatch.setattr("crossmorph.workflows.batch.calibration_path", lambda _: path)
+    monkeypatch.setattr("crossmorph.workflows.model_card.calibration_path", lambda _: path)
     for content, status in ((None, "done"), (b"one", "done"), (b"one", "skipped"), (b"two", "done")):
         if content:
             path.write_bytes(content)

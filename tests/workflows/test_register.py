@@ -184,7 +184,8 @@ def test_the_device_has_one_default():
         assert inspect.signature(function).parameters["device"].default == "auto"
     commands = get_command(cli).commands.values()
     defaults = [option.default for command in commands for option in command.params if option.name == "device"]
-    assert defaults == ["auto", "auto"]
+    assert len(defaults) >= 3
+    assert set(defaults) == {"auto"}
 
 
 @pytest.mark.parametrize(

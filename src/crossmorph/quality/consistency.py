@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossmorph.functional import spatial
-from crossmorph.functional.similarity import foreground, local_correlation_map, local_mean, mi
+from crossmorph.functional.similarity import foreground, local_correlation_map, local_mean
 from crossmorph.networks.hierarchy import Flow, Hierarchy, chain
 from crossmorph.quality.assessment import Consistency
+from crossmorph.registration.agreement import agreement
 from crossmorph.registration.register_images import Registered
 
 SHIFT = (4, -3, 2)  # voxels of the working grid along each axis: more than noise moves a field, less than a gyrus
@@ -86,18 +87,19 @@ def _again(registered: Registered) -> Flow:
 
 def _rotated(registered: Registered) -> float:
     """In the plane there is one such rotation, in space one about each axis; one after the other, for the memory."""
-    fixed, dim = registered.fixed, registered.fixed.ndim - 2
+    pair, dim = registered.pair, registered.fixed.ndim - 2
     reached = []
     for axes in combinations(range(2, dim + 2), 2):
-        moving = _by_180_degrees(registered.moving, axes)
-        coarse = registered.model.hierarchy.register_coarse(moving, fixed, registered.smoothness)
-        reached.append(float(mi(spatial.warp(moving, coarse.displacement), fixed)))
+        moving, seen = _by_180_degrees(torch.cat([pair.moving, pair.moving_seen], dim=1), axes).split(1, dim=1)
+        coarse = registered.model.hierarchy.register_coarse(moving, pair.fixed, registered.smoothness)
+        rotated = pair._replace(moving=moving, moving_seen=seen)
+        reached.append(agreement(rotated, coarse.displacement).information)
     return max(reached)
 
 
-def _by_180_degrees(image: Float[Tensor, "1 1 *space"], axes: tuple[int, ...]) -> Float[Tensor, "1 1 *space"]:
-    """The image rotated by 180 degrees in the plane of two axes, its centre of intensity where it was; 0 outside."""
-    rotated = image.flip(axes)
+def _by_180_degrees(channels: Float[Tensor, "1 channel *space"], axes: tuple[int, ...]) -> Tensor:
+    """Channels rotated by 180 degrees in the plane of two axes, the first one's centre of intensity where it was."""
+    rotated, image = channels.flip(axes), channels[:, :1]
     for axis in axes:
         size = image.shape[axis]
         profile = image.movedim(axis, -1).flatten(0, -2).sum(0)

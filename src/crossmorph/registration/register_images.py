@@ -13,7 +13,7 @@ from crossmorph.functional import spatial
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
 from crossmorph.networks.hierarchy import Flow, Registration
-from crossmorph.registration.agreement import agreement
+from crossmorph.registration.agreement import Pair, agreement
 from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, refine
 from crossmorph.registration.instance_optimization_3d import RefinedVolume, refine_volume
 from crossmorph.registration.preparation import Prepared, prepare
@@ -63,8 +63,7 @@ class Registered(NamedTuple):
             ``scale_intensity(fixed)``.
         initial_affine: from fixed to moving space, ``(dim + 1, dim + 1)``, RAS millimetres.
         overlap: fraction of the fixed field of view that the moving image covers after it.
-        moving: the moving image as the networks saw it, ``(1, 1, *working)``, in [0, 1].
-        fixed: the fixed image as the networks saw it.
+        pair: both images as the networks saw them, ``(1, 1, *working)``, in [0, 1], and their fields of view.
         result: all fields of the hierarchy on the working grid, after the initial affine; ``final`` is the field of the
             last accepted stage, whichever that is.
         refinement: what the instance optimisation did, or None.
@@ -83,8 +82,7 @@ class Registered(NamedTuple):
     translated: Image
     initial_affine: Float[ndarray, "n n"]
     overlap: float
-    moving: Float[Tensor, "1 1 *space"]
-    fixed: Float[Tensor, "1 1 *space"]
+    pair: Pair
     result: Registration
     refinement: Refinement | None
     grid: Grid
@@ -94,6 +92,16 @@ class Registered(NamedTuple):
     rejected: tuple[RejectedStage, ...]
     model: Model
     smoothness: Float[Tensor, " 1"] | None
+
+    @property
+    def moving(self) -> Float[Tensor, "1 1 *space"]:
+        """The moving image as the networks saw it."""
+        return self.pair.moving
+
+    @property
+    def fixed(self) -> Float[Tensor, "1 1 *space"]:
+        """The fixed image as the networks saw it."""
+        return self.pair.fixed
 
 
 def register_images(moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS) -> Registered:
@@ -139,8 +147,7 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         translated=translated_image(result.mask, prepared, moving),
         initial_affine=prepared.initial_affine,
         overlap=prepared.overlap,
-        moving=prepared.pair.moving,
-        fixed=prepared.pair.fixed,
+        pair=prepared.pair,
         result=result._replace(final=progress.final),
         refinement=None if refined is None else refined.refinement,
         grid=prepared.grid,

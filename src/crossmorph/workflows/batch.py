@@ -377,9 +377,6 @@ def _collect(path: Path, tasks: list[Task], entries: Generator[Entry, None, None
     return summary
 
 
-# --- before the work -------------------------------------------------------------------------------------------------
-
-
 def _check_names(pairs_csv: str | Path, pairs: list[Pair]) -> None:
     """Every name has to be that of one folder in the output folder, and of none of our own files there."""
     for pair in pairs:

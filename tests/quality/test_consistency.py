@@ -57,7 +57,8 @@ def registered(found: tuple[float, ...], again: list[tuple[float, ...]]) -> Regi
     result = Registration(flow, nowhere, flow, fixed * 0, fixed)
     return Registered(
         warp, warp, Image(fixed[0, 0].numpy(), grid.affine), np.eye(dim + 1), 1.0, everywhere(fixed, fixed), result,
-        None, grid, {}, {"initial": nowhere, "fine": flow}, {"initial": 1.0, "fine": 1.0}, (), Model(networks, None), None,
+        None, grid, {}, {"initial": nowhere, "fine": flow}, {"initial": 1.0, "fine": 1.0}, (), Model(networks, None),
+        None,
     )  # fmt: skip
 
 
@@ -125,7 +126,8 @@ def test_the_moving_image_is_rotated_about_its_centre_of_intensity(dim):
     ends = [seen[0, 0].amax(tuple(range(1, dim))) for seen in rotated]
     reversed_ends = [end[end > 0][0] > end[end > 0][-1] for end in ends]
     assert sum(reversed_ends) == {2: 1, 3: 2}[dim]
-    assert maps.rotated == pytest.approx(max(float(mi(seen, pair.fixed)) for seen in rotated), rel=1e-3)
+    # But for the margin that the rotation leaves out of sight.
+    assert maps.rotated == pytest.approx(max(float(mi(seen, pair.fixed)) for seen in rotated), rel=0.02)
 
 
 def test_equal_images_correlate_and_leave_no_residual():

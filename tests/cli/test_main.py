@@ -175,6 +175,19 @@ def test_images_that_lie_apart_need_a_start(tmp_path, pair, here, crossmorph):
     assert "100% after the initial affine" in crossmorph(*words).out
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("m.nii", "f.nii", "-o", "o.nii", "--jobs", "2"), "received --jobs; that is for --pairs PAIRS.csv"),
+        (("--pairs", "p.csv", "-o", "out", "--json", "--bids"), "received --bids, --json; that is for one pair"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(crossmorph, words, reason):
+    result = crossmorph("register", *words)
+    assert (result.code, result.out) == (2, "")
+    assert reason in result.err
+
+
 def test_refining_and_smoothness_are_checked(here, crossmorph):
     for words, reason in (
         (["--refine", "soon"], "refine 'soon': expected auto, on, off or seconds above 0"),

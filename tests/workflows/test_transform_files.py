@@ -363,3 +363,13 @@ def test_cautions_are_said_on_standard_error(folder: Path) -> None:
     first, second = result.stderr.splitlines()
     assert "far.nii.gz: lies wholly beyond the warp's grid" in first
     assert "o.nii.gz: is empty" in second
+
+
+def test_uncertain_geometry_is_said_on_standard_error(folder: Path) -> None:
+    """A NIfTI file without position codes: where it lies is not known."""
+    nowhere = nibabel.load(folder / "moving.nii.gz")
+    nowhere.header["sform_code"] = nowhere.header["qform_code"] = 0
+    nibabel.save(nibabel.Nifti1Image(nowhere.get_fdata(), None, nowhere.header), folder / "nowhere.nii.gz")
+    result = run(folder, "apply", "warp.h5", "nowhere.nii.gz", "o.nii.gz")
+    assert result.exit_code == 0
+    assert "nowhere.nii.gz: " in result.stderr.splitlines()[0]

@@ -193,6 +193,12 @@ def register(
         )
     if output is None:
         raise InputError(f"register: no output given; expected -o {'FOLDER' if pairs or bids else 'MOVED'}")
+    unused = {"--bids": bids, "--json": as_json, "--verbose": verbose} if pairs else {
+        "--jobs": jobs > 1, "--scheduler": scheduler is not None,
+    }  # fmt: skip
+    if ignored := [option for option, given in unused.items() if given]:
+        wanted = "one pair, MOVING and FIXED" if pairs else "--pairs PAIRS.csv"
+        raise InputError(f"register: received {', '.join(ignored)}; that is for {wanted}")
     began = time.perf_counter()
     from crossmorph.registration.settings import Settings
     from crossmorph.system.progress import working

@@ -76,8 +76,8 @@ def apply_files(
             image.
 
     Returns:
-        Sentences of caution: a reference beyond the transform's grid, labels that were moved as such unasked, an image
-        of which nothing is left.
+        Sentences of caution: an image whose geometry is uncertain, a reference beyond the transform's grid, labels that
+        were moved as such unasked, an image of which nothing is left.
 
     Raises:
         InputError: a file that cannot be used or written, images and transforms of different dimensions, no grid, or an
@@ -89,13 +89,14 @@ def apply_files(
     first = read_series(images[0].source, exact=True)
     moving, fixed = (grid, first[0]) if inverse else (first[0], grid)
     steps = read_steps(transforms, moving, fixed, inverse)
-    cautions = _beyond(steps[0], grid, reference)
+    cautions = [*_beyond(steps[0], grid, reference), *_uncertain(reference, grid)]
     warp = _on_grid(steps, grid, "-r REFERENCE")
     with output_set([files.target for files in images]) as written:
         for files in images:
             series = first if files is images[0] else read_series(files.source, exact=True)
             if series[0].dim != warp.dim:
                 raise InputError(f"{files.source}: is {series[0].dim}-D; the transform is {warp.dim}-D")
+            cautions += _uncertain(files.source, series[0])
             by = interpolation_for(series) if interpolation == "auto" else interpolation
             if by == "nearest" and interpolation == "auto":
                 cautions.append(f"{files.source}: {UNASKED}")
@@ -276,6 +277,11 @@ def _move(image: Image, warp: Warp, interpolation: Resampling, grid: Image | Non
     if interpolation != "linear":
         moved = in_stored_type(moved, image)
     return moved if grid is None else replace(grid, data=moved.data, stored=moved.stored)
+
+
+def _uncertain(path: Path | None, image: Image | None) -> list[str]:
+    """What is uncertain about the geometry of an image."""
+    return [] if image is None else [f"{path}: {caution}" for caution in image.cautions]
 
 
 def _beyond(first: Step, grid: Image | None, reference: Path | None) -> list[str]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from crossmorph.quality.assessment import Check, Measures
-from crossmorph.registration.agreement import Pair
+from crossmorph.registration.pair_similarity import Pair
 
 
 def measures(**changes: object) -> Measures:

@@ -302,7 +302,7 @@ def test_refining_gains_and_keeps_the_rest(case, plain, model):
 def test_overlap_is_of_the_fixed_field_of_view(case, model):
     half = register_images(moved_by(case.moving, (96.0, 0.0)), case.fixed, model, Settings("none"))
     assert half.overlap == 0.5
-    # A start that was given is believed, as long as there is something to compare.
+    # A start that was given is used, as long as there is something to compare.
     fifth = register_images(moved_by(case.moving, (100.0, 0.0)), case.fixed, model, Settings("none"))
     assert 0 < fifth.overlap < 0.5
     with pytest.raises(InputError, match="nothing to compare: the moving image covers 0% of the fixed"):

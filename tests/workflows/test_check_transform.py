@@ -145,7 +145,7 @@ def test_error_map_and_report_are_written_whether_or_not_a_check_fails(slices: S
     np.testing.assert_allclose(error.affine, fixed.affine, atol=1e-4)
     tissue = fixed.scaled().data > 0.3
     assert np.median(error.data[tissue]) == pytest.approx(12, abs=1)
-    page = (tmp_path / "r.html").read_text()
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "checks failed: do not use this result as it is" in page
     assert "Displacement still wanted, median (mm)" in page
     assert all(path.name in page for path in (slices.truth, slices.folder / "shift12.mat"))

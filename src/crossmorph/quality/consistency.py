@@ -16,7 +16,7 @@ from crossmorph.functional import spatial
 from crossmorph.functional.similarity import foreground, local_correlation_map, local_mean
 from crossmorph.networks.hierarchy import Flow, Hierarchy, chain
 from crossmorph.quality.assessment import Consistency
-from crossmorph.registration.agreement import agreement
+from crossmorph.registration.pair_similarity import pair_similarity
 from crossmorph.registration.register_images import Registered
 
 SHIFT = (4, -3, 2)  # voxels of the working grid along each axis: more than noise moves a field, less than a gyrus
@@ -93,7 +93,7 @@ def _rotated(registered: Registered) -> float:
         moving, seen = _by_180_degrees(torch.cat([pair.moving, pair.moving_seen], dim=1), axes).split(1, dim=1)
         coarse = registered.model.hierarchy.register_coarse(moving, pair.fixed, registered.smoothness)
         rotated = pair._replace(moving=moving, moving_seen=seen)
-        reached.append(agreement(rotated, coarse.displacement).information)
+        reached.append(pair_similarity(rotated, coarse.displacement).information)
     return max(reached)
 
 

@@ -14,7 +14,7 @@ from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import Image
 from crossmorph.quality.assessment import Consistency, Measures
 from crossmorph.quality.error_model import Calibration, predicted_error, training_distance
-from crossmorph.registration.agreement import Pair, agreement, seen_on
+from crossmorph.registration.pair_similarity import Pair, pair_similarity, seen_on
 from crossmorph.registration.register_images import Registered
 from crossmorph.transforms.grid import onto_grid
 from crossmorph.transforms.warp import fields_overlap
@@ -49,7 +49,7 @@ def measure(registered: Registered, moving: Image, fixed: Image, maps: Consisten
         unit=fixed.unit,
         overlap_before=fields_overlap(moving, fixed),
         overlap=registered.overlap,
-        mutual_information_before=agreement(Pair(given, still, seen.to(still), still_seen)).information,
+        mutual_information_before=pair_similarity(Pair(given, still, seen.to(still), still_seen)).information,
         mutual_information_initial=reached["initial"],
         mutual_information_coarse=reached["coarse"],
         mutual_information_fine=reached["fine"],

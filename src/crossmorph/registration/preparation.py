@@ -13,7 +13,6 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
 from crossmorph.networks.hierarchy import Flow
-from crossmorph.registration.agreement import LEAST_RANGE, Agreement, Pair, agreement, seen_on, spread
 from crossmorph.registration.initialization import (
     MIN_OVERLAP,
     centred,
@@ -21,6 +20,7 @@ from crossmorph.registration.initialization import (
     searched_affine,
     shared_field,
 )
+from crossmorph.registration.pair_similarity import LEAST_RANGE, Pair, PairSimilarity, pair_similarity, seen_on, spread
 from crossmorph.registration.settings import Init
 from crossmorph.system.memory import check_memory
 from crossmorph.transforms.grid import Grid, onto_grid, working_grid
@@ -48,9 +48,9 @@ class Prepared(NamedTuple):
         initial_affine: fixed to moving space, ``(dim + 1, dim + 1)``, RAS millimetres.
         overlap: fraction of the fixed field of view that the moving image covers after it.
         coarse: the coarse field.
-        given: agreement of the images in the position that the registration began with.
-        before: agreement before the coarse field.
-        after: agreement after it.
+        given: similarity of the images in the position that the registration began with.
+        before: similarity before the coarse field.
+        after: similarity after it.
     """
 
     pair: Pair
@@ -60,9 +60,9 @@ class Prepared(NamedTuple):
     initial_affine: Float[ndarray, "n n"]
     overlap: float
     coarse: Flow
-    given: Agreement
-    before: Agreement
-    after: Agreement
+    given: PairSimilarity
+    before: PairSimilarity
+    after: PairSimilarity
 
 
 def prepare(
@@ -87,13 +87,13 @@ def prepare(
         return aligned, Pair(moved, still, seen_on(aligned, grid).to(moved), still_seen)
 
     matrices = initial_affines(source, target, still, grid, hierarchy, init)
-    given = agreement(laid(matrices[0])[1])
+    given = pair_similarity(laid(matrices[0])[1])
 
     def from_affine(matrix: Float[ndarray, "n n"]) -> Prepared:
         aligned, pair = laid(matrix)
         with torch.inference_mode():
             coarse = hierarchy.register_coarse(pair.moving, still, smoothness)
-        found = agreement(pair), agreement(pair, coarse.displacement)
+        found = pair_similarity(pair), pair_similarity(pair, coarse.displacement)
         return Prepared(pair, grid, aligned, target, matrix, fields_overlap(aligned, fixed), coarse, given, *found)
 
     best = _best(from_affine, matrices)

@@ -13,9 +13,9 @@ from crossmorph.functional import spatial
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
 from crossmorph.networks.hierarchy import Flow, Registration
-from crossmorph.registration.agreement import Pair, agreement
 from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, refine
 from crossmorph.registration.instance_optimization_3d import RefinedVolume, refine_volume
+from crossmorph.registration.pair_similarity import Pair, pair_similarity
 from crossmorph.registration.preparation import Prepared, prepare
 from crossmorph.registration.settings import DEFAULTS, Init, Settings, refinement_seconds
 from crossmorph.system.progress import stage
@@ -192,7 +192,7 @@ def _after_coarse(prepared: Prepared) -> _Progress:
 
 
 def _after(progress: _Progress, stage: str, flow: Flow, prepared: Prepared) -> _Progress:
-    return _checked(progress, stage, flow, agreement(prepared.pair, flow.displacement).information)
+    return _checked(progress, stage, flow, pair_similarity(prepared.pair, flow.displacement).information)
 
 
 def _checked(progress: _Progress, stage: str, flow: Flow, reached: float) -> _Progress:

@@ -1,4 +1,4 @@
-"""Agreement of two images where both show something: voxels outside either field of view do not count.
+"""Similarity of two images where both show something: voxels outside either field of view do not count.
 
 The moving image is 0 outside its field of view. Counted as intensities, these zeros make the edge of the field of view
 an edge of the anatomy, and a map that moves the image out of sight a good one.
@@ -30,7 +30,7 @@ class Pair(NamedTuple):
     fixed_seen: Bool[Tensor, "1 1 *space"]
 
 
-class Agreement(NamedTuple):
+class PairSimilarity(NamedTuple):
     """How well a pair agrees under a field.
 
     Attributes:
@@ -46,8 +46,8 @@ class Agreement(NamedTuple):
 
 
 @torch.inference_mode()
-def agreement(pair: Pair, displacement: Float[Tensor, "1 dim *space"] | None = None) -> Agreement:
-    """The agreement of a pair under a field of the working grid, or as it lies."""
+def pair_similarity(pair: Pair, displacement: Float[Tensor, "1 dim *space"] | None = None) -> PairSimilarity:
+    """The similarity of a pair under a field of the working grid, or as it lies."""
     moved, seen = pair.moving, pair.moving_seen
     if displacement is not None:
         moved, seen = spatial.warp(torch.cat([moved, seen], dim=1), displacement, outside="zero").split(1, dim=1)
@@ -55,7 +55,7 @@ def agreement(pair: Pair, displacement: Float[Tensor, "1 dim *space"] | None = N
     part = where.sum() / pair.fixed_seen.sum().clamp_min(1)
     shown = bool(where.any()) and all(spread(image, where) > LEAST_RANGE for image in (moved, pair.fixed))
     correlation = windows_correlation(moved, pair.fixed, where=where)
-    return Agreement(float(part * mi(moved, pair.fixed, where)), float(correlation), shown)
+    return PairSimilarity(float(part * mi(moved, pair.fixed, where)), float(correlation), shown)
 
 
 def seen_on(image: Image, grid: Grid) -> Bool[Tensor, "1 1 *space"]:

@@ -1,4 +1,4 @@
-"""Agreement where both images show something, by hand and by properties."""
+"""Similarity where both images show something, by hand and by properties."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.functional.similarity import mi
-from crossmorph.registration.agreement import Pair, agreement
+from crossmorph.registration.pair_similarity import Pair, pair_similarity
 
 
 def picture(seed: int = 0) -> Tensor:
@@ -22,7 +22,7 @@ def pair(moving: Tensor, fixed: Tensor, moving_seen: Tensor | None = None) -> Pa
 
 def test_where_all_is_seen_it_is_mutual_information() -> None:
     one, other = picture(0), picture(1)
-    assert agreement(pair(one, other)).information == pytest.approx(float(mi(one, other)), rel=1e-5)
+    assert pair_similarity(pair(one, other)).information == pytest.approx(float(mi(one, other)), rel=1e-5)
 
 
 def test_half_a_field_of_view_counts_half() -> None:
@@ -30,7 +30,7 @@ def test_half_a_field_of_view_counts_half() -> None:
     half = torch.cat([picture()[..., :20]] * 2, dim=3)
     seen = torch.zeros_like(half)
     seen[..., :20] = 1
-    whole, left = agreement(pair(half, half)), agreement(pair(half * seen, half, seen))
+    whole, left = pair_similarity(pair(half, half)), pair_similarity(pair(half * seen, half, seen))
     assert left.information == pytest.approx(whole.information / 2, rel=1e-4)
     assert left.correlation == pytest.approx(1, abs=0.01)
     assert left.shown
@@ -41,7 +41,7 @@ def test_nothing_is_gained_by_moving_out_of_sight(step: int) -> None:
     image = picture()
     field = torch.zeros(1, 2, *image.shape[2:])
     field[:, 0] = step
-    assert agreement(pair(image, image), field).information < agreement(pair(image, image)).information
+    assert pair_similarity(pair(image, image), field).information < pair_similarity(pair(image, image)).information
 
 
 def test_what_is_constant_where_both_are_seen_shows_nothing() -> None:
@@ -49,9 +49,9 @@ def test_what_is_constant_where_both_are_seen_shows_nothing() -> None:
     seen = torch.zeros_like(image)
     seen[..., 30:] = 1
     flat = torch.where(seen > 0, 0.5, image)
-    assert not agreement(pair(flat, image, seen)).shown
-    assert not agreement(pair(image, image, torch.zeros_like(image))).shown
-    assert agreement(pair(image, image)).shown
+    assert not pair_similarity(pair(flat, image, seen)).shown
+    assert not pair_similarity(pair(image, image, torch.zeros_like(image))).shown
+    assert pair_similarity(pair(image, image)).shown
 
 
 def test_the_mask_moves_with_the_image() -> None:
@@ -62,6 +62,6 @@ def test_the_mask_moves_with_the_image() -> None:
     shifted = torch.roll(image, -20, dims=3)
     field = torch.zeros(1, 2, *image.shape[2:])
     field[:, 1] = -20  # fixed voxel p is compared with the moving voxel p - 20
-    found = agreement(pair(shifted * seen, image, seen), field)
+    found = pair_similarity(pair(shifted * seen, image, seen), field)
     moved = float(mi(image[..., 20:], image[..., 20:]))
     assert found.information == pytest.approx(moved / 2, rel=1e-3)

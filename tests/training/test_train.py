@@ -224,6 +224,8 @@ def test_a_finished_run_is_prolonged_to_the_weights_of_a_longer_one(smoke, tmp_p
     short, long = (configure(smoke, tmp_path / name, **settings) for name in ("short", "long"))
     expected = train(with_iterations(long, fine=3)).read_bytes()
     before = train(short).read_bytes()
+    short.output.rename(tmp_path / "moved")  # a folder that was moved is the same run
+    short = short.model_copy(update={"output": tmp_path / "moved"})
     weights = train(with_iterations(short, fine=3), resume=True)
     assert weights.read_bytes() == expected != before
     assert load_config(short.output / "config.yaml").stages.fine.iterations == 3

@@ -18,7 +18,7 @@ def check_folder(config: TrainConfig, resume: bool) -> None:
 
     A run continues with its own settings. Only ``stages.STAGE.iterations`` may change, of the stage at which the
     checkpoint is, not below its iterations that are done, and of later stages. A finished run is at its last stage, so
-    that more iterations prolong it.
+    that more iterations prolong it. The folder itself may have been moved.
 
     Raises:
         InputError: the folder holds a run and ``resume`` is false, or a setting differs that may not.
@@ -30,7 +30,7 @@ def check_folder(config: TrainConfig, resume: bool) -> None:
         raise InputError(
             f"{config.output}: holds a run already; expected another folder (output), or --resume to continue that run"
         )
-    before, now = (flattened(each.model_dump(mode="json")) for each in (load_config(path), config))
+    before, now = (flattened(each.model_dump(mode="json", exclude={"output"})) for each in (load_config(path), config))
     position = read_position(config.output / CHECKPOINT)
     for key in dict.fromkeys((*before, *now)):
         old, new = before.get(key), now.get(key)

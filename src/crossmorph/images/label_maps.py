@@ -5,7 +5,7 @@ from jaxtyping import Shaped
 from numpy import ndarray
 
 FEW_VALUES = 32  # whole numbers that no scan is limited to
-SOME_VOXELS = 32  # for each value at least, so that a very small image is not taken for labels
+SOME_VOXELS = 32  # of each value at least: a very small scan has few values too
 # Of neighbours within the labels of a parcellation three quarters or more are equal, of a scan's few are.
 FLAT = 2 / 3
 EMPTY = 2  # values of a scan that fill whole regions: nothing, and where it was cut off or padded

@@ -181,9 +181,8 @@ def _slid(pair: _Pair, start: Affine) -> Affine | None:
     corners = torch.tensor(list(product(*here.T.tolist()))).to(pair.still)
     reached = corners @ start.matrix[0].T
     low, high = reached.amin(0), reached.amax(0)
-    now = start.shift[0] / pair.shrunk
     places = []
-    for axis in range(len(now)):
+    for axis in range(len(low)):
         size, room = high[axis] - low[axis], there[1, axis] - there[0, axis]
         if size > SHORTER * room:
             places.append([float((there[0, axis] + there[1, axis] - low[axis] - high[axis]) / 2)])

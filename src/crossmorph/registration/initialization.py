@@ -22,9 +22,9 @@ Method = Callable[[View, View, Affine], Affine]  # moving, fixed and a map to a 
 MIN_OVERLAP = 0.25  # of the smaller field of view; below it there is little to compare
 
 
-def shared_field(moving: Image, fixed: Image) -> float:
-    """The part of the smaller of two fields of view that the other one covers."""
-    return max(fields_overlap(moving, fixed), fields_overlap(fixed, moving))
+def fields_apart(moving: Image, fixed: Image) -> bool:
+    """Whether even the smaller of two fields of view is hardly covered by the other one."""
+    return fields_overlap(moving, fixed) < MIN_OVERLAP and fields_overlap(fixed, moving) < MIN_OVERLAP
 
 
 def initial_affines(
@@ -54,7 +54,7 @@ def initial_affines(
         return [init]
     if init not in NAMED_INITS:
         raise InputError(f"init {init!r}: expected {', '.join(NAMED_INITS)} or a matrix")
-    apart = init == "affine" and shared_field(moving, fixed) < MIN_OVERLAP
+    apart = init == "affine" and fields_apart(moving, fixed)
     matrix = centred(moving, fixed) if init == "centers" or apart else np.eye(fixed.dim + 1)
     if init != "affine":
         return [matrix]

@@ -16,9 +16,9 @@ from crossmorph.networks.hierarchy import Flow
 from crossmorph.registration.initialization import (
     MIN_OVERLAP,
     centred,
+    fields_apart,
     initial_affines,
     searched_affine,
-    shared_field,
 )
 from crossmorph.registration.pair_similarity import LEAST_RANGE, Pair, PairSimilarity, pair_similarity, seen_on, spread
 from crossmorph.registration.settings import Init
@@ -87,10 +87,11 @@ def prepare(
         return aligned, Pair(moved, still, seen_on(aligned, grid).to(moved), still_seen)
 
     matrices = initial_affines(source, target, still, grid, hierarchy, init)
-    given = pair_similarity(laid(matrices[0])[1])
+    first = laid(matrices[0])
+    given = pair_similarity(first[1])
 
     def from_affine(matrix: Float[ndarray, "n n"]) -> Prepared:
-        aligned, pair = laid(matrix)
+        aligned, pair = first if matrix is matrices[0] else laid(matrix)
         with torch.inference_mode():
             coarse = hierarchy.register_coarse(pair.moving, still, smoothness)
         found = pair_similarity(pair), pair_similarity(pair, coarse.displacement)
@@ -102,8 +103,8 @@ def prepare(
         start = centred(source, target)
         found = searched_affine(source, target, still, grid, hierarchy, start, around=True)
         other = from_affine(start if found is None else found)
-        enough = shared_field(other.aligned, fixed) >= MIN_OVERLAP
-        if enough and other.after.information > MIN_GAIN * best.after.information:
+        better = other.after.information > MIN_GAIN * best.after.information
+        if better and not fields_apart(other.aligned, fixed):
             best = other
     if not best.after.information > given.information and best.initial_affine is not matrices[0]:
         best = from_affine(matrices[0])
@@ -151,8 +152,8 @@ def _check_common(best: Prepared, fixed: Image, init: Init) -> None:
             "view, and one of the two is constant there at the resolution of the registration; expected images of the "
             "same anatomy in about the same place (--init centers lays centre on centre)"
         )
-    shared = shared_field(best.aligned, fixed)
-    if isinstance(init, str) and init == "affine" and shared < MIN_OVERLAP:
+    if isinstance(init, str) and init == "affine" and fields_apart(best.aligned, fixed):
+        shared = max(best.overlap, fields_overlap(fixed, best.aligned))
         raise InputError(
             f"the fields of view share only {shared:.0%} of the smaller one, expected at least {MIN_OVERLAP:.0%}; if "
             "the images show the same anatomy, give a start: --init FILE, or --init centers"

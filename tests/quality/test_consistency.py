@@ -14,6 +14,7 @@ from crossmorph.networks.checkpoint import Model, load_model
 from crossmorph.networks.hierarchy import Flow, Registration
 from crossmorph.quality.consistency import SHIFT, consistency, encoder_features
 from crossmorph.registration.register_images import Registered, register_images
+from crossmorph.registration.translation import Translation
 from crossmorph.transforms.grid import Grid
 from crossmorph.transforms.warp import Warp
 

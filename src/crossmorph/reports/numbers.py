@@ -111,6 +111,16 @@ GROUPS: dict[str, dict[str, Meaning]] = {
             "Above 1 the images agree better upside down.",
             "orientation",
         ),
+        "mirror_ratio": Meaning(
+            "Mutual information with left and right exchanged, as a multiple",
+            "Above 1 the images agree better mirrored: one header may be wrong.",
+            "left and right",
+        ),
+        "translation_correlation": Meaning(
+            "Correlation of translated and fixed image",
+            "How well the translation looks like the fixed image, over the foreground: 1 is perfect.",
+            "translation",
+        ),
     },
     "Geometry": {
         "overlap_before": Meaning(

@@ -22,7 +22,7 @@ MAX_INCONSISTENCY = 1.0  # voxels of the working grid, of forward and inverse tr
 ROTATION_WARNING, ROTATION_FAILED = 1.0, 1.1  # times the mutual information
 # The same with left and right exchanged. Two people reach up to .99; one person mirrored 1.03 and more.
 MIRROR_WARNING, MIRROR_FAILED = 1.0, 1.02
-TRANSLATION_WARNING, TRANSLATION_FAILED = 0.6, 0.45  # correlations of translated and fixed image
+TRANSLATION_WARNING, TRANSLATION_FAILED = 0.7, 0.5  # correlations of translated and fixed image
 MIN_OVERLAP = 0.6  # of the fixed field of view, by the headers
 NOT_CALIBRATED = "not calibrated"  # the check in place of "expected error" where a model has no calibration
 UNKNOWN_DISTANCE = "No limit known for this model: the distance from the training images is not measured."

@@ -8,7 +8,7 @@ shows less: a block of a head fills a few voxels of the head's grid, too few for
 ``still`` is the image whose voxels are used, ``other`` the one that is sampled.
 """
 
-from itertools import product
+from itertools import permutations, product
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,9 @@ STEPS = (40, 24)  # of ascent on the last two
 TURN = 0.6  # radians between the rotations tried about each axis
 TURNED = {2: 2, 3: 1}  # rotations to either side
 AROUND = 5  # of slices, where they may lie any way: 11 rotations of 33 degrees
+# Of volumes, where they may lie any way: the 24 rotations of a cube, 27 smaller ones about each. The best of them at
+# the lowest resolution are compared with the others.
+AROUND_TURN, AROUND_KEPT = 0.5, 30
 KEPT = 5  # candidates that are optimised
 TISSUE = 0.05  # brighter voxels show something
 SHARED = 0.5  # weight of the mutual information where both images show something
@@ -83,7 +86,7 @@ def search_affine(moving: View, fixed: View, start: Affine, around: bool = False
         moving: the moving image.
         fixed: the fixed image, with voxels of the same size; its grid may have another shape.
         start: the map to begin with.
-        around: whether slices are rotated by any angle. Brains look much the same upside down, so that a pair whose
+        around: whether rotations by any angle are tried. Brains look much the same upside down, so that a pair whose
             orientation is right may fit better rotated by 180 degrees.
         one_scale: whether lengths can be compared, so that a change of size counts against a map. False where an image
             has no millimetres.
@@ -95,6 +98,9 @@ def search_affine(moving: View, fixed: View, start: Affine, around: bool = False
     stretch = STRETCH if one_scale else 0.0
     rough, coarse, fine = (_pair(still, other, side, stretch) for side in SIDES[fixed.image.ndim - 2])
     tried = _join([begin, _turned(coarse, begin, around)])
+    if around and fixed.image.ndim == 5:
+        every = _turned(rough, begin, around, by=_cube().to(fixed.image), turn=AROUND_TURN)
+        tried = _join([tried, *_best(rough, every, AROUND_KEPT)])
     slid = _slid(rough, begin)
     if slid is not None:
         tried = _join([tried, *(_turned(coarse, place, around, about=True) for place in _best(rough, slid, KEPT))])
@@ -139,21 +145,39 @@ def _divided(image: Tensor, factor: float) -> tuple[int, ...]:
     return tuple(max(1, round(size / factor)) for size in image.shape[2:])
 
 
-def _turned(pair: _Pair, start: Affine, around: bool, about: bool = False) -> Affine:
-    """Rotations that lay the other image's centre of intensity on the still one's, or about where that lies now."""
+def _turned(
+    pair: _Pair, start: Affine, around: bool, about: bool = False, by: Tensor | None = None, turn: float = TURN
+) -> Affine:
+    """Rotations that lay the other image's centre of intensity on the still one's, or about where that lies now.
+
+    ``by``: rotations, each of which comes first; ``turn``: radians from one of those after it to the next.
+    """
     dim = pair.still.ndim - 2
     steps = AROUND if around and dim == 2 else TURNED[dim]
-    reach = [TURN * step for step in range(-steps, steps + 1)]
+    reach = [turn * step for step in range(-steps, steps + 1)]
     planes = [(i, j) for j in range(dim) for i in range(j)]
     generators = torch.zeros(len(reach) ** len(planes), dim, dim)
-    for turn, angles in zip(generators, product(reach, repeat=len(planes)), strict=True):
+    for generator, angles in zip(generators, product(reach, repeat=len(planes)), strict=True):
         for (i, j), angle in zip(planes, angles, strict=True):
-            turn[i, j], turn[j, i] = -angle, angle
-    matrices = start.matrix @ torch.linalg.matrix_exp(generators.to(pair.still))
+            generator[i, j], generator[j, i] = -angle, angle
+    rotations = torch.linalg.matrix_exp(generators.to(pair.still))
+    if by is not None:
+        rotations = (by[:, None] @ rotations).flatten(0, 1)
+    matrices = start.matrix @ rotations
     here = _centre_of_intensity(pair.still) * pair.voxel
     there = start.matrix[0] @ here + start.shift[0] / pair.shrunk if about else _centre_of_intensity(pair.other)
     shifts = there - torch.einsum("bij,j->bi", matrices, here)
     return Affine(matrices, shifts * pair.shrunk)
+
+
+def _cube() -> Float[Tensor, "24 3 3"]:
+    """The rotations that map a cube to itself."""
+    signed = [
+        torch.eye(3)[list(order)] * torch.tensor(signs).view(3, 1)
+        for order in permutations(range(3))
+        for signs in product((-1.0, 1.0), repeat=3)
+    ]
+    return torch.stack([matrix for matrix in signed if torch.linalg.det(matrix) > 0])
 
 
 def _centre_of_intensity(image: Tensor) -> Float[Tensor, " dim"]:

@@ -5,8 +5,8 @@ own, one of them with thick slices in some pairs, apart by a known rigid motion;
 over the brain. With FOLDER, a copy of the open MS data set of Lesjak et al. (Neuroinformatics 2016), patients in
 ``patientNN``: T1w and T2w to FLAIR, and the distance over the brain mask to the affine maps that its authors published,
 which are good to about a millimetre. Each pair is registered as its headers lie and from elsewhere. One thread, all
-methods one after the other, seconds of the processor: ``crossmorph.registration.linear``, ``ants.registration`` with ``"Rigid"``, and SimpleITK
-(``crossmorph.evaluation.baselines``).
+methods one after the other, seconds of the processor: ``crossmorph.registration.linear``, ``ants.registration`` with
+``"Rigid"``, and SimpleITK (``crossmorph.evaluation.baselines``).
 """
 
 import argparse

@@ -1,15 +1,18 @@
 """How a pair is registered: the settings that a user chooses."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from jaxtyping import Float
 from numpy import ndarray
 
 from crossmorph.errors import InputError
+from crossmorph.registration.affine_search import Freedom
 
 Init = str | Float[ndarray, "n n"]  # one of NAMED_INITS, or a matrix, fixed to moving space, RAS millimetres
 NAMED_INITS = ("affine", "centers", "none")
+LINEAR_STAGES: tuple[Freedom, ...] = get_args(Freedom)
+REGISTRATION_STAGES = (*LINEAR_STAGES, "deformable")
 Refine = str | float  # auto, on, off or seconds, see `refinement_seconds`
 
 
@@ -25,12 +28,20 @@ class Settings(NamedTuple):
             slices.
         refine_steps: how many steps it may take at most; with the steps that one limited by time took, and ``on``, it
             is repeated to the bit.
+        stage: the last one: ``rigid``, ``similarity`` or ``affine``, for which no network is used
+            (:mod:`crossmorph.registration.linear`), or ``deformable``.
     """
 
     init: Init = "affine"
     smoothness: float | None = None
     refine: Refine = "auto"
     refine_steps: int | None = None
+    stage: str = "deformable"
+
+    @property
+    def freedom(self) -> Freedom | None:
+        """The linear stage that the registration ends with, None where it is deformable."""
+        return next((stage for stage in LINEAR_STAGES if stage == self.stage), None)
 
 
 DEFAULTS = Settings()

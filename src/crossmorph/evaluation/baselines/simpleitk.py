@@ -76,9 +76,7 @@ def _descended(
         learningRate=1.0, minStep=1e-4, numberOfIterations=AFFINE_ITERATIONS, relaxationFactor=0.5
     )
     method.SetOptimizerScalesFromPhysicalShift()
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, transform, sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
+    start = sitk.CenteredTransformInitializer(fixed, moving, transform, sitk.CenteredTransformInitializerFilter.MOMENTS)
     method.SetInitialTransform(start, inPlace=False)
     return method.Execute(fixed, moving)
 

@@ -156,8 +156,8 @@ def register(
         str,
         typer.Option(
             metavar="affine|centers|none|FILE",
-            help="Initial affine: estimated, centre on centre, as the headers say, or from the file of an affine "
-            "transform.",
+            help="Where to begin: initial affine estimated, centre on centre, as the headers say; or the file of a "
+            "transform to go on from, a matrix or a warp.",
         ),
     ] = "affine",
     smoothness: Annotated[
@@ -218,7 +218,9 @@ def register(
 
     settings = Settings(init, smoothness, _refine(refine), stage=stage)
     outputs = Outputs(output, transform, inverse, translated, error_map, report, tuple(labels or ()), ants_prefix)
-    outputs = outputs._replace(fsl=fsl_matrix, **({"moved": None, "header_only": output} if header_only else {}))
+    outputs = outputs._replace(fsl=fsl_matrix)
+    if header_only:
+        outputs = outputs._replace(moved=None, header_only=output)
     how = (model, settings, device, threads, keep_failed, words())
     if pairs is not None:
         if moving or outputs != Outputs(output):

@@ -117,6 +117,8 @@ def register_linear(moving: Image, fixed: Image, freedom: Freedom = "rigid", ini
 
 def _starts(source: Image, target: Image, freedom: Freedom, init: Init) -> list[Float[ndarray, "n n"]]:
     """Where to begin: one map, or where one is searched for, the given position too, unless that shows nothing."""
+    if isinstance(init, tuple):
+        raise InputError("init is a warp; expected a matrix here, or crossmorph.register, which goes on from warps")
     if not isinstance(init, str):
         return [init]
     if init not in NAMED_INITS:

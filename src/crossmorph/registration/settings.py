@@ -8,8 +8,10 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.registration.affine_search import Freedom
+from crossmorph.transforms.composition import Step
 
-Init = str | Float[ndarray, "n n"]  # one of NAMED_INITS, or a matrix, fixed to moving space, RAS millimetres
+# One of NAMED_INITS, or a map from fixed to moving space, RAS millimetres: a matrix, or steps of which one is a warp.
+Init = str | Float[ndarray, "n n"] | tuple[Step, ...]
 NAMED_INITS = ("affine", "centers", "none")
 LINEAR_STAGES: tuple[Freedom, ...] = get_args(Freedom)
 REGISTRATION_STAGES = (*LINEAR_STAGES, "deformable")
@@ -21,7 +23,8 @@ class Settings(NamedTuple):
 
     Attributes:
         init: see :func:`crossmorph.registration.initialization.initial_affines`; of two initial affines, the one from
-            which the coarse network reaches more mutual information is used.
+            which the coarse network reaches more mutual information is used. From a warp, see
+            :mod:`crossmorph.registration.continuation`.
         smoothness: of the field, 0 (detailed) to 1 (stiff), for models that were trained for it; None is their default.
         refine: instance optimisation after the networks: ``on`` until it stops gaining, seconds to spend on it at most,
             ``off``, or ``auto``: ``on`` for volumes, where it adds 8 to 13 points of Dice on people, ``off`` for

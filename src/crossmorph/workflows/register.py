@@ -17,6 +17,7 @@ from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, find_card, fin
 from crossmorph.provenance.record import Run, Source, file_source, memory_source, plain_settings, weights_of
 from crossmorph.quality.checks import assess
 from crossmorph.quality.linear_checks import assess_linear
+from crossmorph.registration.continuation import continued, laid
 from crossmorph.registration.linear import register_images_linear
 from crossmorph.registration.register_images import Registered, register_images
 from crossmorph.registration.settings import (
@@ -27,7 +28,7 @@ from crossmorph.registration.settings import (
     Settings,
     refinement_seconds,
 )
-from crossmorph.transforms.affine_files import read_affine_transform
+from crossmorph.transforms.transform_chain import read_chain
 from crossmorph.transforms.warp import resample
 from crossmorph.workflows.result import Result
 
@@ -52,7 +53,8 @@ def register(
         model: a shipped model's name, a folder that ``train`` wrote, or what ``load_model`` gave; None is the shipped
             one of the fixed image's dimension.
         init: the initial affine: ``affine`` (found), ``centers`` (centre on centre), ``none`` (as the headers say), the
-            path of an affine transform, or a matrix, fixed space to moving space in RAS millimetres.
+            path of a transform to go on from (an affine one, or, unless the stage is linear, a warp), or a matrix,
+            fixed space to moving space in RAS millimetres.
         smoothness: of the field, from 0 (detailed) to 1 (stiff); None is the model's own.
         refine: instance optimisation of this pair: ``auto`` (volumes yes, slices no), ``on`` (until it stops gaining),
             ``off``, or seconds.
@@ -75,7 +77,7 @@ def register(
     if isinstance(init, str | Path) and str(init) not in NAMED_INITS:
         sources.append(file_source("init", find_init(init)))
     run = run_of("crossmorph.register, in Python", sources, loaded, card, settings)
-    settings = settings._replace(init=read_init(settings.init, ours, theirs))
+    settings = settings._replace(init=read_init(settings.init, ours, theirs, stage))
     result = register_read(ours, theirs, loaded, settings, run)
     return replace(
         result,
@@ -104,11 +106,17 @@ def register_read(moving: Image, fixed: Image, model: Model | None, settings: Se
         run = run._replace(settings={**run.settings, "refine": "off"})
         return Result(moved, linear.translated, moving, fixed, linear, assess_linear(linear, moving, fixed), run)
     assert model is not None
-    registered = register_images(moving, fixed, model, settings)
+    if isinstance(settings.init, tuple):
+        steps, start = settings.init, laid(moving, fixed, settings.init)
+        registered = register_images(start, fixed, model, settings._replace(init="none"))
+        assessment = assess(registered, start, fixed)
+        registered = continued(registered, moving, fixed, start, steps)
+    else:
+        start, registered = None, register_images(moving, fixed, model, settings)
+        assessment = assess(registered, moving, fixed)
     moved = replace(resample(moving, registered.warp), header=fixed.header)
-    assessment = assess(registered, moving, fixed)
     run = run._replace(settings={**run.settings, **_as_done(settings, registered)})
-    return Result(moved, registered.translated, moving, fixed, registered, assessment, run)
+    return Result(moved, registered.translated, moving, fixed, registered, assessment, run, start)
 
 
 def _as_done(settings: Settings, registered: Registered) -> dict[str, Any]:
@@ -186,22 +194,28 @@ def run_of(command: str, sources: Sequence[Source], model: Model | None, card: P
 def find_init(name: str | Path) -> Path:
     """The file of an initial affine. Raises InputError where there is none."""
     if not Path(name).exists():
-        expected = f"{', '.join(NAMED_INITS)} or the file of an affine transform"
+        expected = f"{', '.join(NAMED_INITS)} or the file of a transform"
         raise InputError(f"--init {name}: no such file; expected {expected}")
     return Path(name)
 
 
-def read_init(init: Init, moving: Image, fixed: Image) -> Init:
-    """One of the named initial affines or a matrix as it is, and anything else as the file of an affine transform.
+def read_init(init: Init, moving: Image, fixed: Image, stage: str = "deformable") -> Init:
+    """One of the named initial affines or a matrix as it is, and anything else as the file of a transform.
 
     Raises:
-        InputError: no such file, not an affine transform, or not an invertible matrix of the images' dimension.
+        InputError: no such file, not a transform, a warp where the stage is linear, or not an invertible matrix of the
+            images' dimension.
     """
     if isinstance(init, ndarray):
         size = fixed.dim + 1
         if init.shape != (size, size) or not np.isfinite(init).all() or np.linalg.det(init) == 0:
             raise InputError(f"init {init.tolist()}: expected an invertible matrix of {size} x {size} finite numbers")
         return init
-    if init in NAMED_INITS:
+    if isinstance(init, tuple) or init in NAMED_INITS:
         return init
-    return read_affine_transform(find_init(init), moving, fixed)
+    (step,) = read_chain([find_init(init)], moving, fixed)
+    if isinstance(step, ndarray):
+        return step
+    if stage != "deformable":
+        raise InputError(f"--init {init}: is a warp; expected an affine transform, or --stage deformable")
+    return (step,)

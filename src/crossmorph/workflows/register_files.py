@@ -155,7 +155,7 @@ def register_files(
     if threads:
         torch.set_num_threads(threads)
     run = run_of(command, [file_source(role, path) for role, path in read.inputs], loaded, card, settings)
-    settings = settings._replace(init=read_init(settings.init, read.moving, read.fixed))
+    settings = settings._replace(init=read_init(settings.init, read.moving, read.fixed, settings.stage))
     if outputs.folder is not None:
         make_folder(outputs.folder)
     with output_set(outputs.claimed()) as written:

@@ -24,7 +24,7 @@ from crossmorph.quality.linear_checks import LinearAssessment, LinearMeasures
 from crossmorph.registration.linear import RegisteredLinear
 from crossmorph.registration.register_images import Registered
 from crossmorph.system.files import OutputSet, output_set, write_whole
-from crossmorph.transforms.warp import Interpolation, Resampling, Warp, resample
+from crossmorph.transforms.warp import Interpolation, Resampling, Warp, nearest_affine, resample
 from crossmorph.workflows.outputs import KINDS, Outputs, ants_call, check_outputs
 from crossmorph.workflows.result_transforms import Named, write_transforms
 
@@ -45,6 +45,7 @@ class Result:
         assessment: measures, checks and maps, see :class:`crossmorph.quality.assessment.Assessment` and
             :class:`crossmorph.quality.linear_checks.LinearAssessment`.
         run: what decided the result, for the record beside a transform.
+        start: the moving image as a given warp laid it, where the registration went on from one.
     """
 
     moved: Any
@@ -54,6 +55,7 @@ class Result:
     registered: Registered | RegisteredLinear
     assessment: Assessment | LinearAssessment
     run: Run
+    start: Image | None = None
 
     @property
     def transform(self) -> Warp:
@@ -143,7 +145,10 @@ class Result:
             write_image(outputs.moved, self._moved_in_stored_type(self.moving, "linear"))
         named = zip(self._paths, ("moving", "fixed"), (self.moving, self.fixed), strict=True)
         images = [Named(Path(path).name if path else role, image) for path, role, image in named]
-        write_transforms(outputs, self.registered, *images)
+        registered = self.registered
+        if self.start is not None and isinstance(registered, Registered):
+            registered = registered._replace(initial_affine=nearest_affine(registered.warp))
+        write_transforms(outputs, registered, *images)
         if outputs.translated:
             write_image(outputs.translated, _storable(self.registered.translated, outputs.translated))
         for files in outputs.labels:
@@ -234,7 +239,7 @@ class Result:
         if path.suffix.lower() != ".html":
             self._draw(path)
             return
-        given, found = (self.moving, self.fixed), self.measures
+        given, found = (self.start or self.moving, self.fixed), self.measures
         if isinstance(self.registered, RegisteredLinear):
             assert isinstance(found, LinearMeasures)
             content = linear_content(*given, self.registered, found, self.checks, self.title)

@@ -144,7 +144,7 @@ def test_fields_and_translation_of_a_linear_result() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     fixed = seen((1.0, 1.0), 0.0, dark=True)
-    with pytest.raises(InputError, match="moving image is 3-D, shape .* fixed image 2-D"):
+    with pytest.raises(InputError, match=r"moving image is 3-D, shape .* fixed image 2-D"):
         register_linear(seen((4.0, 4.0, 4.0), 0.0, dark=False), fixed)
     with pytest.raises(InputError, match="init 'headers': expected affine, centers, none or a matrix"):
         register_linear(fixed, fixed, init="headers")

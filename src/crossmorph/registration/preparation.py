@@ -100,7 +100,7 @@ def prepare(
     best = _best(from_affine, matrices)
     if isinstance(init, str) and init == "affine" and not best.after.correlation >= MIN_CORRELATION:
         start = centred(source, target)
-        found = searched_affine(source, target, still, grid, hierarchy, start, around=True)
+        found = searched_affine(source, target, still, grid, hierarchy.divisor, start, around=True)
         other = from_affine(start if found is None else found)
         better = other.after.information > MIN_GAIN * best.after.information
         if better and not fields_apart(other.aligned, fixed):

@@ -18,7 +18,8 @@ from numpy import ndarray
 from crossmorph import DEFAULT_MODELS, InputError, Warp, load_model
 from crossmorph.networks.checkpoint import Model
 from crossmorph.quality.assessment import failures
-from crossmorph.quality.calibration.pairs import Setting, SimulatedPair, draw
+from crossmorph.quality.calibration.pairs import draw
+from crossmorph.quality.calibration.simulated_pair import Setting, SimulatedPair
 from crossmorph.quality.comparison import compare
 from crossmorph.quality.given_transform import Examined, examine_transform
 from crossmorph.simulation.anatomy import SPACING

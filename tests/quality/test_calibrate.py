@@ -17,6 +17,7 @@ from crossmorph.networks.checkpoint import Model, load_model, shipped_models
 from crossmorph.quality.calibration.calibrate import DEFAULTS, CalibrationSettings, calibrate, calibration_target
 from crossmorph.quality.calibration.limits import ALARMS, RARE, fit
 from crossmorph.quality.calibration.predictions import Prediction, balance, pair_expected_error, predict, raised
+from crossmorph.quality.calibration.simulated_pair import Setting
 from crossmorph.quality.calibration.tables import roc, wilson
 from crossmorph.quality.calibration.trials import Trial, run_trials
 from crossmorph.quality.error_model import LIMITS, PREDICTORS, SUFFIX, calibration_of, read_calibration
@@ -24,9 +25,10 @@ from crossmorph.quality.error_network import ErrorNetwork
 
 MODULE = "crossmorph.quality.calibration.calibrate."
 SHAPE = (32, 32)
-FILES = ("calibration.md", "calibration-train.csv", "calibration-test.csv", "calibration.png")
+SLICES = Setting((128, 128), 1.5, "train")
+FILES = ("calibration.md", "calibration-validation.csv", "calibration-test.csv", "calibration.png")
 FOLDED = measures(folds_percent=1.0)
-FEW = CalibrationSettings(learn=8, iterations=2, train=40, test=12, seed=1)
+FEW = CalibrationSettings(learn=8, iterations=2, validation=40, test=12, seed=1)
 
 
 def trial(seed: int) -> Trial:
@@ -53,10 +55,10 @@ def trial(seed: int) -> Trial:
     )
 
 
-def made_up(model: Model, split: str, seed: int, numbers: range, kept: Path | None) -> list[Trial | None]:
+def made_up(model: Model, setting: Setting, seed: int, numbers: range, kept: Path | None) -> list[Trial | None]:
     """In place of the registrations; the first test pair is refused."""
-    trials: list[Trial | None] = [trial(1000 * (split == "test") + number) for number in numbers]
-    return [None, *trials[1:]] if split == "test" else trials
+    trials: list[Trial | None] = [trial(1000 * (setting.split == "test") + number) for number in numbers]
+    return [None, *trials[1:]] if setting.split == "test" else trials
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +164,13 @@ def test_a_folder_of_ones_own_is_calibrated_and_then_checked_by_it(tmp_path, own
     assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == set(FILES)
     found = calibration_of(load_model(str(own)))
     assert found.limits == done.calibration.limits
-    assert found.origin["command"] == "crossmorph calibrate own --learn 8 --iterations 2 --train 40 --test 12 --seed 1"
+    assert (
+        found.origin["command"]
+        == "crossmorph calibrate own --learn 8 --iterations 2 --validation 40 --test 12 --seed 1"
+    )
     text = (tmp_path / "a" / "b" / "calibration.md").read_text()
     assert text == done.text
-    assert "## train, 40 pairs, 0 refused" in text
+    assert "## validation, 40 pairs, 0 refused" in text
     assert "## test, 11 pairs, 1 refused" in text
     with (tmp_path / "a" / "b" / "calibration-test.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -197,7 +202,7 @@ def test_a_folder_that_cannot_be_written_to_shows_before_the_work(tmp_path, monk
 def test_nothing_is_written_where_the_model_registers_nothing(tmp_path, own, monkeypatch):
     monkeypatch.setattr(MODULE + "run_trials", lambda *arguments: [None for _ in arguments[3]])
     network = shipped_models()["any-2d"].with_name(f"any-2d{SUFFIX}")
-    with pytest.raises(InputError, match="model own refused all 40 pairs of split train"):
+    with pytest.raises(InputError, match="model own refused all 40 pairs of split validation"):
         calibrate(load_model(str(own)), tmp_path / "out", FEW, network=network)
     assert not list((tmp_path / "out").iterdir())
     assert {path.name for path in own.iterdir()} == {"own.json", "own.safetensors"}
@@ -205,7 +210,7 @@ def test_nothing_is_written_where_the_model_registers_nothing(tmp_path, own, mon
 
 def test_the_command_prints_tables_and_files(tmp_path, monkeypatch):
     monkeypatch.setattr(MODULE + "run_trials", made_up)
-    words = ["calibrate", "any-2d", "-o", str(tmp_path), "--learn", "8", "--iterations", "1", "--train", "40"]
+    words = ["calibrate", "any-2d", "-o", str(tmp_path), "--learn", "8", "--iterations", "1", "--validation", "40"]
     done = CliRunner().invoke(app, [*words, "--test", "12", "--seed", "3"])
     assert done.exit_code == 0
     assert "| pairs | number | a check raised |" in done.output
@@ -215,12 +220,12 @@ def test_the_command_prints_tables_and_files(tmp_path, monkeypatch):
 
 def test_trials_are_kept_and_reused(tmp_path, monkeypatch):
     model = load_model()
-    (first,) = run_trials(model, "train", 5, range(3, 4), tmp_path)
+    (first,) = run_trials(model, SLICES, 5, range(3, 4), tmp_path)
     assert first.maps.shape == (9, *first.errors.shape)
     assert first.features.shape == (2, 96)
     assert first.measures.expected_error is None
     monkeypatch.setattr("crossmorph.quality.calibration.trials.run_trial", None)
-    (again,) = run_trials(model, "train", 5, range(3, 4), tmp_path)
+    (again,) = run_trials(model, SLICES, 5, range(3, 4), tmp_path)
     assert again.measures == first.measures
     assert torch.equal(again.errors, first.errors)
 

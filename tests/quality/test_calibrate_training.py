@@ -99,12 +99,16 @@ def test_augmented_vectors_point_to_where_they_pointed(dim):
     assert len(orders) == 2 * dim
 
 
-def test_larger_maps_are_cropped_where_the_error_counts():
+def test_larger_maps_are_cropped_about_the_foreground_and_smaller_ones_padded():
     layers = torch.zeros(4, 96, 32)
-    layers[-2, 70:80, 5:10] = 1
+    layers[-2:, 70:80, 5:10] = 1
     cropped = _cropped(layers, 32, np.random.default_rng(0))
     assert cropped.shape == (4, 32, 32)
     assert float(cropped[-2].sum()) == 50
+    padded = _cropped(layers, 48, np.random.default_rng(0))
+    assert padded.shape == (4, 48, 48)
+    assert float(padded[-1].sum()) == 50
+    assert not padded[:, :, 32:].any()
 
 
 @pytest.mark.slow

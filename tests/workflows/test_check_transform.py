@@ -16,7 +16,8 @@ from crossmorph.datasets.pairs import read_pairs
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
-from crossmorph.quality.calibration.pairs import Setting, draw
+from crossmorph.quality.calibration.pairs import draw
+from crossmorph.quality.calibration.simulated_pair import Setting
 from crossmorph.transforms.affine_files import write_affine_transform, write_ants, write_fsl_affine
 from crossmorph.transforms.warp import Warp, followed_by
 from crossmorph.transforms.warp_files import read_transform, write_transform

@@ -39,7 +39,8 @@ def train(
 
     try:
         weights = run(load_config(config, set_), resume)
-        rank_zero_only(print)(f"{gains_table(weights.parent)}\nwrote {weights}")
+        next_step = f"next: crossmorph calibrate {weights.parent} sets the limits of its checks (see its --help)"
+        rank_zero_only(print)(f"{gains_table(weights.parent)}\nwrote {weights}\n{next_step}")
     except TrainingDivergedError as error:
         fail(str(error), FAILED)
 

@@ -148,7 +148,7 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
     return Registered(
         warp=_on_fixed(final.displacement, grid, prepared, fixed),
         inverse=after_moving(inverse, moving.affine),
-        translated=translated_image(*translation, prepared, moving),
+        translated=translated_image(*translation, prepared.grid, prepared.aligned, moving),
         translation=translation,
         initial_affine=prepared.initial_affine,
         overlap=prepared.overlap,

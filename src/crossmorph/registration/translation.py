@@ -25,7 +25,6 @@ from crossmorph.functional import spatial
 from crossmorph.images.image import Image
 from crossmorph.networks.hierarchy import Flow
 from crossmorph.registration.pair_similarity import WHOLLY, Pair
-from crossmorph.registration.preparation import Prepared
 from crossmorph.simulation.drawing import gaussian_matrix
 from crossmorph.transforms.grid import Grid, onto_grid
 
@@ -79,21 +78,22 @@ def _hats(image: Float[Tensor, "1 1 *space"]) -> Float[Tensor, "1 knots *space"]
     return (1 - (image - knots).abs() * (KNOTS - 1)).clamp_min(0)
 
 
-def translated_image(base: Tensor, slope: Tensor | None, prepared: Prepared, moving: Image) -> Image:
+def translated_image(base: Tensor, slope: Tensor | None, grid: Grid, aligned: Image, moving: Image) -> Image:
     """``base + slope M`` at the moving image's own resolution: only base and slope come from the working grid.
 
     Args:
         base: on the working grid; of the hierarchy's own translation ``T = M + mask`` it is the mask.
         slope: likewise; None is 1.
-        prepared: the pair.
+        grid: the working grid.
+        aligned: the moving image in [0, 1], its header moved by the initial affine.
         moving: the moving image as it was given.
     """
-    own = Grid(prepared.aligned.affine, moving.shape)
+    own = Grid(aligned.affine, moving.shape)
 
     def at_its_resolution(values: Tensor) -> Float[ndarray, "*space"]:
-        return onto_grid(Image(values[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical), own).data
+        return onto_grid(Image(values[0, 0].cpu().numpy(), grid.affine, moving.physical), own).data
 
-    detail = prepared.aligned.data if slope is None else prepared.aligned.data * at_its_resolution(slope)
+    detail = aligned.data if slope is None else aligned.data * at_its_resolution(slope)
     return Image(detail + at_its_resolution(base), moving.affine, moving.physical, moving.header)
 
 

@@ -72,7 +72,7 @@ def _hierarchy(model, case: Case) -> Outcome:  # type: ignore[no-untyped-def]
     began = time.perf_counter()
     prepared, result, warp = register_networks(case.moving, case.fixed, model, init="none")
     seconds = time.perf_counter() - began
-    return Outcome(warp, seconds, translated_image(result.mask, None, prepared, case.moving))
+    return Outcome(warp, seconds, translated_image(result.mask, None, prepared.grid, prepared.aligned, case.moving))
 
 
 def _cyclegan(network: torch.nn.Sequential, case: Case) -> Outcome:

@@ -24,7 +24,7 @@ BATCH = 8
 LEARNING_RATE = 2e-3
 DECAY = 1e-2
 WARM_UP = 100  # iterations
-SIDE = {2: 128, 3: 48}  # voxels of the square maps it is trained on
+SIDE = {2: 128, 3: 48}  # voxels of the square maps that it is trained on, at most
 JITTER = 12  # voxels, of the position at which larger maps are cropped
 PROGRESS = 250  # iterations between two lines of progress
 
@@ -51,6 +51,7 @@ def train(trials: Sequence[Trial], iterations: int, seed: int) -> ErrorNetwork:
     dim = trials[0].errors.ndim
     numbers = torch.stack([error_predictors(trial.measures) for trial in trials])
     medians = torch.tensor([pair_error(trial) for trial in trials]).log()
+    side = min(SIDE[dim], max(max(trial.errors.shape) for trial in trials))
     network = ErrorNetwork(dim, PREDICTORS)
     network.mean.copy_(numbers.mean(0))
     network.scale.copy_(numbers.std(0).clamp_min(1e-3))
@@ -59,9 +60,8 @@ def train(trials: Sequence[Trial], iterations: int, seed: int) -> ErrorNetwork:
     began, summed = time.perf_counter(), 0.0
     for iteration in range(1, iterations + 1):
         chosen = rng.choice(len(trials), BATCH, replace=False)
-        stacked = torch.stack(
-            [_augmented(_cropped(_layers(trials[index]), SIDE[dim], rng), dim, rng) for index in chosen]
-        )
+        parts = [_cropped(_layers(trials[index]), side, rng) for index in chosen]
+        stacked = torch.stack([_augmented(part, dim, rng) for part in parts])
         predicted = network(stacked[:, :-3], numbers[chosen])
         loss = _loss(predicted, stacked[:, -3:], medians[chosen])
         optimiser.zero_grad()

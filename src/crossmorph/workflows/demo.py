@@ -22,6 +22,7 @@ from crossmorph.workflows.register_files import Done, register_files
 
 LEVEL = anatomy.split_levels("test")[6]  # mm; a level that no training pair shows
 SEED = 7
+SITE = "https://crossmorph.github.io/crossmorph/"
 TISSUES = {1: "CSF", 2: "grey matter", 3: "white matter"}
 
 
@@ -136,7 +137,7 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
     table.add_row("seconds (first call)", "", f"{done.seconds:.2f}", "")
     console = Console()
     # As it was called, so that the next command works where this one did.
-    program = sys.argv[0] if Path(sys.argv[0]).name == "crossmorph" else "crossmorph"
+    program = sys.argv[0] if Path(sys.argv[0]).stem == "crossmorph" else "crossmorph"
     console.print(
         "Fixed: a real T1w slice (ICBM152 2009a, the average of 152 people). Moving: a T2w slice of the same level,\n"
         "simulated from the template's tissue maps and deformed by a known field, so that the error can be measured.",
@@ -148,7 +149,7 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
         f"Files     {output}/moved.nii.gz, translated.nii.gz, moved_labels.nii.gz, transform.h5, inverse.h5\n"
         f"Try next  {program} register YOUR_T2.nii.gz YOUR_T1.nii.gz -o moved.nii.gz -t transform.h5 --report r.html\n"
         f"          {program} register --help     {program} models show\n"
-        "          docs/tutorial.md, and docs/train.md for weights of your own scans",
+        f"          {SITE}tutorial/, and {SITE}train/ for weights of your own scans",
         soft_wrap=True,
         highlight=False,
     )

@@ -94,7 +94,7 @@ def _limits(model: Model) -> list[str]:
     else:
         checks = "no calibration: some checks have no known limit (crossmorph calibrate sets them)"
     return [
-        "other anatomy, contrasts or fields of view than it was trained on: train on your own scans (docs/train.md)",
+        "other anatomy, contrasts or fields of view than it was trained on: train on your own scans (https://crossmorph.github.io/crossmorph/train/)",
         checks,
         "not a medical device",
     ]

@@ -30,7 +30,7 @@ from crossmorph.training.synthesis import SynthesisSpec
 from crossmorph.workflows.demo import run_demo
 
 PROSE_WIDTH = 120
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SECTIONS: tuple[type[BaseModel], ...] = (
     TrainConfig, DataSpec, AugmentSpec, SynthesisSpec, HierarchySpec, AffineSpec, PyramidSpec, UNetSpec, Weights,
     StageSpecs, StageSpec,

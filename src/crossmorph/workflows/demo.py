@@ -15,6 +15,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import write_image
 from crossmorph.simulation import anatomy, mri
 from crossmorph.simulation.deformation import random_deformation, true_field, warp_fractions
+from crossmorph.system.environment import require_extra
 from crossmorph.transforms.warp import Warp, from_voxel_displacement, resample, resample_warp, voxel_displacement
 from crossmorph.transforms.warp_files import read_transform
 from crossmorph.workflows.outputs import LabelFiles, Outputs
@@ -42,6 +43,7 @@ def demo_pair() -> DemoPair:
     Fixed: a slice of the ICBM152 2009a T1w average of 152 people that nilearn ships, 1 mm. Moving: a T2w slice that the
     simulator acquires from the tissue maps of the same template, 1.5 mm, under a random deformation drawn here.
     """
+    require_extra("simulate")
     rng = np.random.default_rng(SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nilearn's notices about its own future defaults
@@ -73,7 +75,7 @@ def run_demo(output: Path) -> Done:
         output: folder for all files; made if missing.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be made or written to, or an extra is not installed.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)

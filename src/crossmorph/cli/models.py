@@ -61,5 +61,5 @@ def export(
     from crossmorph.networks.checkpoint import DEFAULT_MODELS
     from crossmorph.workflows.export_model import export_model
 
-    for file in export_model(name or DEFAULT_MODELS[2], output, form):  # type: ignore[arg-type]
+    for file in export_model(name or DEFAULT_MODELS[2], output, form):
         print(f"wrote {output / file}")

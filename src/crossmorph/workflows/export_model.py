@@ -4,7 +4,7 @@ import json
 import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from crossmorph.datasets.writing import new_dataset
 from crossmorph.errors import InputError
@@ -12,7 +12,7 @@ from crossmorph.networks.checkpoint import Model, find_card, load_model, shipped
 from crossmorph.quality.error_model import calibration_path
 from crossmorph.workflows.model_card import card_parts, weights_facts
 
-Form = Literal["huggingface", "monai"]
+FORMS = ("huggingface", "monai")
 PAPER = (
     'X. Dai, T. Ma, H. Cai, Y. Wen, "Unsupervised hierarchical translation-based model for multi-modal medical image '
     'registration"'
@@ -52,7 +52,7 @@ INFERENCE: dict[str, Any] = {
 }
 
 
-def export_model(name: str, output: Path, form: Form) -> list[Path]:
+def export_model(name: str, output: Path, form: str) -> list[Path]:
     """Write a folder with weights, card and calibration of a model, in the form of a hub.
 
     Args:
@@ -67,14 +67,14 @@ def export_model(name: str, output: Path, form: Form) -> list[Path]:
     Raises:
         InputError: unknown form, no such model, damaged, or the folder exists and is not empty.
     """
-    if form not in get_args(Form):
-        raise InputError(f"received the form {form}; expected {' or '.join(get_args(Form))}")
+    if form not in FORMS:
+        raise InputError(f"received the form {form}; expected {' or '.join(FORMS)}")
     card = find_card(name)
     model = load_model(str(card), "cpu")
     with new_dataset(output) as folder:
         if form == "huggingface":
             _copy(card, folder)
-            _write(folder / "README.md", _front_matter(model, card) + _readme(model))
+            _write(folder / "README.md", _front_matter(model) + _readme(model))
         else:
             _copy(card, folder / "models")
             _write(folder / "docs" / "README.md", _readme(model))
@@ -96,10 +96,14 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _front_matter(model: Model, card: Path) -> str:
+def _shipped(model: Model) -> bool:
+    return shipped_models().get(model.card.name) == model.path
+
+
+def _front_matter(model: Model) -> str:
     """The metadata of a model card (https://huggingface.co/docs/hub/model-cards); a licence of shipped weights only."""
     lines = ["library_name: crossmorph", "pipeline_tag: image-to-image"]
-    if shipped_models().get(model.card.name) == card:
+    if _shipped(model):
         lines.append(f"license: {SHIPPED_LICENCE}")
     tags = ("image-registration", "medical-imaging", "mri", f"{model.card.hierarchy.dim}d", "safetensors")
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---", "", ""])
@@ -108,15 +112,12 @@ def _front_matter(model: Model, card: Path) -> str:
 def _readme(model: Model) -> str:
     card = model.card
     parts = card_parts(model) | {"weights": weights_facts(model)}
-    sections = [
-        f"## {heading.capitalize()}\n\n" + "\n".join(f"- {line}" for line in parts[heading]) for heading in parts
-    ]
+    lists = {heading: "\n".join(f"- {line}" for line in lines) for heading, lines in parts.items()}
+    sections = [f"## {heading.capitalize()}\n\n{lines}" for heading, lines in lists.items()]
+    pull = "" if _shipped(model) else f"    crossmorph models pull {card.name}.json    # of this folder, or its URL\n"
     use = (
-        "## Use\n\n"
-        '    pip install "crossmorph[report]"\n'
-        f"    crossmorph models pull {card.name}.json\n"
-        f"    crossmorph register MOVING FIXED -o moved.nii.gz --model {card.name}\n\n"
-        "The first file is `" + f"{card.name}.json` of this folder, or its URL; the command checks what it says."
+        '## Use\n\n    pip install "crossmorph[report]"\n'
+        f"{pull}    crossmorph register MOVING FIXED -o moved.nii.gz --model {card.name}"
     )
     cite = f"## Citation\n\nThe method follows {PAPER}."
     return "\n\n".join([f"# {card.name}", card.description, use, *sections, cite]) + "\n"

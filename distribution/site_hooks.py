@@ -1,6 +1,7 @@
 """What MkDocs does beside the pages of docs/: pictures and links that lie outside, and the public names of Python."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -11,6 +12,14 @@ import crossmorph
 
 PUBLIC_NAMES = "<!-- public names -->"
 OUTSIDE = re.compile(r"\]\((?:\.\./)+((?!\.)[^)]+)\)")  # from docs/ or a folder of it
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Pages without a place of their own come last among the how-to pages."""
+    listed = str(config.nav)
+    (guides,) = (entry["How to"] for entry in config.nav or [] if "How to" in entry)
+    guides += [path.name for path in sorted(Path(config.docs_dir).glob("*.md")) if f"'{path.name}'" not in listed]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

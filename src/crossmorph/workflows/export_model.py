@@ -47,6 +47,7 @@ INFERENCE: dict[str, Any] = {
         "output_dir": "@output_dir",
         "output_postfix": "moved",
         "separate_folder": False,
+        "resample": False,
     },
     "run": ["$@postprocessing(@registration(@preprocessing({'moving': @moving, 'fixed': @fixed})))"],
 }

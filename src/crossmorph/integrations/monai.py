@@ -78,6 +78,6 @@ class Registerd(MapTransform):
 
 def _tensor(data: ndarray, like: MetaTensor, own: MetaTensor) -> MetaTensor:
     """Voxels on the grid of an image, with the name of their own file, by which MONAI saves them."""
-    meta = {key: value for key, value in like.meta.items() if key != NAME}
+    meta = {key: value for key, value in like.meta.items() if key not in (NAME, "affine")}
     meta |= {NAME: own.meta[NAME]} if NAME in own.meta else {}
     return MetaTensor(torch.from_numpy(data), affine=like.affine.clone(), meta=meta)

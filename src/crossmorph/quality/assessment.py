@@ -23,6 +23,7 @@ class Consistency(NamedTuple):
         foreground: where the fixed image shows something.
         rotated: the most mutual information (nats) that the coarse network reaches with the moving image rotated by
             180 degrees, about an axis through its centre of intensity.
+        mirrored: the same with left and right of the moving image exchanged; None of slices, whose axes may be any.
     """
 
     shifted: Float[Tensor, "dim *space"]
@@ -33,6 +34,7 @@ class Consistency(NamedTuple):
     residual: Float[Tensor, "*space"]
     foreground: Bool[Tensor, "*space"]
     rotated: float
+    mirrored: float | None
 
 
 class Measures(NamedTuple):
@@ -65,6 +67,9 @@ class Measures(NamedTuple):
         rejected_stages: number of stages that were rejected.
         working_spacing: length of a voxel of the working grid.
         refine_steps: steps of instance optimisation, if there was any.
+        mirror_ratio: as ``rotation_ratio``, with left and right exchanged; None of slices.
+        translation_correlation: correlation of the translation, moved by the final field, and the fixed image over the
+            foreground.
         expected_error: expected median error over the foreground, if the model is calibrated.
         training_distance: distance of the images from the training images, as a multiple of its limit, likewise.
     """
@@ -93,6 +98,8 @@ class Measures(NamedTuple):
     rejected_stages: int
     working_spacing: float
     refine_steps: int | None = None
+    mirror_ratio: float | None = None
+    translation_correlation: float | None = None
     expected_error: float | None = None
     training_distance: float | None = None
 
@@ -123,6 +130,7 @@ class TransformMeasures(NamedTuple):
         min_jacobian: smallest Jacobian determinant, strictly.
         log_jacobian: 99th percentile of ``|log det|``.
         working_spacing: length of a voxel of the working grid.
+        mirror_ratio: as ``rotation_ratio``, with left and right exchanged; None of slices.
     """
 
     unit: str
@@ -142,6 +150,7 @@ class TransformMeasures(NamedTuple):
     min_jacobian: float
     log_jacobian: float
     working_spacing: float
+    mirror_ratio: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What is known, by name."""

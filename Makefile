@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint bench faults formats fuzz clean
+.PHONY: demo test test-all lint bench faults formats fuzz site notebook clean
 
 demo: .venv/.demo
 	$(BIN)/crossmorph demo
@@ -11,7 +11,7 @@ demo: .venv/.demo
 test: .venv/.test
 	$(BIN)/python -m pytest
 
-test-all: .venv/.bench
+test-all: .venv/.bench .venv/.docs
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: .venv/.lint
@@ -32,8 +32,15 @@ faults: .venv/.test
 fuzz: .venv/.test
 	$(BIN)/python benchmarks/fuzz.py
 
+# The documentation site, in site/.
+site: .venv/.docs
+	$(BIN)/python -m mkdocs build
+
+notebook: .venv/.docs
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/notebook.ipynb
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site
 
 # Each level of installation adds to the one before; a stamp remembers it until the requirements change.
 .venv/.demo: pyproject.toml constraints.txt
@@ -50,6 +57,11 @@ clean:
 # The peers weigh 2 GB.
 .venv/.bench: .venv/.test
 	$(PIP) -e '.[baselines,test]'
+	touch $@
+
+# What builds the site, the wheel and the notebook.
+.venv/.docs: .venv/.test
+	$(PIP) -e '.[docs,release,test]'
 	touch $@
 
 .venv/.lint: .venv/.test

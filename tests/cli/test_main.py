@@ -147,7 +147,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "pairs too": (["-o", "m", "--pairs", "p.csv"], "register: --pairs chooses its own files"),
     "bids too": (["-o", "m", "--bids", "-t", "t.h5"], "register: --bids chooses its own files"),
     "twice": (["-o", "m.nii.gz", "--translated", "m.nii.gz"], "m.nii.gz: wanted as translated, but is also"),
-    "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected a shipped one (any-2d"),
+    "model": (["-o", "moved.nii", "--model", "best"], "best: no such model; expected one by name (any-2d"),
     "device": (["-o", "moved.nii", "--device", "abacus"], "device abacus: not available here"),
     "labels": (["-o", "moved.nii", "--labels", "moving.nii.gz", "l.nii"], "moving.nii.gz: 16"),
     "missing labels": (["-o", "moved.nii", "--labels", "none.nii", "l.nii"], "none.nii: cannot be read"),

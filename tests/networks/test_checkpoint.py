@@ -291,7 +291,7 @@ def test_damaged_cards_are_refused_by_what_is_wrong(folder: Path, case: str) -> 
 def test_an_unknown_name_lists_the_shipped_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("t3t9", "no/such/folder", "missing.json", ""):
-        line = assert_refused(name, r"no such model; expected a shipped one \(.*\) or a folder with")
+        line = assert_refused(name, r"no such model; expected one by name \(.*\) or a folder with")
         assert all(shipped in line for shipped in shipped_models())
 
 

@@ -19,7 +19,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 def test_what_is_missing_is_named_with_its_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     require_extra(extra)
     without(monkeypatch, EXTRAS[extra][-1])
-    with pytest.raises(InputError, match=rf"^{EXTRAS[extra][-1]} not installed; .*pip install 'crossmorph\[{extra}\]'"):
+    with pytest.raises(InputError, match=rf'^{EXTRAS[extra][-1]} not installed; .*pip install "crossmorph\[{extra}\]"'):
         require_extra(extra)
 
 

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from crossmorph.networks.shipped import DEFAULT_MODELS, shipped_models
+from crossmorph.networks.shipped import DEFAULT_MODELS, pulled_models, shipped_models
 
 BAD_INPUT, FAILED = 2, 3  # exit codes
 STAGES = ("rigid", "similarity", "affine", "deformable")
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Names of shipped models that begin so; a shell completes names of folders by itself."""
-    return [name for name in shipped_models() if name.startswith(incomplete)]
+    """Names of shipped and pulled models that begin so; a shell completes names of folders by itself."""
+    return [name for name in (*shipped_models(), *pulled_models()) if name.startswith(incomplete)]
 
 
 def _complete_stage(incomplete: str) -> list[str]:
@@ -24,7 +24,7 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Shipped model, or folder that train wrote.",
+        help="Shipped or pulled model, or folder that train wrote.",
         show_default=f"{DEFAULT_MODELS[2]} for slices, {DEFAULT_MODELS[3]} for volumes",
         autocompletion=complete_model,
     ),
@@ -33,7 +33,7 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="NAME",
-        help="Shipped model, or folder that train wrote.",
+        help="Shipped or pulled model, or folder that train wrote.",
         show_default=DEFAULT_MODELS[2],
         autocompletion=complete_model,
     ),

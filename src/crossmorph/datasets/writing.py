@@ -42,6 +42,8 @@ def new_dataset(output: Path) -> Iterator[Path]:
             folder = Path(temporary) / "dataset"  # within it, since only the owner can read a temporary folder
             folder.mkdir()
             yield folder
+            if target.is_dir():  # Windows puts no folder in the place of another, not even of an empty one
+                target.rmdir()
             folder.replace(target)
     except OSError as error:
         raise InputError(f"{output}: {error.strerror or error}; expected a folder that can be written") from error

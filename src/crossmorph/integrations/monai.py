@@ -16,6 +16,8 @@ from crossmorph.networks.checkpoint import Model
 from crossmorph.transforms.warp import resample
 from crossmorph.workflows.register import register
 
+NAME = "filename_or_obj"
+
 
 class Registerd(MapTransform):
     """Register one image of a dictionary to another, and move the label maps that belong to it.
@@ -58,11 +60,11 @@ class Registerd(MapTransform):
         fixed = self._image(data, self.fixed)
         result = register(self._image(data, self.moving), fixed, model=self.model, **self.settings)
         like = data[self.fixed]
-        moved = {self.moving: _tensor(result.moved[None], like)}
+        moved = {self.moving: _tensor(result.moved[None], like, data[self.moving])}
         for key in self.labels:
             voxels, affine = self._image(data, key)
             labels = resample(Image(voxels, affine), result.transform, "nearest")
-            moved[key] = _tensor(labels.data[None].astype(voxels.dtype), like)
+            moved[key] = _tensor(labels.data[None].astype(voxels.dtype), like, data[key])
         return {**data, **moved, self.transform: result.transform, self.checks: result.checks}
 
     def _image(self, data: Mapping[Hashable, Any], key: Hashable) -> tuple[ndarray, Float[ndarray, "n n"]]:
@@ -74,5 +76,8 @@ class Registerd(MapTransform):
         return image.detach().cpu().numpy()[0], image.affine.cpu().numpy().astype(np.float64)[np.ix_(axes, axes)]
 
 
-def _tensor(data: ndarray, like: MetaTensor) -> MetaTensor:
-    return MetaTensor(torch.from_numpy(data), affine=like.affine.clone())
+def _tensor(data: ndarray, like: MetaTensor, own: MetaTensor) -> MetaTensor:
+    """Voxels on the grid of an image, with the name of their own file, by which MONAI saves them."""
+    meta = {key: value for key, value in like.meta.items() if key not in (NAME, "affine")}
+    meta |= {NAME: own.meta[NAME]} if NAME in own.meta else {}
+    return MetaTensor(torch.from_numpy(data), affine=like.affine.clone(), meta=meta)

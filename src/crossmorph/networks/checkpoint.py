@@ -18,6 +18,8 @@ from crossmorph.errors import InputError
 from crossmorph.networks.hierarchy import Hierarchy, HierarchySpec
 from crossmorph.networks.layers import CHANNELS_LAST
 from crossmorph.networks.shipped import DEFAULT_MODELS as DEFAULT_MODELS
+from crossmorph.networks.shipped import pulled_models as pulled_models
+from crossmorph.networks.shipped import registry as registry
 from crossmorph.networks.shipped import shipped_models as shipped_models
 from crossmorph.system.files import brief, read_json, write_whole
 
@@ -105,19 +107,19 @@ def save_model(folder: Path, hierarchy: Hierarchy, card: Card) -> Path:
 
 
 def find_card(name: str) -> Path:
-    """The card of a shipped model's name, of a ``.json`` file, or of a folder that holds exactly one model."""
-    shipped = shipped_models()
-    if name in shipped:
-        return shipped[name]
+    """The card of a shipped or pulled model's name, a ``.json`` file, or a folder that holds exactly one model."""
+    named = pulled_models() | shipped_models()
+    if name in named:
+        return named[name]
     path = Path(name)
     cards = [card for card in path.glob("*.json") if card.with_suffix(".safetensors").exists()] if path.is_dir() else []
     if len(cards) == 1:
         return cards[0]
     if path.suffix == ".json" and path.is_file():
         return path
-    known = ", ".join(shipped) or "none"
+    known = ", ".join(sorted(named)) or "none"
     raise InputError(
-        f"{name}: no such model; expected a shipped one ({known}) or a folder with one .safetensors and its .json"
+        f"{name}: no such model; expected one by name ({known}) or a folder with one .safetensors and its .json"
     )
 
 

@@ -143,6 +143,6 @@ def _fraction(task: Task) -> float:
     if not task.iterations:
         return 0.0
     logs = list(task.folder.rglob("metrics.csv"))
-    rows = list(csv.reader(logs[0].read_text().splitlines())) if logs else []
+    rows = list(csv.reader(logs[0].read_text("utf-8").splitlines())) if logs else []
     last = next((int(row[0]) for row in reversed(rows) if row and row[0].isdigit()), 0)
     return min(last / task.iterations, 1.0)

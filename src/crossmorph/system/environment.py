@@ -21,7 +21,8 @@ def require_extra(extra: str) -> None:
     """Refuse to go on without an extra of the installation. Raises InputError that says how to install it."""
     missing = [module for module in EXTRAS[extra] if util.find_spec(module) is None]
     if missing:
-        raise InputError(f"{', '.join(missing)} not installed; expected the extra: pip install 'crossmorph[{extra}]'")
+        # Within quotes that every shell knows, that of Windows too.
+        raise InputError(f'{", ".join(missing)} not installed; expected the extra: pip install "crossmorph[{extra}]"')
 
 
 def environment() -> dict[str, str]:

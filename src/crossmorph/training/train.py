@@ -318,7 +318,7 @@ def _iterations_before(config: TrainConfig, stage: int) -> int:
 
 def _card(config: TrainConfig, scores: dict[str, float]) -> Card:
     described = (config.data.train or config.data.validation).parent.parent / "dataset.json"
-    data = json.loads(described.read_text()) if described.exists() else {}
+    data = json.loads(described.read_text("utf-8")) if described.exists() else {}
     return Card(
         name=config.name,
         description=config.description,

@@ -15,6 +15,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import write_image
 from crossmorph.simulation import anatomy, mri
 from crossmorph.simulation.deformation import random_deformation, true_field, warp_fractions
+from crossmorph.system.environment import require_extra
 from crossmorph.transforms.warp import Warp, from_voxel_displacement, resample, resample_warp, voxel_displacement
 from crossmorph.transforms.warp_files import read_transform
 from crossmorph.workflows.outputs import LabelFiles, Outputs
@@ -22,6 +23,7 @@ from crossmorph.workflows.register_files import Done, register_files
 
 LEVEL = anatomy.split_levels("test")[6]  # mm; a level that no training pair shows
 SEED = 7
+SITE = "https://crossmorph.github.io/crossmorph/"
 TISSUES = {1: "CSF", 2: "grey matter", 3: "white matter"}
 
 
@@ -41,6 +43,7 @@ def demo_pair() -> DemoPair:
     Fixed: a slice of the ICBM152 2009a T1w average of 152 people that nilearn ships, 1 mm. Moving: a T2w slice that the
     simulator acquires from the tissue maps of the same template, 1.5 mm, under a random deformation drawn here.
     """
+    require_extra("simulate")
     rng = np.random.default_rng(SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nilearn's notices about its own future defaults
@@ -72,7 +75,7 @@ def run_demo(output: Path) -> Done:
         output: folder for all files; made if missing.
 
     Raises:
-        InputError: the folder cannot be made or written to.
+        InputError: the folder cannot be made or written to, or an extra is not installed.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -136,7 +139,7 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
     table.add_row("seconds (first call)", "", f"{done.seconds:.2f}", "")
     console = Console()
     # As it was called, so that the next command works where this one did.
-    program = sys.argv[0] if Path(sys.argv[0]).name == "crossmorph" else "crossmorph"
+    program = sys.argv[0] if Path(sys.argv[0]).stem == "crossmorph" else "crossmorph"
     console.print(
         "Fixed: a real T1w slice (ICBM152 2009a, the average of 152 people). Moving: a T2w slice of the same level,\n"
         "simulated from the template's tissue maps and deformed by a known field, so that the error can be measured.",
@@ -148,7 +151,7 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
         f"Files     {output}/moved.nii.gz, translated.nii.gz, moved_labels.nii.gz, transform.h5, inverse.h5\n"
         f"Try next  {program} register YOUR_T2.nii.gz YOUR_T1.nii.gz -o moved.nii.gz -t transform.h5 --report r.html\n"
         f"          {program} register --help     {program} models show\n"
-        "          docs/tutorial.md, and docs/train.md for weights of your own scans",
+        f"          {SITE}tutorial/, and {SITE}train/ for weights of your own scans",
         soft_wrap=True,
         highlight=False,
     )

@@ -32,18 +32,22 @@ def model_card(path: Path) -> str:
     """
     model = load_model(str(path), "cpu")
     card = model.card
-    parts = {
-        "for": _purpose(model),
-        "trained on": _training(card.training, card.data),
-        "scores": _scores(card.scores),
-        "limits": _limits(model),
-        "weights": _weights(model, path),
-    }
+    parts = card_parts(model) | {"weights": [f"{path.with_suffix('.safetensors')}", *weights_facts(model)]}
     lines = [card.name, *([_filled("  ", card.description)] if card.description else [])]
     for heading, entries in parts.items():
         headings = [heading, *[""] * len(entries)]
         lines += [_filled(f"{each:<{INDENT}}", entry) for each, entry in zip(headings, entries, strict=False)]
     return "\n".join(lines)
+
+
+def card_parts(model: Model) -> dict[str, list[str]]:
+    """What a model is for, what it was trained on, what it scored, and its limits; lines by heading."""
+    return {
+        "for": _purpose(model),
+        "trained on": _training(model.card.training, model.card.data),
+        "scores": _scores(model.card.scores),
+        "limits": _limits(model),
+    }
 
 
 def _filled(begin: str, text: str) -> str:
@@ -94,18 +98,19 @@ def _limits(model: Model) -> list[str]:
     else:
         checks = "no calibration: some checks have no known limit (crossmorph calibrate sets them)"
     return [
-        "other anatomy, contrasts or fields of view than it was trained on: train on your own scans (docs/train.md)",
+        "other anatomy, contrasts or fields of view than it was trained on: train on your own scans (https://crossmorph.github.io/crossmorph/train/)",
         checks,
         "not a medical device",
     ]
 
 
-def _weights(model: Model, path: Path) -> list[str]:
+def weights_facts(model: Model) -> list[str]:
+    """Number of parameters, checksum, and what the weights were made with."""
     card = model.card
     count = sum(parameter.numel() for parameter in model.hierarchy.parameters())
     made = ", ".join(f"{name} {card.environment[name]}" for name in ("crossmorph", "torch") if name in card.environment)
     return [
-        f"{path.with_suffix('.safetensors')}, {count:,} parameters",
+        f"{count:,} parameters",
         f"SHA-256 {card.sha256}",
         *([f"made with {made}"] if made else []),
     ]

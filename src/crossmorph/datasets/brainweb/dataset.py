@@ -256,7 +256,9 @@ def _describe(
         "name": "brainweb",
         "source": "BrainWeb, https://brainweb.bic.mni.mcgill.ca",
         "brain": brain,
-        "files": [str(path.relative_to(source)) for head in heads for path in (*head.model, *head.images.values())],
+        "files": [
+            path.relative_to(source).as_posix() for head in heads for path in (*head.model, *head.images.values())
+        ],
         "seed": scanner.seed,
         "modalities": scanner.modalities,
         "simulated_from_the_model": simulated,

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 import crossmorph
 from crossmorph.images.image import Image
-from crossmorph.quality.assessment import Limits, Measures, TransformMeasures
+from crossmorph.quality.assessment import Limits, LinearMeasures, Measures, TransformMeasures
 from crossmorph.quality.checks import check as make_checks
 from crossmorph.reports import layers, registration_page
 from crossmorph.reports.layers import average_to, lattice_within, mosaic
@@ -229,7 +229,7 @@ def test_the_verdict(levels, said):
 
 def test_every_measure_is_shown_and_compared_where_a_check_compares_it():
     """What a page says of measures and checks is all there is to say, and its links lead somewhere."""
-    assert set(MEASURES) == {*Measures._fields, *TransformMeasures._fields} - {"unit"}
+    assert set(MEASURES) == {*Measures._fields, *TransformMeasures._fields, *LinearMeasures._fields} - {"unit"}
     known = measures(mutual_information_refined=0.8, refine_steps=3, expected_error=1.23, training_distance=0.5)
     checks = make_checks(known, Limits(2.0, 3.0, 1.5, 1.5))
     assert {each.name for each in checks} == {meaning.check for meaning in MEASURES.values()} - {""}

@@ -111,9 +111,14 @@ def test_settings_that_leave_a_choice_are_recorded_as_what_they_came_to(given):
     low, high = networks.smoothness_range
     done = {"init": "none", "smoothness": networks.smoothness if low != high else None}
     plain = crossmorph.register(*pair, model=model, init="none")
-    assert plain.run.settings == {**done, "refine": "off", "refine_steps": None}
+    assert plain.run.settings == {**done, "refine": "off", "refine_steps": None, "stage": "deformable"}
     refined = crossmorph.register(*pair, model=model, init="none", refine=30.0)
-    assert refined.run.settings == {**done, "refine": 30.0, "refine_steps": refined.measures.refine_steps}
+    assert refined.run.settings == {
+        **done,
+        "refine": 30.0,
+        "refine_steps": refined.measures.refine_steps,
+        "stage": "deformable",
+    }
     assert refined.measures.refine_steps > 0
 
 

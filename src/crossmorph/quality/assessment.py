@@ -157,6 +157,43 @@ class TransformMeasures(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
+class LinearMeasures(NamedTuple):
+    """Measures of a pair registered by a linear map. All mutual information is in nats.
+
+    Attributes:
+        unit: of all lengths, ``mm``, or ``pixels`` where the fixed image has no millimetres.
+        overlap_before: fraction of the fixed field of view that the moving image covers by its header.
+        overlap: the same after the registration.
+        mutual_information_before: of the images as they were given.
+        mutual_information_final: of the result.
+        swap_consistency: mean distance over the foreground, from each place, of where the map and the one found with
+            the images exchanged lead.
+        shift_consistency: mean distance of where the map and the one found again from aside lead.
+        rotation_ratio: similarity reached with the moving image rotated by 180 degrees, as a multiple.
+        folds_percent: 0: a linear map does not fold.
+        min_jacobian: determinant of the map.
+        log_jacobian: ``|log det|``.
+        largest_change: from which on the two distances are too large.
+    """
+
+    unit: str
+    overlap_before: float
+    overlap: float
+    mutual_information_before: float
+    mutual_information_final: float
+    swap_consistency: float
+    shift_consistency: float
+    rotation_ratio: float
+    folds_percent: float
+    min_jacobian: float
+    log_jacobian: float
+    largest_change: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of them, by name."""
+        return self._asdict()
+
+
 class Check(NamedTuple):
     """One check.
 
@@ -199,6 +236,14 @@ class Assessment(NamedTuple):
     checks: tuple[Check, ...]
     maps: Consistency
     error: Float[Tensor, "*space"] | None
+
+
+class LinearAssessment(NamedTuple):
+    """What is known of the quality of a pair registered by a linear map; ``error`` is None, as nothing estimates it."""
+
+    measures: LinearMeasures
+    checks: tuple[Check, ...]
+    error: None = None
 
 
 def level_text(check: Check) -> str:

@@ -6,7 +6,6 @@ right under which the images agree less than when one is turned upside down.
 
 import math
 from itertools import product
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,64 +15,22 @@ from scipy.linalg import expm
 
 from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import Image
-from crossmorph.quality.assessment import Check
-from crossmorph.quality.checks import MAX_STRETCH, MIN_KEPT, MIN_OVERLAP, ROTATION_FAILED, ROTATION_WARNING
-from crossmorph.registration.affine_search import Freedom, generators
+from crossmorph.quality.assessment import Check, LinearAssessment, LinearMeasures
+from crossmorph.registration.affine_search import generators
 from crossmorph.registration.linear import RegisteredLinear, search_grid
 from crossmorph.registration.linear_optimization import LEVELS, optimise_linear
 from crossmorph.registration.pair_similarity import Pair, pair_similarity, seen_on
+from crossmorph.registration.settings import Freedom
 from crossmorph.system.progress import stage
 from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import fields_overlap, transform_points
 
+# The limits of deformable registrations, crossmorph.quality.checks.
+MIN_KEPT, MAX_STRETCH, MIN_OVERLAP = 0.8, 2.0, 0.6
+ROTATION_WARNING, ROTATION_FAILED = 1.0, 1.1
 ASIDE = 0.02, 0.05  # of the longest side of the fixed field of view, and radians: where the map is looked for again
 # Of that side: detail that the last level averages away, about 2 mm of a head. Maps that differ by less agree.
 MAX_CHANGE = 1 / LEVELS[-1].detail
-
-
-class LinearMeasures(NamedTuple):
-    """Measures of a pair registered by a linear map. All mutual information is in nats.
-
-    Attributes:
-        unit: of all lengths, ``mm``, or ``pixels`` where the fixed image has no millimetres.
-        overlap_before: fraction of the fixed field of view that the moving image covers by its header.
-        overlap: the same after the registration.
-        mutual_information_before: of the images as they were given.
-        mutual_information_final: of the result.
-        swap_consistency: mean distance over the foreground, from each place, of where the map and the one found with
-            the images exchanged lead.
-        shift_consistency: mean distance of where the map and the one found again from aside lead.
-        rotation_ratio: similarity reached with the moving image rotated by 180 degrees, as a multiple.
-        folds_percent: 0: a linear map does not fold.
-        min_jacobian: determinant of the map.
-        log_jacobian: ``|log det|``.
-        largest_change: from which on the two distances are too large.
-    """
-
-    unit: str
-    overlap_before: float
-    overlap: float
-    mutual_information_before: float
-    mutual_information_final: float
-    swap_consistency: float
-    shift_consistency: float
-    rotation_ratio: float
-    folds_percent: float
-    min_jacobian: float
-    log_jacobian: float
-    largest_change: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of them, by name."""
-        return self._asdict()
-
-
-class LinearAssessment(NamedTuple):
-    """What is known of the quality of a pair registered by a linear map; ``error`` is None, as nothing estimates it."""
-
-    measures: LinearMeasures
-    checks: tuple[Check, ...]
-    error: None = None
 
 
 def assess_linear(registered: RegisteredLinear, moving: Image, fixed: Image) -> LinearAssessment:

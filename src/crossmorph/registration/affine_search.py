@@ -9,7 +9,7 @@ shows less: a block of a head fills a few voxels of the head's grid, too few for
 """
 
 from itertools import permutations, product
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,8 +19,7 @@ from crossmorph.functional import spatial
 from crossmorph.functional.adam import Adam
 from crossmorph.functional.similarity import mi
 from crossmorph.networks.affine import Affine, canvas, move, same_place
-
-Freedom = Literal["rigid", "similarity", "affine"]  # what a map may change: see `generators`
+from crossmorph.registration.settings import Freedom
 
 # Voxels a side of the low-resolution grids, of the shifts, of the search and of the last ascent.
 SIDES = {2: (24, 32, 64), 3: (16, 24, 40)}

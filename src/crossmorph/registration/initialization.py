@@ -13,8 +13,8 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.networks.affine import Affine
 from crossmorph.networks.hierarchy import Hierarchy
-from crossmorph.registration.affine_search import Freedom, View, search_affine
-from crossmorph.registration.settings import NAMED_INITS, Init
+from crossmorph.registration.affine_search import View, search_affine
+from crossmorph.registration.settings import NAMED_INITS, Freedom, Init
 from crossmorph.transforms.grid import Grid, centre, covering_grid, onto_grid
 from crossmorph.transforms.warp import fields_overlap
 

@@ -14,10 +14,9 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.functional.similarity import BINS
 from crossmorph.images.image import Image
-from crossmorph.registration.affine_search import Freedom
 from crossmorph.registration.initialization import MIN_OVERLAP, centred, fields_apart, searched_affine
 from crossmorph.registration.linear_optimization import LEVELS, Reached, optimise_linear
-from crossmorph.registration.settings import NAMED_INITS, Init
+from crossmorph.registration.settings import NAMED_INITS, Freedom, Init
 from crossmorph.system.progress import stage
 from crossmorph.transforms.grid import Grid, covering_grid, onto_grid
 from crossmorph.transforms.warp import Warp, field_of_view, fields_overlap, followed_by

@@ -28,8 +28,9 @@ from crossmorph.functional import spatial
 from crossmorph.functional.interpolation import inside
 from crossmorph.functional.similarity import mi
 from crossmorph.images.image import Image
-from crossmorph.registration.affine_search import SHARED, TISSUE, Freedom, generators
+from crossmorph.registration.affine_search import SHARED, TISSUE, generators
 from crossmorph.registration.pair_similarity import LEAST_RANGE
+from crossmorph.registration.settings import Freedom
 from crossmorph.transforms.warp import transform_points
 
 

@@ -1,18 +1,19 @@
 """How a pair is registered: the settings that a user chooses."""
 
 import math
-from typing import NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from jaxtyping import Float
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.registration.affine_search import Freedom
-from crossmorph.transforms.composition import Step
 
-# One of NAMED_INITS, or a map from fixed to moving space, RAS millimetres: a matrix, or steps of which one is a warp.
-Init = str | Float[ndarray, "n n"] | tuple[Step, ...]
+# One of NAMED_INITS, or a map from fixed to moving space, RAS millimetres: a matrix, or
+# steps (crossmorph.transforms.composition) of which one is a warp.
+Init = str | Float[ndarray, "n n"] | tuple[Any, ...]
 NAMED_INITS = ("affine", "centers", "none")
+# What a linear map may change, see crossmorph.registration.affine_search.generators.
+Freedom = Literal["rigid", "similarity", "affine"]
 LINEAR_STAGES: tuple[Freedom, ...] = get_args(Freedom)
 REGISTRATION_STAGES = (*LINEAR_STAGES, "deformable")
 Refine = str | float  # auto, on, off or seconds, see `refinement_seconds`

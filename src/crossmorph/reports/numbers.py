@@ -5,8 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from crossmorph.quality.assessment import Check, Measures, TransformMeasures
-from crossmorph.quality.linear_checks import LinearMeasures
+from crossmorph.quality.assessment import Check, LinearMeasures, Measures, TransformMeasures
 
 ESTIMATE, FAMILIAR = "expected error", "training images"  # names of checks
 NO_ESTIMATE = "no estimate for images like these"

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crossmorph.images.image import Image
-from crossmorph.quality.assessment import Check, Measures, TransformMeasures
-from crossmorph.quality.linear_checks import LinearMeasures
+from crossmorph.quality.assessment import Check, LinearMeasures, Measures, TransformMeasures
 from crossmorph.registration.linear import RegisteredLinear
 from crossmorph.registration.register_images import Registered
 from crossmorph.reports.html import script_of, templates

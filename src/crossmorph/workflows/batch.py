@@ -33,7 +33,7 @@ from crossmorph.system.files import atomic_output, write_whole
 from crossmorph.system.processes import claimed, workers
 from crossmorph.workflows.model_card import digests_of_weights
 from crossmorph.workflows.outputs import LabelFiles, Outputs
-from crossmorph.workflows.register import check_settings
+from crossmorph.workflows.register import check_networks, check_settings
 from crossmorph.workflows.register_files import NOT_KEPT, register_files
 
 MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
@@ -144,6 +144,7 @@ def register_batch(
     """
     if jobs < 1:
         raise InputError(f"received {jobs} jobs; expected at least 1")
+    check_networks(settings, model)
     check_settings(settings, device if scheduler is None else None)  # a cluster's devices are not this machine's
     if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
         settings = settings._replace(init=str(Path(settings.init).absolute()))

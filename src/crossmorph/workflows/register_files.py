@@ -11,8 +11,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
-from crossmorph.quality.assessment import Check, Measures, failures, level_text
-from crossmorph.quality.linear_checks import LinearMeasures
+from crossmorph.quality.assessment import Check, LinearMeasures, Measures, failures, level_text
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.system.files import make_folder, output_set
 from crossmorph.workflows.outputs import Outputs, check_outputs

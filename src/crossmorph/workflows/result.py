@@ -18,9 +18,8 @@ from crossmorph.images.image import Image, ImageLike, in_stored_type
 from crossmorph.images.io import write_image
 from crossmorph.images.png_tiff import GREY_SUFFIXES
 from crossmorph.provenance.record import Made, Outcome, Run, make_record, plain_run, record_text
-from crossmorph.quality.assessment import Assessment, Check, Measures, failures
+from crossmorph.quality.assessment import Assessment, Check, LinearAssessment, LinearMeasures, Measures, failures
 from crossmorph.quality.error_map import error_map
-from crossmorph.quality.linear_checks import LinearAssessment, LinearMeasures
 from crossmorph.registration.linear import RegisteredLinear
 from crossmorph.registration.register_images import Registered
 from crossmorph.system.files import OutputSet, output_set, write_whole

@@ -47,9 +47,9 @@ clean:
 	$(PIP) -e '.[test]'
 	touch $@
 
-# The peers weigh 2 GB.
+# The peers weigh 2 GB, napari and Qt 300 MB.
 .venv/.bench: .venv/.test
-	$(PIP) -e '.[baselines,test]'
+	$(PIP) -e '.[baselines,napari,test]'
 	touch $@
 
 .venv/.lint: .venv/.test

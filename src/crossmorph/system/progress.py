@@ -69,13 +69,13 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
             print(line, flush=True)
             progress.start()
 
-        with _heard(lambda now: progress.update(task, description=f"{text}: {now}")):
+        with heard(lambda now: progress.update(task, description=f"{text}: {now}")):
             yield tell
 
 
 @contextlib.contextmanager
-def _heard(tell: Callable[[str], None]) -> Iterator[None]:
-    """Pass stages on to a function."""
+def heard(tell: Callable[[str], None]) -> Iterator[None]:
+    """Pass each :func:`stage` that begins within the block on to a function, which is called in that thread."""
     handler, level = logging.Handler(logging.INFO), _STAGES.level
     handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
     _STAGES.addHandler(handler)

@@ -47,9 +47,9 @@ clean:
 	$(PIP) -e '.[test]'
 	touch $@
 
-# The peers weigh 2 GB, napari and Qt 300 MB.
+# The peers weigh 2 GB, napari with Qt and VTK 500 MB.
 .venv/.bench: .venv/.test
-	$(PIP) -e '.[baselines,napari,test]'
+	$(PIP) -e '.[baselines,napari,test]' vtk
 	touch $@
 
 .venv/.lint: .venv/.test

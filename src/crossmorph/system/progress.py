@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -71,6 +72,13 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 
         with heard(lambda now: progress.update(task, description=f"{text}: {now}")):
             yield tell
+
+
+@contextlib.contextmanager
+def told(wanted: bool) -> Iterator[None]:
+    """Print each :func:`stage` that begins within the block on standard error, for programs that run this one."""
+    with heard(lambda now: print(f"stage: {now}", file=sys.stderr, flush=True)) if wanted else contextlib.nullcontext():
+        yield
 
 
 @contextlib.contextmanager

@@ -54,9 +54,10 @@ def registered(found: tuple[float, ...], again: list[tuple[float, ...]]) -> Regi
     grid = Grid(np.diag([1.5] * dim + [1.0]), shape)
     warp = Warp(np.zeros((dim, *shape)), grid.affine)
     networks = Networks(torch.cat([constant(answer) for answer in again]))
-    result = Registration(flow, nowhere, flow, fixed * 0, fixed)
+    result = Registration(flow, nowhere, flow, fixed * 0, fixed, fixed * 0)
     return Registered(
-        warp, warp, Image(fixed[0, 0].numpy(), grid.affine), np.eye(dim + 1), 1.0, everywhere(fixed, fixed), result,
+        warp, warp, Image(fixed[0, 0].numpy(), grid.affine), Translation(0 * fixed, 0 * fixed + 1),
+        np.eye(dim + 1), 1.0, everywhere(fixed, fixed), result,
         None, grid, {}, {"initial": nowhere, "fine": flow}, {"initial": 1.0, "fine": 1.0}, (), Model(networks, None),
         None,
     )  # fmt: skip

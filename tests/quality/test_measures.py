@@ -24,6 +24,7 @@ from crossmorph.quality.measures import (
 )
 from crossmorph.registration.instance_optimization import Refinement
 from crossmorph.registration.register_images import Registered, RejectedStage
+from crossmorph.registration.translation import Translation
 from crossmorph.transforms.grid import Grid
 from crossmorph.transforms.warp import Warp
 
@@ -38,11 +39,12 @@ def registered(flow: Flow, spacing: float = 2.0) -> Registered:
     grid = Grid(np.diag([-spacing, spacing, 1.0]), SHAPE)
     warp = Warp(np.zeros((2, *SHAPE)), grid.affine)
     image = Image(moving[0, 0].numpy(), grid.affine)
-    result = Registration(flow, zero, flow, moving * 0, moving)
+    result = Registration(flow, zero, flow, moving * 0, moving, moving * 0)
     stages, reached = {"initial": zero, "coarse": flow}, {"initial": 0.5, "coarse": 1.5, "fine": 1.0}
     rejected = RejectedStage("fine", "coarse", "mutual information", 1.5, 1.0)
     return Registered(
-        warp, warp, image, np.eye(3), 0.75, everywhere(moving, fixed), result, None, grid, {}, stages, reached,
+        warp, warp, image, Translation(0 * moving, 0 * moving + 1), np.eye(3), 0.75,
+        everywhere(moving, fixed), result, None, grid, {}, stages, reached,
         (rejected,), None, None,
     )  # fmt: skip
 
@@ -51,7 +53,7 @@ def maps() -> Consistency:
     """Distances that grow along the first axis from 0 to 15 voxels, of which the foreground is the first five rows."""
     rows = torch.arange(SHAPE[0]).float()[:, None].expand(*SHAPE)
     vectors = torch.stack([0.6 * rows, -0.8 * rows])
-    return Consistency(vectors, vectors / 2, rows, rows, torch.full(SHAPE, 0.25), rows / 100, rows < 5, 1.2)
+    return Consistency(vectors, vectors / 2, rows, rows, torch.full(SHAPE, 0.25), rows / 100, rows < 5, 1.2, None)
 
 
 def constant(x: float) -> torch.Tensor:
@@ -89,7 +91,7 @@ def test_measures_of_a_shift():
 def test_measures_that_are_not_known_are_left_out_of_the_dictionary():
     """Without refinement and calibration; the others are there, in their order, as plain numbers."""
     found = measured(registered(Flow(constant(2), constant(-1.5))))
-    unknown = {"mutual_information_refined", "refine_steps", "expected_error", "training_distance"}
+    unknown = {"mutual_information_refined", "mirror_ratio", "refine_steps", "expected_error", "training_distance"}
     assert {name for name, value in found._asdict().items() if value is None} == unknown
     known = found.as_dict()
     assert list(known) == [name for name in Measures._fields if name not in unknown]

@@ -144,9 +144,17 @@ def calibrate(
     iterations: Annotated[
         int, typer.Option(min=1, metavar="N", help="Iterations of its training, 8 pairs each.")
     ] = 8000,
-    train: Annotated[int, typer.Option(min=10, metavar="N", help="Further pairs, to set the limits.")] = 1000,
+    validation: Annotated[int, typer.Option(min=10, metavar="N", help="Further pairs, to set the limits.")] = 1000,
     test: Annotated[int, typer.Option(min=1, metavar="N", help="Pairs to measure on.")] = 600,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the pairs and the training.")] = 5,
+    anatomies: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Label maps of people (prepare anatomies), to draw pairs of too."),
+    ] = None,
+    scans: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Scans in subfolders train, validation, test, to draw pairs of too."),
+    ] = None,
     network: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use the error network of this calibration; train none.")
     ] = None,
@@ -165,7 +173,7 @@ def calibrate(
     ] = None,
     ship: Annotated[bool, typer.Option("--ship", help="Write the calibration beside the shipped weights.")] = False,
 ) -> None:
-    """Calibrate MODEL on simulated brains: set the limits of its checks, and print how well they detect errors.
+    """Calibrate MODEL on pairs of known error: set the limits of its checks, and print how well they detect errors.
 
     The calibration of your own weights is written beside them and used from then on. That of shipped weights goes into
     the output folder, unless --ship. With the default numbers of pairs this takes hours.
@@ -179,7 +187,7 @@ def calibrate(
     # One thread and the CPU, so that the same numbers give the same calibration.
     torch.set_num_threads(1)
     loaded = load_model(model or DEFAULT_MODELS[2], "cpu")
-    settings = CalibrationSettings(learn, iterations, train, test, seed)
+    settings = CalibrationSettings(learn, iterations, validation, test, seed, anatomies, scans)
     folder = output or Path("results") / "calibration" / loaded.card.name
     done = run(loaded, folder, settings, network, pairs, ship)
     print(done.text)

@@ -64,6 +64,8 @@ class Registration(NamedTuple):
         final: ``phi = phi0 o phi1`` and ``phi^-1 = phi1^-1 o phi0^-1``.
         mask: what was added to the moving image, ``(batch, 1, *space)``; may be negative.
         translated: ``T = M + mask``, the moving image in the fixed image's modality, on the moving image's own grid.
+        drawn: the translation channels that ``T`` is a weighted sum of, ``(batch, channels, *space)``; ``mask`` itself
+            where the translation network makes no others.
     """
 
     coarse: Flow
@@ -71,6 +73,7 @@ class Registration(NamedTuple):
     final: Flow
     mask: Float[Tensor, "batch 1 *space"]
     translated: Float[Tensor, "batch 1 *space"]
+    drawn: Float[Tensor, "batch channels *space"]
 
 
 class Hierarchy(nn.Module):
@@ -110,9 +113,10 @@ class Hierarchy(nn.Module):
 
     def go_on(self, moving: Tensor, fixed: Tensor, coarse: Flow, smoothness: Tensor | None = None) -> Registration:
         """Translation and fine, after the coarse field."""
-        mask = self.translate(moving, fixed, coarse)
+        drawn = self.draw(moving, fixed)
+        mask = self.mask_of(drawn, moving, fixed, coarse)
         fine = self.register_fine(moving, fixed, moving + mask, coarse, smoothness)
-        return Registration(coarse, fine, chain(coarse, fine), mask, moving + mask)
+        return Registration(coarse, fine, chain(coarse, fine), mask, moving + mask, drawn)
 
     def register_affine(self, moving: Tensor, fixed: Tensor, start: Affine) -> Affine:
         """The affine network's map: the best, by mutual information, of the given one and those of its iterations.
@@ -139,8 +143,16 @@ class Hierarchy(nn.Module):
 
     def translate(self, moving: Tensor, fixed: Tensor, coarse: Flow) -> Float[Tensor, "batch 1 *space"]:
         """``Mask = G2(F, M)``, or ``G2(M)`` where the specification shows it the moving image alone."""
+        return self.mask_of(self.draw(moving, fixed), moving, fixed, coarse)
+
+    def draw(self, moving: Tensor, fixed: Tensor) -> Float[Tensor, "batch channels *space"]:
+        """What the translation network makes: the mask, or channels to be weighed."""
         sees = [fixed, moving] if self.spec.translator_sees == "pair" else [moving]
-        drawn = self.translation(torch.cat(sees, dim=1))
+        drawn: Tensor = self.translation(torch.cat(sees, dim=1))
+        return drawn
+
+    def mask_of(self, drawn: Tensor, moving: Tensor, fixed: Tensor, coarse: Flow) -> Float[Tensor, "batch 1 *space"]:
+        """``Mask`` of what the translation network made."""
         if not self.spec.appearances:
             return drawn
         return fit_appearance(torch.cat([moving, drawn], dim=1), fixed, coarse.displacement) - moving

@@ -23,6 +23,7 @@ class Consistency(NamedTuple):
         foreground: where the fixed image shows something.
         rotated: the most mutual information (nats) that the coarse network reaches with the moving image rotated by
             180 degrees, about an axis through its centre of intensity.
+        mirrored: the same with left and right of the moving image exchanged; None of slices, whose axes may be any.
     """
 
     shifted: Float[Tensor, "dim *space"]
@@ -33,6 +34,7 @@ class Consistency(NamedTuple):
     residual: Float[Tensor, "*space"]
     foreground: Bool[Tensor, "*space"]
     rotated: float
+    mirrored: float | None
 
 
 class Measures(NamedTuple):
@@ -60,8 +62,11 @@ class Measures(NamedTuple):
         shift_consistency: its median.
         local_correlation: mean squared local correlation over the foreground.
         residual: median over the foreground of the local mean of ``|T o phi - F|``, images in [0, 1].
+        translation_correlation: correlation of the translation, moved by the final field, and the fixed image over the
+            foreground.
         rotation_ratio: mutual information that the coarse network reaches with the moving image rotated by 180
             degrees, as a multiple of what it reached.
+        mirror_ratio: the same with left and right exchanged; None of slices.
         rejected_stages: number of stages that were rejected.
         working_spacing: length of a voxel of the working grid.
         refine_steps: steps of instance optimisation, if there was any.
@@ -89,7 +94,9 @@ class Measures(NamedTuple):
     shift_consistency: float
     local_correlation: float
     residual: float
+    translation_correlation: float
     rotation_ratio: float
+    mirror_ratio: float | None
     rejected_stages: int
     working_spacing: float
     refine_steps: int | None = None

@@ -46,6 +46,7 @@ def consistency(registered: Registered) -> Consistency:
         residual=local_mean((translated - fixed).abs())[0, 0],
         foreground=foreground(fixed)[0, 0],
         rotated=_rotated(registered),
+        mirrored=_mirrored(registered) if moving.ndim == 5 else None,
     )
 
 
@@ -87,18 +88,25 @@ def _again(registered: Registered) -> Flow:
 
 def _rotated(registered: Registered) -> float:
     """In the plane there is one such rotation, in space one about each axis; one after the other, for the memory."""
-    pair, dim = registered.pair, registered.fixed.ndim - 2
-    reached = []
-    for axes in combinations(range(2, dim + 2), 2):
-        moving, seen = _by_180_degrees(torch.cat([pair.moving, pair.moving_seen], dim=1), axes).split(1, dim=1)
-        coarse = registered.model.hierarchy.register_coarse(moving, pair.fixed, registered.smoothness)
-        rotated = pair._replace(moving=moving, moving_seen=seen)
-        reached.append(pair_similarity(rotated, coarse.displacement).information)
-    return max(reached)
+    dim = registered.fixed.ndim - 2
+    return max(_reached_flipped(registered, axes) for axes in combinations(range(2, dim + 2), 2))
 
 
-def _by_180_degrees(channels: Float[Tensor, "1 channel *space"], axes: tuple[int, ...]) -> Tensor:
-    """Channels rotated by 180 degrees in the plane of two axes, the first one's centre of intensity where it was."""
+def _mirrored(registered: Registered) -> float:
+    """Left and right exchanged: the working grid's first axis is the one nearest to right."""
+    return _reached_flipped(registered, (2,))
+
+
+def _reached_flipped(registered: Registered, axes: tuple[int, ...]) -> float:
+    """Mutual information that the coarse network reaches with the moving image flipped along some axes."""
+    pair = registered.pair
+    moving, seen = _flipped(torch.cat([pair.moving, pair.moving_seen], dim=1), axes).split(1, dim=1)
+    coarse = registered.model.hierarchy.register_coarse(moving, pair.fixed, registered.smoothness)
+    return pair_similarity(pair._replace(moving=moving, moving_seen=seen), coarse.displacement).information
+
+
+def _flipped(channels: Float[Tensor, "1 channel *space"], axes: tuple[int, ...]) -> Tensor:
+    """Channels flipped along axes (two: rotated by 180 degrees), the first one's centre of intensity where it was."""
     rotated, image = channels.flip(axes), channels[:, :1]
     for axis in axes:
         size = image.shape[axis]

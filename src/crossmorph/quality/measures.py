@@ -14,7 +14,7 @@ from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import Image
 from crossmorph.quality.assessment import Consistency, Measures
 from crossmorph.quality.error_model import Calibration, predicted_error, training_distance
-from crossmorph.registration.pair_similarity import Pair, pair_similarity, seen_on
+from crossmorph.registration.pair_similarity import WHOLLY, Pair, pair_similarity, seen_on
 from crossmorph.registration.register_images import Registered
 from crossmorph.transforms.grid import onto_grid
 from crossmorph.transforms.warp import fields_overlap
@@ -66,11 +66,25 @@ def measure(registered: Registered, moving: Image, fixed: Image, maps: Consisten
         shift_consistency=spacing * _percentile(shift, 50),
         local_correlation=float(maps.correlation[inside].mean()),
         residual=_percentile(maps.residual[inside], 50),
+        translation_correlation=_translation_correlation(registered, inside),
         rotation_ratio=maps.rotated / max(reached["coarse"], 1e-6),
+        mirror_ratio=None if maps.mirrored is None else maps.mirrored / max(reached["coarse"], 1e-6),
         rejected_stages=len(registered.rejected),
         working_spacing=spacing,
         refine_steps=registered.refinement.steps if registered.refinement else None,
     )
+
+
+def _translation_correlation(registered: Registered, inside: Bool[Tensor, "*space"]) -> float:
+    """Of the translation, moved by the final field, and the fixed image; 0 where either is constant."""
+    base, slope = registered.translation
+    seen = torch.cat([base + slope * registered.moving, registered.pair.moving_seen], dim=1)
+    moved, within = spatial.warp(seen, registered.result.final.displacement, outside="zero")[0]
+    where = inside & (within > WHOLLY) & registered.pair.fixed_seen[0, 0]
+    values = torch.stack([moved[where], registered.fixed[0, 0][where]]).double()
+    spread = values - values.mean(1, keepdim=True)
+    product = spread @ spread.T
+    return float(product[0, 1] / (product[0, 0] * product[1, 1]).sqrt().clamp_min(1e-9))
 
 
 def error_predictors(measures: Measures) -> Float[Tensor, " numbers"]:

@@ -18,8 +18,9 @@ from crossmorph.registration.instance_optimization_3d import RefinedVolume, refi
 from crossmorph.registration.pair_similarity import Pair, pair_similarity
 from crossmorph.registration.preparation import Prepared, prepare
 from crossmorph.registration.settings import DEFAULTS, Init, Settings, refinement_seconds
+from crossmorph.registration.translation import Translation, fit_translation, translated_image
 from crossmorph.system.progress import stage
-from crossmorph.transforms.grid import Grid, onto_grid
+from crossmorph.transforms.grid import Grid
 from crossmorph.transforms.warp import (
     Warp,
     after_moving,
@@ -61,6 +62,7 @@ class Registered(NamedTuple):
         inverse: its inverse on the moving image's grid.
         translated: the moving image in the fixed image's modality, on its own grid, in units of
             ``scale_intensity(fixed)``.
+        translation: what it is made of, on the working grid.
         initial_affine: from fixed to moving space, ``(dim + 1, dim + 1)``, RAS millimetres.
         overlap: fraction of the fixed field of view that the moving image covers after it.
         pair: both images as the networks saw them, ``(1, 1, *working)``, in [0, 1], and their fields of view.
@@ -80,6 +82,7 @@ class Registered(NamedTuple):
     warp: Warp
     inverse: Warp
     translated: Image
+    translation: Translation
     initial_affine: Float[ndarray, "n n"]
     overlap: float
     pair: Pair
@@ -140,11 +143,13 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
     final, grid = progress.final, prepared.grid
     if refined is not None and "refined" in progress.stages:
         final, grid = refined.field, refined.grid
+    translation = fit_translation(prepared.pair, result.drawn, progress.final)
     inverse = resample_warp(_in_world(final.inverse, grid), prepared.aligned.affine, moving.shape)
     return Registered(
         warp=_on_fixed(final.displacement, grid, prepared, fixed),
         inverse=after_moving(inverse, moving.affine),
-        translated=translated_image(result.mask, prepared, moving),
+        translated=translated_image(*translation, prepared, moving),
+        translation=translation,
         initial_affine=prepared.initial_affine,
         overlap=prepared.overlap,
         pair=prepared.pair,
@@ -277,10 +282,3 @@ def _on_fixed(displacement: Float[Tensor, "1 dim *space"], grid: Grid, prepared:
 
 def _in_world(displacement: Tensor, grid: Grid) -> Warp:
     return from_voxel_displacement(displacement[0].cpu().numpy(), grid.affine)
-
-
-def translated_image(mask: Tensor, prepared: Prepared, moving: Image) -> Image:
-    """``T = M + Mask`` at the moving image's own resolution: only the mask comes from the working grid."""
-    added = Image(mask[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical)
-    data = prepared.aligned.data + onto_grid(added, Grid(prepared.aligned.affine, moving.shape)).data
-    return Image(data, moving.affine, moving.physical, moving.header)

@@ -15,7 +15,8 @@ from crossmorph.evaluation.results import Row, read_rows, write_rows
 from crossmorph.functional import metrics
 from crossmorph.images.image import Image, scale_intensity
 from crossmorph.networks.checkpoint import load_model
-from crossmorph.registration.register_images import register_coarse, register_networks, translated_image
+from crossmorph.registration.register_images import register_coarse, register_networks
+from crossmorph.registration.translation import translated_image
 from crossmorph.reproduction.plan import Context, Entry, Network
 from crossmorph.reproduction.task_cache import Task, task_folder
 
@@ -71,7 +72,7 @@ def _hierarchy(model, case: Case) -> Outcome:  # type: ignore[no-untyped-def]
     began = time.perf_counter()
     prepared, result, warp = register_networks(case.moving, case.fixed, model, init="none")
     seconds = time.perf_counter() - began
-    return Outcome(warp, seconds, translated_image(result.mask, prepared, case.moving))
+    return Outcome(warp, seconds, translated_image(result.mask, None, prepared, case.moving))
 
 
 def _cyclegan(network: torch.nn.Sequential, case: Case) -> Outcome:

@@ -102,7 +102,7 @@ def _pair(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     assert spec.anatomies is not None
     chosen = _two_people(spec, cohort, rng)
-    view = _view(spec, lattice, rng)
+    view = random_view(spec, lattice, rng)
     strain, sigma = rng.uniform(*spec.elastic_strain), rng.uniform(*spec.elastic_sigma)
     if chosen[0] != chosen[1]:
         strain *= spec.people.calm
@@ -118,7 +118,7 @@ def _pair(
         points = _points(rng, lattice, view, placement, sigma, strain)
         seen.append(see(load_anatomy(spec.anatomies, "train", chosen[role]), points))
     table = torch.cat([cohort.tissues, _compared(spec, cohort, rng, seen)])
-    images = [_image(spec, lattice, cohort, rng, *each) for each in zip(seen, signals, strict=True)]
+    images = [person_image(spec, lattice, cohort, rng, *each) for each in zip(seen, signals, strict=True)]
     parts = [*images, *(fractions(table, each.codes) for each in seen)]
     if rng.random() < spec.turned:
         turn = random_turn(rng)
@@ -145,7 +145,7 @@ def _two_people(spec: SynthesisSpec, cohort: Cohort, rng: np.random.Generator) -
     return moving if moving in others else others[rng.integers(len(others))], fixed
 
 
-def _view(spec: SynthesisSpec, lattice: Lattice, rng: np.random.Generator) -> View:
+def random_view(spec: SynthesisSpec, lattice: Lattice, rng: np.random.Generator) -> View:
     """The middle of the head, or away from it by ``travel`` voxels; of slices any of the three orientations."""
     dim = len(lattice.shape)
     centre = np.array(CENTRE)
@@ -164,10 +164,21 @@ def _points(
     rng: np.random.Generator, lattice: Lattice, view: View, placement: Placement, sigma: float, strain: float
 ) -> Float[Tensor, "3 *space"]:
     """Points of the common space, mm, that an image shows."""
+    return points_in(view, lattice, random_displacement(rng, lattice.shape, placement, sigma, strain)[0])
+
+
+def points_in(view: View, lattice: Lattice, displacement: Float[Tensor, "dim *space"]) -> Float[Tensor, "3 *space"]:
+    """Points of the common space, mm, that a deformed image shows.
+
+    Args:
+        view: where the grid lies.
+        lattice: the grid.
+        displacement: of its voxels, in voxels.
+    """
     shape = lattice.shape
     column = (-1, *[1] * len(shape))
     centred = spatial.identity_grid(shape)[0] - (torch.tensor(shape).view(column) - 1) / 2
-    within = (centred + random_displacement(rng, shape, placement, sigma, strain)[0]) * lattice.spacing
+    within = (centred + displacement) * lattice.spacing
     points = view.centre.view(column).repeat(1, *shape)
     points[list(view.axes)] += within
     if len(shape) == 2:
@@ -196,7 +207,7 @@ def _compared(
     return table
 
 
-def _image(
+def person_image(
     spec: SynthesisSpec, lattice: Lattice, cohort: Cohort, rng: np.random.Generator, seen: Seen, signals: Tensor
 ) -> Float[Tensor, "1 *space"]:
     """An image of a person in [0, 1], as :func:`crossmorph.images.image.scale_intensity` leaves it."""

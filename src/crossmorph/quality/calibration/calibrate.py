@@ -1,32 +1,34 @@
 """Calibrate a model on simulated pairs whose true field is known, and measure how well its checks detect errors.
 
-Most of the pairs of the training levels train the error network. On the rest, which it never saw, the error model is
-fitted and the limits of the checks are set. Pairs of the test levels, which nothing was fitted to, then show how many
-errors the checks detect.
+Pairs of the training split train the error network. On pairs of the validation split, whose people and levels it never
+saw, the error model is fitted and the limits of the checks are set. Pairs of the test split, which nothing was fitted
+to, then show how many errors the checks detect.
 """
 
 import csv
 import datetime
 import importlib.metadata
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from crossmorph.datasets.anatomies import PersonSplit
 from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import Model, shipped_models
 from crossmorph.quality.calibration.limits import fit
 from crossmorph.quality.calibration.network_training import train
 from crossmorph.quality.calibration.predictions import Prediction, balance, measures_of, predict, raised
+from crossmorph.quality.calibration.simulated_pair import Setting
 from crossmorph.quality.calibration.tables import tables
 from crossmorph.quality.calibration.trials import Trial, run_trials
 from crossmorph.quality.error_model import SUFFIX, Calibration, calibration_path, read_calibration, write_calibration
 from crossmorph.quality.error_network import ErrorNetwork
 from crossmorph.system.files import output_set, write_whole
 
-SPLITS = ("train", "test")
+SPLITS: tuple[PersonSplit, ...] = ("validation", "test")  # of which a row is written for every pair
 
 
 class CalibrationSettings(NamedTuple):
@@ -35,16 +37,20 @@ class CalibrationSettings(NamedTuple):
     Attributes:
         learn: pairs to train the error network on.
         iterations: of its training, 8 pairs each.
-        train: further pairs, to fit the error model and set the limits.
+        validation: pairs to fit the error model and set the limits on.
         test: pairs to measure on.
         seed: of the pairs and the training.
+        anatomies: label maps of people (``crossmorph prepare anatomies``) to draw pairs of, beside the template's.
+        scans: scans in the subfolders ``train``, ``validation`` and ``test``, to draw pairs of as well.
     """
 
     learn: int = 5000
     iterations: int = 8000
-    train: int = 1000
+    validation: int = 1000
     test: int = 600
     seed: int = 5
+    anatomies: Path | None = None
+    scans: Path | None = None
 
 
 DEFAULTS = CalibrationSettings()
@@ -76,7 +82,7 @@ def calibrate(
 
     Writes ``NAME.quality.safetensors`` beside the weights of a user's own model, where it is found whenever they are
     loaded; that of shipped weights goes into the output folder, unless ``ship``. The output folder also gets the tables
-    (``calibration.md``), a row for every pair (``calibration-train.csv``, ``calibration-test.csv``) and a plot
+    (``calibration.md``), a row for every pair (``calibration-validation.csv``, ``calibration-test.csv``) and a plot
     (``calibration.png``).
 
     Args:
@@ -97,10 +103,10 @@ def calibrate(
     with output_set(files) as written:
         given = read_calibration(network).network if network else None
         error_network, trials, refused = _registered(model, settings, given, kept)
-        balance(error_network, trials["train"], settings.seed)
+        balance(error_network, trials["validation"], settings.seed)
         rng = np.random.default_rng(settings.seed)
         predictions = {split: [predict(each, error_network, rng) for each in trials[split]] for split in SPLITS}
-        calibration = fit(predictions["train"], error_network, _origin(model, settings, network is not None))
+        calibration = fit(predictions["validation"], error_network, _origin(model, settings, network is not None))
         text = tables({split: (predictions[split], refused[split]) for split in SPLITS}, calibration)
         _write(files, calibration, text, predictions)
         written.publish()
@@ -117,15 +123,19 @@ def calibration_target(model: Model, output: Path, ship: bool) -> Path:
 
 def _registered(
     model: Model, settings: CalibrationSettings, network: ErrorNetwork | None, kept: Path | None
-) -> tuple[ErrorNetwork, dict[str, list[Trial]], dict[str, int]]:
+) -> tuple[ErrorNetwork, dict[PersonSplit, list[Trial]], dict[PersonSplit, int]]:
     """The error network, trained where there is none, further trials by split, and how many pairs were refused."""
-    learn, seed = settings.learn, settings.seed
+
+    def tried(split: PersonSplit, count: int) -> list[Trial | None]:
+        where = Setting(model.card.shape, model.card.spacing, split, settings.anatomies, settings.scans)
+        return run_trials(model, where, settings.seed, range(count), kept)
+
     if network is None:
-        learned = run_trials(model, "train", seed, range(learn), kept)
-        network = train([trial for trial in learned if trial is not None], settings.iterations, seed)
-    every = {
-        "train": run_trials(model, "train", seed, range(learn, learn + settings.train), kept),
-        "test": run_trials(model, "test", seed, range(settings.test), kept),
+        learned = tried("train", settings.learn)
+        network = train([trial for trial in learned if trial is not None], settings.iterations, settings.seed)
+    every: dict[PersonSplit, list[Trial | None]] = {
+        "validation": tried("validation", settings.validation),
+        "test": tried("test", settings.test),
     }
     trials = {split: [trial for trial in part if trial is not None] for split, part in every.items()}
     for split, part in trials.items():
@@ -135,7 +145,9 @@ def _registered(
 
 
 def _origin(model: Model, settings: CalibrationSettings, network_given: bool) -> dict[str, str]:
-    options = " ".join(f"--{name} {value}" for name, value in settings._asdict().items())
+    given = {name: value for name, value in settings._asdict().items() if value is not None}
+    # Where the folders lie is nobody's business.
+    options = " ".join(f"--{name} {value.name if isinstance(value, Path) else value}" for name, value in given.items())
     return {
         "model": model.card.name,
         "sha256": model.card.sha256,
@@ -146,7 +158,7 @@ def _origin(model: Model, settings: CalibrationSettings, network_given: bool) ->
 
 
 def _write(
-    files: Sequence[Path], calibration: Calibration, text: str, predictions: dict[str, list[Prediction]]
+    files: Sequence[Path], calibration: Calibration, text: str, predictions: Mapping[PersonSplit, list[Prediction]]
 ) -> None:
     # Imported where it is needed: matplotlib takes half a second.
     from crossmorph.quality.calibration.plot import draw_plot

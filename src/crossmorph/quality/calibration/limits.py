@@ -10,8 +10,8 @@ from torch import Tensor
 
 from crossmorph.errors import InputError
 from crossmorph.quality.calibration.network_training import pair_error
-from crossmorph.quality.calibration.pairs import CANNOT_BE_REGISTERED
 from crossmorph.quality.calibration.predictions import Prediction, pair_expected_error, raised
+from crossmorph.quality.calibration.simulated_pair import CANNOT_BE_REGISTERED
 from crossmorph.quality.calibration.trials import MAX_ERROR
 from crossmorph.quality.error_model import LIMITS, Calibration, feature_statistics, training_distance
 from crossmorph.quality.error_network import ErrorNetwork
@@ -23,7 +23,8 @@ CERTAIN = 0.998  # the same for the failure limit of the expected error
 FAILED = 1.5  # times the limit of the expected error, at least, is its failure limit
 RIDGE = 1e-3
 FOLDS = 5  # of the pairs, for the limits
-UNUSUAL = (*CANNOT_BE_REGISTERED, "upside down", "noisy")  # kinds of pairs unlike the training images
+# Kinds of pairs unlike the training images.
+UNUSUAL = (*CANNOT_BE_REGISTERED, "upside down", "noisy", "person upside down", "noisy person")
 
 
 def fit(predictions: Sequence[Prediction], network: ErrorNetwork, origin: dict[str, str]) -> Calibration:
@@ -43,7 +44,7 @@ def fit(predictions: Sequence[Prediction], network: ErrorNetwork, origin: dict[s
         which = f", and all {good} raise other checks than the expected error" if good else ""
         raise InputError(
             f"{good} of {len(predictions)} pairs were registered within {MAX_ERROR:g} mm{which}, so that limits cannot "
-            "be set; expected more pairs (--train) or a better model"
+            "be set; expected more pairs (--validation) or a better model"
         )
     return _without_limits(predictions, network, origin)._replace(limits=limits)
 
@@ -56,7 +57,7 @@ def _without_limits(predictions: Sequence[Prediction], network: ErrorNetwork, or
     targets = torch.tensor([pair_error(each.trial) for each in predictions]).log()
     usual = [each.trial.features for each in predictions if each.trial.kind not in UNUSUAL]
     if not usual:
-        raise InputError(f"{len(predictions)} pairs are too few to set limits; expected more (--train)")
+        raise InputError(f"{len(predictions)} pairs are too few to set limits; expected more (--validation)")
     error = _least_squares(torch.stack(inputs), targets)
     return Calibration(network, error, *feature_statistics(torch.cat(usual)), dict.fromkeys(LIMITS, math.inf), origin)
 

@@ -111,12 +111,12 @@ def _layers(trial: Trial) -> Float[Tensor, "layers *space"]:
 
 
 def _cropped(layers: Float[Tensor, "layers *space"], size: int, rng: np.random.Generator) -> Tensor:
-    """Larger maps to ``size`` voxels a side, about the middle of where the error counts, jittered."""
+    """Larger maps to ``size`` voxels a side, about the middle of the foreground, jittered."""
     for axis in range(1, layers.ndim):
         length = layers.shape[axis]
         if length == size:
             continue
-        profile = layers[-2].movedim(axis - 1, -1).flatten(0, -2).sum(0)
+        profile = layers[-1].movedim(axis - 1, -1).flatten(0, -2).sum(0)
         middle = (
             float((profile * torch.arange(length)).sum() / profile.sum().clamp_min(1)) + rng.uniform(-1, 1) * JITTER
         )

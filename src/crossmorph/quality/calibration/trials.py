@@ -10,15 +10,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy import ndarray
 from torch import Tensor
 
 from crossmorph.errors import InputError
+from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model, load_tensors, save_tensors
 from crossmorph.quality.assessment import Measures
-from crossmorph.quality.calibration.pairs import Setting, SimulatedPair, Split, draw
+from crossmorph.quality.calibration.pairs import draw
+from crossmorph.quality.calibration.simulated_pair import Setting, SimulatedPair, structure_distance
 from crossmorph.quality.consistency import consistency, encoder_features, network_maps
 from crossmorph.quality.measures import measure
-from crossmorph.registration.register_images import register_images
+from crossmorph.registration.register_images import Registered, register_images
+from crossmorph.transforms.grid import Grid, onto_grid
+from crossmorph.transforms.warp import resample
 
 MAX_ERROR = 2.0  # mm of median error in tissue, above which a check should warn
 TENSORS = ("features", "maps", "errors", "tissue", "lesion", "foreground")
@@ -30,12 +35,13 @@ class Trial(NamedTuple):
 
     Attributes:
         kind: of the pair, one of :data:`crossmorph.quality.calibration.pairs.KINDS`.
-        error: true median error in tissue, mm; infinite where the pair cannot be registered.
+        error: true median error in tissue, mm; of two people the median distance of structures; infinite where the
+            pair cannot be registered.
         measures: of the registration, without those that need a calibration.
         features: :func:`crossmorph.quality.consistency.encoder_features`.
         maps: :func:`crossmorph.quality.consistency.network_maps`.
-        errors: true error of every voxel, voxels of the working grid; infinite where the pair cannot be registered.
-        tissue: where the fixed image shows tissue.
+        errors: true error of every voxel, voxels of the working grid; infinite where it is not known.
+        tissue: where the fixed image shows tissue and the true error is known or infinite.
         lesion: where only the fixed image has a lesion.
         foreground: of the fixed image, see :class:`crossmorph.quality.assessment.Consistency`.
         seconds: CPU time of the registration, and of consistency maps and measures.
@@ -58,20 +64,23 @@ class Trial(NamedTuple):
         return not self.error <= MAX_ERROR
 
 
-def run_trials(model: Model, split: Split, seed: int, numbers: range, kept: Path | None = None) -> list[Trial | None]:
-    """Trials of simulated pairs of a split; None where the registration refused the pair with an error.
+def run_trials(
+    model: Model, setting: Setting, seed: int, numbers: range, kept: Path | None = None
+) -> list[Trial | None]:
+    """Trials of simulated pairs; None where the registration refused the pair with an error.
 
     Args:
         model: the weights that register.
-        split: whose anatomies are drawn.
+        setting: what pairs are drawn for.
         seed: of the pairs.
         numbers: which of the seed's pairs.
         kept: folder where trials are kept and reused.
     """
-    setting = Setting(model.card.shape, model.card.spacing, split)
+    split, sources = setting.split, "".join(f"-{name}" for name in ("anatomies", "scans") if getattr(setting, name))
+    of = f"{model.card.name}-{model.card.sha256[:12]}{sources}"
     trials, began = [], time.perf_counter()
     for number in numbers:
-        path = kept and kept / f"{model.card.name}-{model.card.sha256[:12]}-{split}-{seed}-{number}.safetensors"
+        path = kept and kept / f"{of}-{split}-{seed}-{number}.safetensors"
         if path and path.is_file():
             trials.append(read_trial(path))
             continue
@@ -95,23 +104,48 @@ def run_trial(model: Model, pair: SimulatedPair) -> Trial | None:
     maps, features = consistency(registered), encoder_features(registered)
     measures = measure(registered, pair.moving, pair.fixed, maps)
     seconds = between - began, time.process_time() - between
-    assert registered.fixed.shape[2:] == pair.fixed.shape, "pairs are drawn on the model's own grid"
-    error, errors = math.inf, np.full(pair.fixed.shape, np.inf)
-    if pair.truth is not None and pair.tissue.any():
-        distance = np.linalg.norm(registered.warp.displacement - pair.truth, axis=0)
-        error, errors = float(np.median(distance[pair.tissue])), distance / measures.working_spacing
+    truth = _true_errors(pair, registered)
     return Trial(
         pair.kind,
-        error,
+        truth.error,
         measures,
         features,
         network_maps(registered.fixed, maps)[0].half(),
-        torch.from_numpy(errors).half(),
-        torch.from_numpy(pair.tissue),
-        torch.from_numpy(pair.lesion),
+        truth.errors.half(),
+        truth.tissue,
+        truth.lesion,
         maps.foreground,
         seconds,
     )
+
+
+class _Truth(NamedTuple):
+    """What is known of a registration's error; see :class:`Trial`."""
+
+    error: float
+    errors: Float[Tensor, "*space"]
+    tissue: Bool[Tensor, "*space"]
+    lesion: Bool[Tensor, "*space"]
+
+
+def _true_errors(pair: SimulatedPair, registered: Registered) -> _Truth:
+    """The errors on the working grid, and their median in tissue or the distance of structures."""
+    grid = registered.grid
+    tissue, lesion = (_on(grid, part.astype(np.float32), pair) > 0.5 for part in (pair.tissue, pair.lesion))
+    errors = torch.full(grid.shape, math.inf)
+    if pair.labels is not None:
+        moving, fixed = pair.labels
+        moved = resample(Image(moving, pair.moving.affine), registered.warp, "nearest").data
+        return _Truth(structure_distance(moved, fixed, pair.fixed.affine), errors, tissue & False, lesion)
+    if pair.truth is None or not tissue.any():
+        return _Truth(math.inf, errors, tissue, lesion)
+    distance = np.linalg.norm(registered.warp.displacement - pair.truth, axis=0).astype(np.float32)
+    return _Truth(float(np.median(distance[pair.tissue])), _on(grid, distance, pair) / grid.spacing, tissue, lesion)
+
+
+def _on(grid: Grid, data: Float[ndarray, "*fixed"], pair: SimulatedPair) -> Float[Tensor, "*space"]:
+    """What lies on the fixed image's grid, on the working grid."""
+    return torch.from_numpy(onto_grid(Image(data, pair.fixed.affine), grid).data)
 
 
 def write_trial(path: Path, trial: Trial | None) -> None:

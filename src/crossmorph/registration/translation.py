@@ -1,0 +1,137 @@
+"""The translation that is given out: the moving image in the fixed image's modality, after the last stage.
+
+The hierarchy's own ``T`` is a weighted sum of the translation channels, with one weight each for the whole image,
+fitted after the coarse stage. This one is fitted again, after the final field, with a curve of the moving image's
+intensity among the pictures ``P_k`` and with weights that vary slowly from place to place:
+
+    w(x) = argmin_w  sum_y g(x - y) |w . P(phi(y)) - F(y)|^2 + r |w - w_all|^2
+
+``g`` is a Gaussian window (locally weighted regression, Cleveland, JASA 1979, doi:10.1080/01621459.1979.10481038) and
+``w_all`` the weights of the whole image.
+
+The window is wider than a gyrus, so that ``T`` shows the moving image's anatomy, and narrow enough for scalp and brain
+to have curves of their own.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from torch import Tensor
+
+from crossmorph.functional import spatial
+from crossmorph.images.image import Image
+from crossmorph.networks.hierarchy import Flow
+from crossmorph.registration.pair_similarity import WHOLLY, Pair
+from crossmorph.registration.preparation import Prepared
+from crossmorph.simulation.drawing import gaussian_matrix
+from crossmorph.transforms.grid import Grid, onto_grid
+
+KNOTS = 7  # of the curve of intensity, evenly from 0 to 1
+WINDOW = 4.0  # voxels of the working grid, standard deviation of the window
+BLOCK = 4  # voxels along each axis, over which sums are taken before the window; sides of the grid are multiples of it
+RIDGE = 1e-3  # of the weights of the whole image towards 0, pictures of variance 1
+NEAR = 5e-3  # of the weights of a window towards those
+STEEPEST = 3.0  # slope of the curve by which detail finer than the working grid is carried over
+
+
+class Translation(NamedTuple):
+    """``T = base + slope M`` on the working grid, where the moving image lies; ``(1, 1, *space)`` each.
+
+    Attributes:
+        base: what does not depend on the moving image's intensity.
+        slope: of the curve at that intensity, so that detail of the moving image keeps its sign in ``T``.
+    """
+
+    base: Float[Tensor, "1 1 *space"]
+    slope: Float[Tensor, "1 1 *space"]
+
+
+@torch.inference_mode()
+def fit_translation(pair: Pair, drawn: Float[Tensor, "1 channels *space"], final: Flow) -> Translation:
+    """The translation of a registered pair.
+
+    Args:
+        pair: both images on the working grid.
+        drawn: the translation channels of the moving image.
+        final: the final field and its inverse.
+    """
+    curve = _hats(pair.moving)
+    moved = spatial.warp(torch.cat([pair.moving_seen, curve, drawn], 1), final.displacement, outside="zero")
+    seen, pictures = (moved[:, :1] > WHOLLY) & pair.fixed_seen, moved[:, 1:]
+    weights = _weights(pictures, pair.fixed, seen)
+    weights = spatial.warp(weights, final.inverse)
+    of_curve, of_channels = weights.split([KNOTS, drawn.shape[1]], dim=1)
+    lower = (pair.moving * (KNOTS - 1)).floor().clamp(0, KNOTS - 2).long()
+    ends = [of_curve.gather(1, lower + step) for step in (0, 1)]
+    slope = ((ends[1] - ends[0]) * (KNOTS - 1)).clamp(-STEEPEST, STEEPEST)
+    whole = (of_curve * curve).sum(1, keepdim=True) + (of_channels * drawn).sum(1, keepdim=True)
+    return Translation(whole - slope * pair.moving, slope)
+
+
+def _hats(image: Float[Tensor, "1 1 *space"]) -> Float[Tensor, "1 knots *space"]:
+    """Triangles about the knots: their sum is 1, and a weighted sum is a curve that is linear between knots."""
+    knots = torch.linspace(0, 1, KNOTS).to(image).view(1, -1, *[1] * (image.ndim - 2))
+    return (1 - (image - knots).abs() * (KNOTS - 1)).clamp_min(0)
+
+
+def translated_image(base: Tensor, slope: Tensor | None, prepared: Prepared, moving: Image) -> Image:
+    """``base + slope M`` at the moving image's own resolution: only base and slope come from the working grid.
+
+    Args:
+        base: on the working grid; of the hierarchy's own translation ``T = M + mask`` it is the mask.
+        slope: likewise; None is 1.
+        prepared: the pair.
+        moving: the moving image as it was given.
+    """
+    own = Grid(prepared.aligned.affine, moving.shape)
+
+    def at_its_resolution(values: Tensor) -> Float[ndarray, "*space"]:
+        return onto_grid(Image(values[0, 0].cpu().numpy(), prepared.grid.affine, moving.physical), own).data
+
+    detail = prepared.aligned.data if slope is None else prepared.aligned.data * at_its_resolution(slope)
+    return Image(detail + at_its_resolution(base), moving.affine, moving.physical, moving.header)
+
+
+def _weights(
+    pictures: Float[Tensor, "1 pictures *space"],
+    fixed: Float[Tensor, "1 1 *space"],
+    seen: Bool[Tensor, "1 1 *space"],
+) -> Float[Tensor, "1 pictures *space"]:
+    """The weights of every voxel."""
+    dim = pictures.ndim - 2
+    column = (1, -1, *[1] * dim)
+    scale = (pictures.square() * seen).flatten(2).sum(2).div(seen.sum().clamp_min(1)).sqrt().clamp_min(1e-3)
+    unit, target = _blocks(pictures / scale.view(column) * seen), _blocks(fixed)
+    size = unit.shape[-1]
+    normal = unit @ unit.transpose(-1, -2) / size
+    wanted = unit @ target.transpose(-1, -2) / size
+    sums = torch.cat([normal, wanted], dim=-1)
+    blocks = tuple(side // BLOCK for side in pictures.shape[2:])
+    overall = _solved(sums.mean(0, keepdim=True), torch.zeros_like(wanted[:1]), RIDGE)
+    spread = sums.view(*blocks, *sums.shape[1:])
+    for axis, length in enumerate(blocks):
+        smooth = gaussian_matrix(length, WINDOW / BLOCK).to(spread)
+        spread = torch.einsum("b...,bc->c...", spread.movedim(axis, 0), smooth).movedim(0, axis)
+    local = _solved(spread.reshape(sums.shape), overall, NEAR)[..., 0]
+    at_blocks = local.T.reshape(1, -1, *blocks) / scale.view(column)
+    mode = "bilinear" if dim == 2 else "trilinear"
+    return F.interpolate(at_blocks, size=pictures.shape[2:], mode=mode, align_corners=False)
+
+
+def _blocks(channels: Float[Tensor, "1 channels *space"]) -> Float[Tensor, "blocks channels voxels"]:
+    """Cubes of ``BLOCK`` voxels a side, in the order of their places."""
+    count, dim = channels.shape[1], channels.ndim - 2
+    split = channels[0].reshape(count, *(side for size in channels.shape[2:] for side in (size // BLOCK, BLOCK)))
+    outer, inner = (range(first, 1 + 2 * dim, 2) for first in (1, 2))
+    return split.permute(*outer, 0, *inner).flatten(dim + 1).flatten(0, dim - 1)
+
+
+def _solved(
+    sums: Float[Tensor, "systems pictures sums"], towards: Float[Tensor, "1 pictures 1"], ridge: float
+) -> Float[Tensor, "systems pictures 1"]:
+    """Least squares from sums of products, shrunk towards given weights."""
+    normal, wanted = sums[..., :-1], sums[..., -1:]
+    return torch.linalg.solve(normal + ridge * torch.eye(normal.shape[-1]).to(sums), wanted + ridge * towards)

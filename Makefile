@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint bench faults formats fuzz clean
+.PHONY: demo test test-all lint bench faults formats fuzz browser clean
 
 demo: .venv/.demo
 	$(BIN)/crossmorph demo
@@ -32,8 +32,18 @@ faults: .venv/.test
 fuzz: .venv/.test
 	$(BIN)/python benchmarks/fuzz.py
 
+# The page that registers two slices in a browser, with onnxruntime-web from npm: build/browser.
+ORT := node_modules/onnxruntime-web/dist
+browser: .venv/.onnx
+	cd integrations/browser && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	mkdir -p build/browser
+	cd integrations/browser && cp index.html *.js $(ORT)/ort.wasm.min.mjs $(ORT)/ort-wasm-simd-threaded.mjs \
+		$(ORT)/ort-wasm-simd-threaded.wasm ../../build/browser
+	$(BIN)/crossmorph models onnx any-2d -o build/browser/model.onnx
+	@echo "built build/browser; to open it: python3 -m http.server -d build/browser, http://localhost:8000"
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo build/browser
 
 # Each level of installation adds to the one before; a stamp remembers it until the requirements change.
 .venv/.demo: pyproject.toml constraints.txt
@@ -49,7 +59,11 @@ clean:
 
 # The peers weigh 2 GB, napari with Qt and VTK 500 MB.
 .venv/.bench: .venv/.test
-	$(PIP) -e '.[baselines,napari,test]' vtk
+	$(PIP) -e '.[baselines,napari,onnx,test]' vtk
+	touch $@
+
+.venv/.onnx: .venv/.demo
+	$(PIP) -e '.[onnx]'
 	touch $@
 
 .venv/.lint: .venv/.test

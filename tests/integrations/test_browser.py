@@ -23,7 +23,7 @@ from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import PAGE, scale_intensity
 from crossmorph.images.io import read_image
 from crossmorph.networks.checkpoint import load_model
-from crossmorph.networks.onnx_export import Chain, Found, export_onnx
+from crossmorph.networks.onnx_export import Chain, Found
 from crossmorph.transforms.grid import onto_grid, working_grid
 
 PAGE_FOLDER = ROOT / "integrations" / "browser"
@@ -35,15 +35,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
+def address(tmp_path_factory, exported: Path) -> Iterator[str]:
     """Of the page, built as `make browser` does, on a server of its own."""
-    pytest.importorskip("onnxscript")
     if not RUNTIME.is_dir():
         pytest.skip("onnxruntime-web is not there: make browser")
     folder = tmp_path_factory.mktemp("page")
     for path in [PAGE_FOLDER / "index.html", *PAGE_FOLDER.glob("*.js"), *(RUNTIME / name for name in FILES)]:
         shutil.copy(path, folder)
-    (folder / "model.onnx").write_bytes(export_onnx(load_model("any-2d", "cpu")))
+    shutil.copy(exported, folder / "model.onnx")
     handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

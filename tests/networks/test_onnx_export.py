@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project import command
 from small_model import save_weights
 
 from crossmorph.datasets.pairs import read_pairs
@@ -75,16 +74,6 @@ def test_other_models_are_refused(name: str, tmp_path: Path) -> None:
     save_weights(tmp_path, seed=0)
     with pytest.raises(InputError, match=r"no affine network.*expected a model for slices"):
         export_onnx(load_model(str(tmp_path) if name == "small" else name, "cpu"))
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    """The file that the command writes."""
-    pytest.importorskip("onnxscript")
-    path = tmp_path_factory.mktemp("onnx") / "any-2d.onnx"
-    done = command("models", "onnx", "any-2d", "-o", path, timeout=900)
-    assert (done.returncode, done.stderr) == (0, "")
-    return path
 
 
 @pytest.mark.slow

@@ -107,12 +107,16 @@ def export_onnx(model: Model) -> bytes:
     import onnx
 
     chain = Chain(model.hierarchy).eval()
-    images = [torch.rand(1, 1, *card.shape, generator=torch.Generator().manual_seed(0)).to(model.device)] * 2
+    # Two tensors: of one, given twice, the exporter would make one input.
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(1, 1, *card.shape, generator=generator).to(model.device) for _ in range(2)]
     given = (*images, torch.full((1,), card.hierarchy.smoothness, device=model.device))
     names = {"input_names": list(INPUTS), "output_names": list(Found._fields)}
-    with torch.no_grad(), Replaced(), _quiet():
-        chain(*given)  # coordinates of grids are kept from now on; those of a graph that is being made must not be
-        program: Any = torch.onnx.export(chain, given, dynamo=True, opset_version=OPSET, verbose=False, **names)
+    with torch.no_grad(), _quiet():
+        with Replaced():
+            chain(*given)  # coordinates of grids are kept from now on; those of a graph that is being made must not be
+            graph = torch.export.export(chain, given, strict=False)
+        program: Any = torch.onnx.export(graph, dynamo=True, opset_version=OPSET, verbose=False, **names)
     proto = program.model_proto
     facts = {"model": card.name, "spacing": f"{card.spacing:g}", "weights_sha256": card.sha256}
     onnx.helper.set_model_props(proto, facts)
@@ -172,8 +176,10 @@ def solve(matrix: Float[Tensor, "batch n n"], right: Float[Tensor, "batch n m"])
     return rows[:, :, size:].to(right)
 
 
-def strided(source: Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """``as_strided`` of a contiguous tensor, by an index for each number."""
+def strided(source: Tensor, size: tuple[int, ...], stride: tuple[int, ...], offset: int | None = None) -> Tensor:
+    """``as_strided`` of a contiguous tensor, by an index for each number; with an offset, PyTorch's own view."""
+    if offset is not None:  # so does PyTorch with tensors of its own while it exports
+        return torch.as_strided(source, size, stride, offset)
     axes = np.ix_(*(np.arange(count) * step for count, step in zip(size, stride, strict=True)))
     index = torch.from_numpy(np.asarray(sum(axes)).reshape(-1)).to(source.device)
     return source.reshape(-1)[index].reshape(size)

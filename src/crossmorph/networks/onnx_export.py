@@ -111,7 +111,7 @@ def export_onnx(model: Model) -> bytes:
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(1, 1, *card.shape, generator=generator).to(model.device) for _ in range(2)]
     given = (*images, torch.full((1,), card.hierarchy.smoothness, device=model.device))
-    names = {"input_names": list(INPUTS), "output_names": list(Found._fields)}
+    names: dict[str, Any] = {"input_names": list(INPUTS), "output_names": list(Found._fields)}
     with torch.no_grad(), _quiet():
         with Replaced():
             chain(*given)  # coordinates of grids are kept from now on; those of a graph that is being made must not be

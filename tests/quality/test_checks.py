@@ -42,6 +42,8 @@ PLAIN = Measures(
     rotation_ratio=0.7,
     rejected_stages=0,
     working_spacing=1.5,
+    mirror_ratio=0.9,
+    translation_correlation=0.9,
 )
 GOOD = PLAIN._replace(expected_error=0.8, training_distance=0.5)
 LIMITS = Limits(expected_error=1.8, expected_error_failed=4.0, swap_consistency=3.0, shift_consistency=2.5)
@@ -49,6 +51,8 @@ NAMES = [
     "expected error",
     "mutual information",
     "orientation",
+    "left and right",
+    "translation",
     "swap consistency",
     "shift consistency",
     "training images",
@@ -95,11 +99,16 @@ def test_a_failed_check_gives_the_limit_of_its_failure():
     assert failures(tuple(checks.values())) == ["expected error", "orientation"]
 
 
-def test_of_images_unlike_the_training_images_the_expected_error_only_warns():
+def test_a_large_expected_error_fails_however_strange_the_images_are():
     checks = check(GOOD._replace(expected_error=4.01, training_distance=1.0), LIMITS)
     levels = {each.name: each.level for each in checks}
-    assert levels["expected error"] == levels["training images"] == "warning"
-    assert "failed" not in levels.values()
+    assert levels["expected error"] == "failed"
+    assert levels["training images"] == "warning"
+
+
+def test_left_and_right_are_not_compared_of_slices_and_a_translation_that_was_not_measured_is_not_judged():
+    names = [each.name for each in check(GOOD._replace(mirror_ratio=None, translation_correlation=None), LIMITS)]
+    assert names == [name for name in NAMES if name not in ("left and right", "translation")]
 
 
 def test_refining_is_advised_only_where_it_was_not_done():
@@ -144,12 +153,23 @@ def test_without_calibration_some_limits_are_not_known():
         ({"expected_error": 4.01}, "expected error", "failed", "error is 4 pixels (median over the foreground); the"),
         ({"expected_error": NAN}, "expected error", "failed", "not aligned"),
         ({"mutual_information_final": 0.159}, "mutual information", "failed", "is 0.159 after registration: it fell"),
-        ({"mutual_information_final": NAN}, "mutual information", "failed", "it fell"),
+        ({"mutual_information_final": NAN}, "mutual information", "failed", "next to nothing in common"),
         (
             {"rotation_ratio": 1.0},
             "orientation",
             "warning",
             "1.00 times the mutual information: one image may be upside",
+        ),
+        ({"mirror_ratio": 1.0}, "left and right", "warning", "1.00 times the mutual information"),
+        ({"mirror_ratio": 1.02}, "left and right", "failed", "may name left what is right"),
+        ({"translation_correlation": 0.69}, "translation", "warning", "correlate with 0.69 over the foreground"),
+        ({"translation_correlation": 0.49}, "translation", "failed", "do not use the translated image"),
+        ({"translation_correlation": NAN}, "translation", "failed", "expected at least 0.5"),
+        (
+            {"mutual_information_final": 0.04},
+            "mutual information",
+            "failed",
+            "next to",
         ),
         ({"rotation_ratio": 1.1}, "orientation", "failed", "1.10 times the mutual information"),
         ({"rotation_ratio": NAN}, "orientation", "failed", "upside down"),

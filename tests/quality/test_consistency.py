@@ -14,6 +14,7 @@ from crossmorph.networks.checkpoint import Model, load_model
 from crossmorph.networks.hierarchy import Flow, Registration
 from crossmorph.quality.consistency import SHIFT, consistency, encoder_features
 from crossmorph.registration.register_images import Registered, register_images
+from crossmorph.registration.translation import Translation
 from crossmorph.transforms.grid import Grid
 from crossmorph.transforms.warp import Warp
 
@@ -115,8 +116,9 @@ def test_the_moving_image_is_rotated_about_its_centre_of_intensity(dim):
     image[block] = torch.linspace(0.4, 1.0, 6).view(6, 1, *[1] * (dim - 2))
     networks = pair.model.hierarchy
     maps = consistency(pair._replace(pair=everywhere(image, pair.fixed)))
-    rotated = networks.seen[3::2]
-    assert len(rotated) == {2: 1, 3: 3}[dim]
+    # Of volumes the one after the rotations is mirrored.
+    rotated, mirrored = networks.seen[3::2][: dim * (dim - 1) // 2], networks.seen[3::2][dim * (dim - 1) // 2 :]
+    assert (len(rotated), len(mirrored)) == {2: (1, 0), 3: (3, 1)}[dim]
     # Brightness weighs the block's centre towards its bright end, so that it moves by a voxel along that axis.
     for seen in rotated:
         places = seen[0, 0].nonzero()
@@ -129,6 +131,7 @@ def test_the_moving_image_is_rotated_about_its_centre_of_intensity(dim):
     assert sum(reversed_ends) == {2: 1, 3: 2}[dim]
     # But for the margin that the rotation leaves out of sight.
     assert maps.rotated == pytest.approx(max(float(mi(seen, pair.fixed)) for seen in rotated), rel=0.02)
+    assert maps.mirrored == (pytest.approx(float(mi(mirrored[0], pair.fixed)), rel=0.02) if mirrored else None)
 
 
 def test_equal_images_correlate_and_leave_no_residual():

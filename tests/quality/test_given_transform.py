@@ -36,9 +36,11 @@ GOOD = TransformMeasures(
     min_jacobian=0.5,
     log_jacobian=0.5,
     working_spacing=1.5,
+    mirror_ratio=0.9,
 )
 LIMITS = Limits(expected_error=2.0, expected_error_failed=4.0, swap_consistency=3.0, shift_consistency=2.5)
-NAMES = ["expected error", "own registration", "mutual information", "orientation", "folding", "stretch", "overlap"]
+NAMES = ["expected error", "own registration", "mutual information", "orientation", "left and right"]
+NAMES += ["folding", "stretch", "overlap"]
 NAN = float("nan")
 
 
@@ -55,7 +57,7 @@ def test_good_measures_pass_every_check() -> None:
 
 
 def test_without_a_transform_some_checks_mean_nothing() -> None:
-    assert list(checks(transformed=False)) == ["expected error", "own registration", "orientation", "overlap"]
+    assert list(checks(transformed=False)) == [*NAMES[:2], *NAMES[3:5], NAMES[-1]]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +72,9 @@ def test_without_a_transform_some_checks_mean_nothing() -> None:
         ({"expected_error": NAN, "remaining_displacement": NAN}, "expected error", "failed", "not aligned"),
         ({"expected_error": 3.0, "own_expected_error": 3.0}, "expected error", "warning", "inspect the result"),
         ({"expected_error": 4.1, "own_expected_error": 4.1}, "expected error", "failed", "cannot be registered"),
-        ({"expected_error": 4.1, "own_expected_error": 4.1, "training_distance": 1.0}, "expected error", "warning",
-         "inspect"),
+        ({"expected_error": 4.1, "own_expected_error": 4.1, "training_distance": 1.0}, "expected error", "failed",
+         "cannot be registered"),
+        ({"mirror_ratio": 1.01}, "left and right", "warning", "name left what is right"),
         ({"mutual_information_final": 0.39}, "mutual information", "failed", "direction and the order"),
         ({"mutual_information_final": NAN}, "mutual information", "failed", "falls"),
         ({"rotation_ratio": 1.05}, "orientation", "warning", "upside down"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.networks.affine import Affine, affine_displacement, same_place
-from crossmorph.registration.affine_search import View, _change_of_size, search_affine
+from crossmorph.registration.affine_search import View, _change_of_size, _cube, search_affine
 
 SHAPES = [(48, 56), (32, 40, 36)]
 
@@ -65,10 +65,13 @@ def test_a_brain_is_not_blown_up_to_fill_a_head(shape: tuple[int, ...]) -> None:
     assert (sizes - 1).abs().max() < 0.05, sizes
 
 
-@pytest.mark.parametrize("degrees", [-145.0, 178.0])
-def test_slices_that_lie_any_way_are_found_where_all_ways_are_tried(degrees: float) -> None:
-    moving = anatomy(SHAPES[0])
-    truth = pull_back(2, degrees, 1.0, 2.0)
+@pytest.mark.parametrize(
+    ("degrees", "shape"), [(-145.0, SHAPES[0]), (178.0, SHAPES[0]), (178.0, SHAPES[1]),
+                           pytest.param(-145.0, SHAPES[1], marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_images_that_lie_any_way_are_found_where_all_ways_are_tried(shape: tuple[int, ...], degrees: float) -> None:
+    moving = anatomy(shape)
+    truth = pull_back(len(shape), degrees, 1.0, 2.0)
     fixed = spatial.warp(moving, affine_displacement(truth, moving), outside="zero")
     errors = []
     for around in (True, False):
@@ -120,3 +123,10 @@ def test_what_lies_outside_the_field_of_view_does_not_count() -> None:
 def test_a_change_of_size_counts_by_hand() -> None:
     matrices = torch.stack([torch.eye(3), 2 * torch.eye(3), pull_back(3, 30, 1, 0).matrix[0]])
     torch.testing.assert_close(_change_of_size(matrices), torch.tensor([0.0, (4 + 0.25) / 2 - 1, 0.0]))
+
+
+def test_a_cube_has_24_rotations() -> None:
+    found = _cube()
+    assert len({tuple(matrix.flatten().tolist()) for matrix in found}) == 24
+    torch.testing.assert_close(found @ found.transpose(1, 2), torch.eye(3).expand(24, 3, 3))
+    torch.testing.assert_close(torch.linalg.det(found), torch.ones(24))

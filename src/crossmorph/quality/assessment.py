@@ -62,14 +62,14 @@ class Measures(NamedTuple):
         shift_consistency: its median.
         local_correlation: mean squared local correlation over the foreground.
         residual: median over the foreground of the local mean of ``|T o phi - F|``, images in [0, 1].
-        translation_correlation: correlation of the translation, moved by the final field, and the fixed image over the
-            foreground.
         rotation_ratio: mutual information that the coarse network reaches with the moving image rotated by 180
             degrees, as a multiple of what it reached.
-        mirror_ratio: the same with left and right exchanged; None of slices.
         rejected_stages: number of stages that were rejected.
         working_spacing: length of a voxel of the working grid.
         refine_steps: steps of instance optimisation, if there was any.
+        mirror_ratio: as ``rotation_ratio``, with left and right exchanged; None of slices.
+        translation_correlation: correlation of the translation, moved by the final field, and the fixed image over the
+            foreground.
         expected_error: expected median error over the foreground, if the model is calibrated.
         training_distance: distance of the images from the training images, as a multiple of its limit, likewise.
     """
@@ -94,12 +94,12 @@ class Measures(NamedTuple):
     shift_consistency: float
     local_correlation: float
     residual: float
-    translation_correlation: float
     rotation_ratio: float
-    mirror_ratio: float | None
     rejected_stages: int
     working_spacing: float
     refine_steps: int | None = None
+    mirror_ratio: float | None = None
+    translation_correlation: float | None = None
     expected_error: float | None = None
     training_distance: float | None = None
 
@@ -130,6 +130,7 @@ class TransformMeasures(NamedTuple):
         min_jacobian: smallest Jacobian determinant, strictly.
         log_jacobian: 99th percentile of ``|log det|``.
         working_spacing: length of a voxel of the working grid.
+        mirror_ratio: as ``rotation_ratio``, with left and right exchanged; None of slices.
     """
 
     unit: str
@@ -149,6 +150,7 @@ class TransformMeasures(NamedTuple):
     min_jacobian: float
     log_jacobian: float
     working_spacing: float
+    mirror_ratio: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What is known, by name."""

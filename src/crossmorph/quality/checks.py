@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from crossmorph.images.image import Image
-from crossmorph.quality.assessment import Assessment, Check, Limits, Measures
+from crossmorph.quality.assessment import Assessment, Check, Limits, Measures, TransformMeasures
 from crossmorph.quality.consistency import consistency, encoder_features, network_maps
 from crossmorph.quality.error_model import Calibration, calibration_of
 from crossmorph.quality.error_network import expected_error
@@ -16,12 +16,17 @@ from crossmorph.registration.register_images import Registered, RejectedStage
 from crossmorph.system.progress import stage
 
 MIN_KEPT = 0.8  # of the mutual information of the images as they were given
+LEAST_INFORMATION = 0.05  # nats; noise and patterns reach less beside any head, pairs that were registered more
 MAX_STRETCH = 2.0  # |log-Jacobian|, 99th percentile: volumes changed by a factor of 7
 MAX_INCONSISTENCY = 1.0  # voxels of the working grid, of forward and inverse transform
 ROTATION_WARNING, ROTATION_FAILED = 1.0, 1.1  # times the mutual information
+# The same with left and right exchanged. Two people reach up to .99; one person mirrored 1.03 and more.
+MIRROR_WARNING, MIRROR_FAILED = 1.0, 1.02
+TRANSLATION_WARNING, TRANSLATION_FAILED = 0.7, 0.5  # correlations of translated and fixed image
 MIN_OVERLAP = 0.6  # of the fixed field of view, by the headers
 NOT_CALIBRATED = "not calibrated"  # the check in place of "expected error" where a model has no calibration
 UNKNOWN_DISTANCE = "No limit known for this model: the distance from the training images is not measured."
+INIT_ADVICE = "; give an initial affine that rotates it (--init FILE)"
 UNSTABLE = "the result is unstable: give a better initial affine (--init FILE), or use a smoother field."
 
 
@@ -67,7 +72,9 @@ def check(measures: Measures, limits: Limits | None, rejected: Sequence[Rejected
     return (
         _expected_error(measures, limits),
         _mutual_information(measures),
-        _orientation(measures),
+        orientation_check(measures, INIT_ADVICE),
+        *mirror_checks(measures),
+        *_translation(measures),
         *_consistent(measures, limits),
         _training_images(measures),
         _folding(measures),
@@ -87,9 +94,8 @@ def _expected_error(measures: Measures, limits: Limits | None) -> Check:
         )
         return Check(NOT_CALIBRATED, "warning", None, None, message)
     found = f"The expected error is {error:.2g} {measures.unit} (median over the foreground)"
-    # Of images unlike the training images it is an extrapolation, and fails nothing.
-    like_training = measures.training_distance is not None and not measures.training_distance >= 1
-    if not error < limits.expected_error_failed and like_training:
+    # Written so that NaN fails, here and below.
+    if not error < limits.expected_error_failed:
         advice = "; the images are not aligned: check that both show the same anatomy, or give --init FILE."
         return Check("expected error", "failed", error, limits.expected_error_failed, found + advice)
     found += f", limit {limits.expected_error:.2g}"
@@ -104,22 +110,56 @@ def _expected_error(measures: Measures, limits: Limits | None) -> Check:
 
 def _mutual_information(measures: Measures) -> Check:
     before, after = measures.mutual_information_before, measures.mutual_information_final
-    # Here and below written so that NaN fails.
+    if not after >= LEAST_INFORMATION:
+        message = (
+            f"Mutual information is {after:.3f} nats after registration, expected at least {LEAST_INFORMATION:g}: the "
+            "images have next to nothing in common; check that both show the same anatomy."
+        )
+        return Check("mutual information", "failed", after, LEAST_INFORMATION, message)
     fell = not after >= MIN_KEPT * before
     found = f"Mutual information was {before:.3f} nats before and is {after:.3f} after registration"
     advice = ": it fell; check that both images show the same anatomy." if fell else "."
     return Check("mutual information", "failed" if fell else "passed", after, MIN_KEPT * before, found + advice)
 
 
-def _orientation(measures: Measures) -> Check:
+def orientation_check(measures: Measures | TransformMeasures, advice: str = "") -> Check:
+    """Whether the moving image fits better rotated by 180 degrees; ``advice`` follows what was found."""
     ratio = measures.rotation_ratio
     found = f"Rotating the moving image by 180 degrees gives {ratio:.2f} times the mutual information"
     if ratio < ROTATION_WARNING:
         return Check("orientation", "passed", ratio, ROTATION_WARNING, f"{found}.")
     failed = not ratio < ROTATION_FAILED
-    advice = f"{found}: one image may be upside down; give an initial affine that rotates it (--init FILE)."
     limit = ROTATION_FAILED if failed else ROTATION_WARNING
-    return Check("orientation", "failed" if failed else "warning", ratio, limit, advice)
+    message = f"{found}: one image may be upside down{advice}."
+    return Check("orientation", "failed" if failed else "warning", ratio, limit, message)
+
+
+def mirror_checks(measures: Measures | TransformMeasures) -> list[Check]:
+    """Whether the moving volume fits better with left and right exchanged; none of slices, where it is not measured."""
+    ratio = measures.mirror_ratio
+    if ratio is None:
+        return []
+    found = f"Exchanging left and right of the moving image gives {ratio:.2f} times the mutual information"
+    if ratio < MIRROR_WARNING:
+        return [Check("left and right", "passed", ratio, MIRROR_WARNING, f"{found}.")]
+    failed = not ratio < MIRROR_FAILED
+    limit = MIRROR_FAILED if failed else MIRROR_WARNING
+    message = f"{found}: the header of one image may name left what is right; compare both with their source."
+    return [Check("left and right", "failed" if failed else "warning", ratio, limit, message)]
+
+
+def _translation(measures: Measures) -> list[Check]:
+    """Whether the translation looks like the fixed image; nothing where it was not measured."""
+    found = measures.translation_correlation
+    if found is None:
+        return []
+    message = f"The translated image and the fixed image correlate with {found:.2f} over the foreground"
+    if found >= TRANSLATION_WARNING:
+        return [Check("translation", "passed", found, TRANSLATION_WARNING, f"{message}.")]
+    failed = not found >= TRANSLATION_FAILED
+    limit = TRANSLATION_FAILED if failed else TRANSLATION_WARNING
+    message += f", expected at least {limit:g}: do not use the translated image."
+    return [Check("translation", "failed" if failed else "warning", found, limit, message)]
 
 
 def _consistent(measures: Measures, limits: Limits | None) -> list[Check]:

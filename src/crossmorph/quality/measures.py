@@ -66,12 +66,12 @@ def measure(registered: Registered, moving: Image, fixed: Image, maps: Consisten
         shift_consistency=spacing * _percentile(shift, 50),
         local_correlation=float(maps.correlation[inside].mean()),
         residual=_percentile(maps.residual[inside], 50),
-        translation_correlation=_translation_correlation(registered, inside),
         rotation_ratio=maps.rotated / max(reached["coarse"], 1e-6),
-        mirror_ratio=None if maps.mirrored is None else maps.mirrored / max(reached["coarse"], 1e-6),
         rejected_stages=len(registered.rejected),
         working_spacing=spacing,
         refine_steps=registered.refinement.steps if registered.refinement else None,
+        mirror_ratio=None if maps.mirrored is None else maps.mirrored / max(reached["coarse"], 1e-6),
+        translation_correlation=_translation_correlation(registered, inside),
     )
 
 

@@ -98,10 +98,9 @@ def prepare(
         return Prepared(pair, grid, aligned, target, matrix, fields_overlap(aligned, fixed), coarse, given, *found)
 
     best = _best(from_affine, matrices)
-    by_network = isinstance(init, str) and init == "affine" and hierarchy.affine is not None
-    if by_network and not best.after.correlation >= MIN_CORRELATION:
+    if isinstance(init, str) and init == "affine" and not best.after.correlation >= MIN_CORRELATION:
         start = centred(source, target)
-        found = searched_affine(source, target, still, grid, hierarchy, start, around=True)
+        found = searched_affine(source, target, still, grid, hierarchy.divisor, start, around=True)
         other = from_affine(start if found is None else found)
         better = other.after.information > MIN_GAIN * best.after.information
         if better and not fields_apart(other.aligned, fixed):

@@ -30,7 +30,9 @@ from crossmorph.simulation.drawing import gaussian_matrix
 from crossmorph.transforms.grid import Grid, onto_grid
 
 KNOTS = 7  # of the curve of intensity, evenly from 0 to 1
-WINDOW = 4.0  # voxels of the working grid, standard deviation of the window
+# Standard deviation of the window, voxels of the working grid: about 1000 voxels for 7 knots and 6 channels. With 100
+# voxels T follows smooth noise.
+WINDOW = {2: 12.0, 3: 4.0}
 BLOCK = 4  # voxels along each axis, over which sums are taken before the window; sides of the grid are multiples of it
 RIDGE = 1e-3  # of the weights of the whole image towards 0, pictures of variance 1
 NEAR = 5e-3  # of the weights of a window towards those
@@ -113,7 +115,7 @@ def _weights(
     overall = _solved(sums.mean(0, keepdim=True), torch.zeros_like(wanted[:1]), RIDGE)
     spread = sums.view(*blocks, *sums.shape[1:])
     for axis, length in enumerate(blocks):
-        smooth = gaussian_matrix(length, WINDOW / BLOCK).to(spread)
+        smooth = gaussian_matrix(length, WINDOW[dim] / BLOCK).to(spread)
         spread = torch.einsum("b...,bc->c...", spread.movedim(axis, 0), smooth).movedim(0, axis)
     local = _solved(spread.reshape(sums.shape), overall, NEAR)[..., 0]
     at_blocks = local.T.reshape(1, -1, *blocks) / scale.view(column)

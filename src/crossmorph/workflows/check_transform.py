@@ -20,7 +20,8 @@ from crossmorph.quality.assessment import failures
 from crossmorph.quality.comparison import Comparison, compare
 from crossmorph.quality.error_map import error_map
 from crossmorph.quality.error_model import calibration_of
-from crossmorph.quality.given_transform import HOW, Examined, examine_transform
+from crossmorph.quality.given_transform import Examined, examine_transform
+from crossmorph.registration.settings import DEFAULTS
 from crossmorph.system.files import output_set, suffix_of, write_whole
 from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.transform_chain import read_chain
@@ -158,7 +159,7 @@ def check_transform(
     inputs = [("moving", moving), ("fixed", fixed), *(("transform", path) for path in transforms)]
     inputs += [("against", path) for path in others]
     outputs = Outputs(error_map=error_map_file, report=report)
-    check_outputs([path for _, path in inputs], outputs)
+    check_outputs([path for _, path in inputs], outputs, images[1].dim)
     if report is not None:
         suffix_of(report, (".html",), "report")
     chains = [read_chain(paths, *images) for paths in (transforms, *([path] for path in others))]
@@ -170,7 +171,7 @@ def check_transform(
         )
     if threads:
         torch.set_num_threads(threads)
-    run = run_of(command, [file_source(role, path) for role, path in inputs], loaded, card, HOW)
+    run = run_of(command, [file_source(role, path) for role, path in inputs], loaded, card, DEFAULTS)
     title = _title(moving, fixed, transforms)
     with output_set(outputs.claimed()) as written:
         began = time.perf_counter()

@@ -24,6 +24,7 @@ BATCH = 8
 LEARNING_RATE = 2e-3
 DECAY = 1e-2
 WARM_UP = 100  # iterations
+SIDE = {2: 128, 3: 48}  # voxels of the square maps it is trained on
 JITTER = 12  # voxels, of the position at which larger maps are cropped
 PROGRESS = 250  # iterations between two lines of progress
 
@@ -50,7 +51,6 @@ def train(trials: Sequence[Trial], iterations: int, seed: int) -> ErrorNetwork:
     dim = trials[0].errors.ndim
     numbers = torch.stack([error_predictors(trial.measures) for trial in trials])
     medians = torch.tensor([pair_error(trial) for trial in trials]).log()
-    size = min(min(trial.errors.shape) for trial in trials)
     network = ErrorNetwork(dim, PREDICTORS)
     network.mean.copy_(numbers.mean(0))
     network.scale.copy_(numbers.std(0).clamp_min(1e-3))
@@ -59,7 +59,9 @@ def train(trials: Sequence[Trial], iterations: int, seed: int) -> ErrorNetwork:
     began, summed = time.perf_counter(), 0.0
     for iteration in range(1, iterations + 1):
         chosen = rng.choice(len(trials), BATCH, replace=False)
-        stacked = torch.stack([_augmented(_cropped(_layers(trials[index]), size, rng), dim, rng) for index in chosen])
+        stacked = torch.stack(
+            [_augmented(_cropped(_layers(trials[index]), SIDE[dim], rng), dim, rng) for index in chosen]
+        )
         predicted = network(stacked[:, :-3], numbers[chosen])
         loss = _loss(predicted, stacked[:, -3:], medians[chosen])
         optimiser.zero_grad()
@@ -111,10 +113,12 @@ def _layers(trial: Trial) -> Float[Tensor, "layers *space"]:
 
 
 def _cropped(layers: Float[Tensor, "layers *space"], size: int, rng: np.random.Generator) -> Tensor:
-    """Larger maps to ``size`` voxels a side, about the middle of the foreground, jittered."""
+    """Maps of ``size`` voxels a side: larger ones about the middle of the foreground, jittered, smaller ones padded."""
     for axis in range(1, layers.ndim):
         length = layers.shape[axis]
-        if length == size:
+        if length <= size:
+            padding = [0, 0] * (layers.ndim - 1 - axis) + [0, size - length]
+            layers = F.pad(layers, padding)  # zeros: neither foreground nor an error that counts
             continue
         profile = layers[-1].movedim(axis - 1, -1).flatten(0, -2).sum(0)
         middle = (

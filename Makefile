@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint bench faults formats fuzz site notebook clean
+.PHONY: demo test test-all lint bench faults formats fuzz site notebook browser clean
 
 demo: .venv/.demo
 	$(BIN)/crossmorph demo
@@ -39,8 +39,18 @@ site: .venv/.docs
 notebook: .venv/.docs
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/notebook.ipynb
 
+# The page that registers two slices in a browser, with onnxruntime-web from npm: build/browser.
+ORT := node_modules/onnxruntime-web/dist
+browser: .venv/.onnx
+	cd integrations/browser && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	mkdir -p build/browser
+	cd integrations/browser && cp index.html *.js $(ORT)/ort.wasm.min.mjs $(ORT)/ort-wasm-simd-threaded.mjs \
+		$(ORT)/ort-wasm-simd-threaded.wasm ../../build/browser
+	$(BIN)/crossmorph models onnx any-2d -o build/browser/model.onnx
+	@echo "built build/browser; to open it: python3 -m http.server -d build/browser, http://localhost:8000"
+
 clean:
-	rm -rf .venv demo site
+	rm -rf .venv demo site build/browser
 
 # Each level of installation adds to the one before; a stamp remembers it until the requirements change.
 .venv/.demo: pyproject.toml constraints.txt
@@ -54,9 +64,13 @@ clean:
 	$(PIP) -e '.[test]'
 	touch $@
 
-# The peers weigh 2 GB.
+# The peers weigh 2 GB, napari with Qt and VTK 500 MB.
 .venv/.bench: .venv/.test
-	$(PIP) -e '.[baselines,test]'
+	$(PIP) -e '.[baselines,napari,onnx,test]' vtk
+	touch $@
+
+.venv/.onnx: .venv/.demo
+	$(PIP) -e '.[onnx]'
 	touch $@
 
 # What builds the site, the wheel and the notebook.

@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 import yaml
+from chromium import browser as browser
+from exported_model import exported as exported
 from made_up_tables import made_up
 from project import ROOT
 

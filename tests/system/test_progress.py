@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from crossmorph.system.progress import progress_bar, stage, tracked, working
+from crossmorph.system.progress import progress_bar, stage, told, tracked, working
 
 SCRIPT = """
 import time
@@ -72,3 +72,11 @@ def test_stages_are_logged_and_nothing_listens_afterwards(caplog: pytest.LogCapt
         raise ZeroDivisionError
     assert [record.getMessage() for record in caplog.records] == ["coarse"]
     assert (logger.handlers, logger.level) == before
+
+
+def test_other_programs_are_told_the_stages_where_they_ask(capfd: pytest.CaptureFixture[str]) -> None:
+    with told(False):
+        stage("unheard")
+    with told(True):
+        stage("fine")
+    assert capfd.readouterr() == ("", "stage: fine\n")

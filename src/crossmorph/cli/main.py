@@ -193,6 +193,9 @@ def register(
     scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask cluster for --pairs.")] = None,
     keep_failed: KeepFailedOption = False,
     verbose: VerboseOption = False,
+    progress: Annotated[
+        bool, typer.Option("--progress", help="Print each stage on standard error as it begins, for other programs.")
+    ] = False,
 ) -> None:
     """Register MOVING to FIXED; write the moved image and, on request, the transforms. Or many pairs: --pairs."""
     if pairs is None and (moving is None or fixed is None):
@@ -202,7 +205,7 @@ def register(
         )
     if output is None:
         raise InputError(f"register: no output given; expected -o {'FOLDER' if pairs or bids else 'MOVED'}")
-    unused = {"--bids": bids, "--json": as_json, "--verbose": verbose} if pairs else {
+    unused = {"--bids": bids, "--json": as_json, "--verbose": verbose, "--progress": progress} if pairs else {
         "--jobs": jobs > 1, "--scheduler": scheduler is not None,
     }  # fmt: skip
     if ignored := [option for option, given in unused.items() if given]:
@@ -210,7 +213,7 @@ def register(
         raise InputError(f"register: received {', '.join(ignored)}; that is for {wanted}")
     began = time.perf_counter()
     from crossmorph.registration.settings import Settings
-    from crossmorph.system.progress import working
+    from crossmorph.system.progress import told, working
 
     with working("registering"):
         from crossmorph.workflows.outputs import Outputs
@@ -235,7 +238,7 @@ def register(
         if outputs != Outputs(output):
             raise InputError("register: --bids chooses its own files; expected no other outputs than -o")
         outputs = bids_outputs(moving, fixed, output)
-    with working("registering"):
+    with working("registering"), told(progress):
         done = register_files(moving, fixed, outputs, *how)
     _print(done, as_json, verbose, time.perf_counter() - began)
 

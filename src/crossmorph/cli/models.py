@@ -1,5 +1,6 @@
 """The commands about models and their cards. Heavy imports wait until a command needs them."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,3 +64,22 @@ def export(
 
     for file in export_model(name or DEFAULT_MODELS[2], output, form):
         print(f"wrote {output / file}")
+
+
+@app.command("onnx")
+def onnx(
+    name: ModelArgument = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="File to write, .onnx.")] = Path(
+        "model.onnx"
+    ),
+) -> None:
+    """A model for slices as one ONNX graph, from two images to the field; for browsers and other runtimes."""
+    from crossmorph.networks.checkpoint import DEFAULT_MODELS, load_model
+    from crossmorph.networks.onnx_export import export_onnx
+    from crossmorph.system.files import suffix_of, write_whole
+    from crossmorph.system.progress import working
+
+    suffix_of(output, (".onnx",), "model")
+    with working("exporting"):
+        write_whole(output, export_onnx(load_model(name or DEFAULT_MODELS[2], "cpu")))
+    print(f"wrote {output}")

@@ -29,7 +29,7 @@ SHORT_TYPES |= {b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 
 def read_dicom_file(path: Path) -> Content:
     """Read the series that a DICOM file belongs to, from the file's folder; see :func:`read_dicom`."""
-    if not _is_dicom(path):
+    if not is_dicom(path):
         raise InputError(f"{path}: is not a DICOM file")
     return read_dicom(path.parent, path)
 
@@ -78,7 +78,7 @@ Slices = list[tuple[Path, sitk.ImageFileReader]]
 def _series(folder: Path, member: Path | None) -> tuple[list[Path], list[sitk.ImageFileReader]]:
     """The files of the one series in a folder, or of a member's, and readers that have read their headers."""
     try:
-        candidates = [file for file in sorted(folder.iterdir()) if _is_dicom(file)]
+        candidates = [file for file in sorted(folder.iterdir()) if is_dicom(file)]
         # GDCM itself would read every file of the folder, and never returns from some that are damaged.
         damaged = [file for file in candidates if not _whole_meta(file)]
     except OSError as error:
@@ -163,7 +163,8 @@ def _whole_meta(file: Path) -> bool:
     return 0 < at < len(content)
 
 
-def _is_dicom(file: Path) -> bool:
+def is_dicom(file: Path) -> bool:
+    """Whether a file begins as those of DICOM do; a DICOMDIR, which lists others, does not count."""
     start, magic = DICOM_MAGIC
     if file.is_dir() or file.name.upper() == "DICOMDIR":
         return False

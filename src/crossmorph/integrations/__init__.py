@@ -1,1 +1,1 @@
-"""Registration inside the pipelines of MONAI and Nipype."""
+"""Registration inside other programs: pipelines of MONAI and Nipype, windows of napari."""

@@ -60,7 +60,7 @@ def move(
         side: voxels of the low-resolution grid along each axis.
     """
     centred = canvas(len(shape), side).to(image) * (max(shape) / side)
-    return spatial.sample(image, _apply(affine, centred, image), outside="zero")
+    return spatial.sample(image, apply_affine(affine, centred, image), outside="zero")
 
 
 @cache
@@ -74,11 +74,16 @@ def affine_displacement(
     affine: Affine, moving: Float[Tensor, "batch channel *space"]
 ) -> Float[Tensor, "batch dim *space"]:
     """An affine map as a displacement, where both grids have one shape, that of ``moving``."""
-    grid = spatial.identity_grid(tuple(moving.shape[2:]), moving.dtype, moving.device)
-    return _apply(affine, grid - _middle(moving), moving) - grid
+    centred = centred_grid(moving)
+    return apply_affine(affine, centred, moving) - (centred + _middle(moving))
 
 
-def _apply(affine: Affine, centred: Tensor, moving: Tensor) -> Tensor:
+def centred_grid(image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "1 dim *space"]:
+    """The voxels of an image about its middle."""
+    return spatial.identity_grid(tuple(image.shape[2:]), image.dtype, image.device) - _middle(image)
+
+
+def apply_affine(affine: Affine, centred: Tensor, moving: Tensor) -> Tensor:
     """Where points about the fixed grid's centre lie in the moving grid."""
     there = affine.shift[..., None] + _middle(moving).flatten(2)
     points = torch.baddbmm(there, affine.matrix, centred.flatten(2).expand(len(affine.matrix), -1, -1))
@@ -145,7 +150,7 @@ class AffineNetwork(nn.Module):
             affine = Affine(affine.matrix @ turn, shift)
             found.append(Affine(affine.matrix, affine.shift * 2))
             affine = Affine(affine.matrix.detach(), affine.shift.detach())
-            if settled.all():
+            if not torch.compiler.is_compiling() and settled.all():  # what is exported has no branches
                 break
         return found
 

@@ -206,7 +206,7 @@ def map_layers(view: View, fixed: Image, maps: dict[str, Image]) -> list[dict[st
     """
     layers = []
     shape = view.lattice(MAP_VOXELS)
-    inside = _inside(view.of(scale_intensity(fixed.data).data, shape))
+    inside = shown_region(view.of(scale_intensity(fixed.data).data, shape))
     for name, image in maps.items():
         known = np.isfinite(image.data)
         values = view.of(np.where(known, image.data, 0).astype(np.float32), shape)
@@ -248,7 +248,7 @@ def label_layers(view: View, labels: Mapping[str, Image]) -> list[dict[str, Any]
     return layers
 
 
-def _inside(fixed: ndarray) -> ndarray:
+def shown_region(fixed: ndarray) -> ndarray:
     """Where an image shows something, with what that encloses."""
     bright = foreground(torch.from_numpy(np.ascontiguousarray(fixed))[None, None])[0, 0].numpy()
     return np.asarray(ndimage.binary_fill_holes(bright))

@@ -57,12 +57,15 @@ def checkerboard(first: ndarray, second: ndarray) -> ndarray:
     return np.where(odd, second, first)
 
 
-def hang(image: Image | Warp) -> tuple[ndarray, ndarray]:
-    """How to turn an image's axes (nibabel's orientation) to run left, posterior (and inferior), and their affine."""
+def hang(image: Image | Warp, ends: str = "LPI") -> tuple[ndarray, ndarray]:
+    """How to turn an image's axes (nibabel's orientation) to run left, posterior (and inferior), and their affine.
+
+    ``ends``: where else the axes are to end, one letter for each of three.
+    """
     dim = image.dim
     embedded = np.eye(4)
     embedded[:dim, :dim] = image.affine[:dim, :dim]
-    codes = nibabel.orientations.axcodes2ornt(("L", "P", "I" if dim == 3 else "S"))
+    codes = nibabel.orientations.axcodes2ornt((*ends[:dim], "S")[:3])
     turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(embedded), codes)[:dim]
     return turn, image.affine @ nibabel.orientations.inv_ornt_aff(turn, image.shape)
 

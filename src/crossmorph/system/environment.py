@@ -10,6 +10,7 @@ from crossmorph.errors import InputError
 
 # Modules that an extra of the installation brings, by its name.
 EXTRAS = {
+    "onnx": ("onnx", "onnxscript"),
     "report": ("matplotlib",),
     "simulate": ("nilearn",),
     "train": ("lightning_fabric", "tensorboard"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -69,13 +70,20 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
             print(line, flush=True)
             progress.start()
 
-        with _heard(lambda now: progress.update(task, description=f"{text}: {now}")):
+        with heard(lambda now: progress.update(task, description=f"{text}: {now}")):
             yield tell
 
 
 @contextlib.contextmanager
-def _heard(tell: Callable[[str], None]) -> Iterator[None]:
-    """Pass stages on to a function."""
+def told(wanted: bool) -> Iterator[None]:
+    """Print each :func:`stage` that begins within the block on standard error, for programs that run this one."""
+    with heard(lambda now: print(f"stage: {now}", file=sys.stderr, flush=True)) if wanted else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def heard(tell: Callable[[str], None]) -> Iterator[None]:
+    """Pass each :func:`stage` that begins within the block on to a function, which is called in that thread."""
     handler, level = logging.Handler(logging.INFO), _STAGES.level
     handler.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
     _STAGES.addHandler(handler)

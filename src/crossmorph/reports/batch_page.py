@@ -64,7 +64,7 @@ class Row(NamedTuple):
     seconds: float | None
 
 
-def keep_thumbnail(folder: Path, moved: Path, moving: Path, fixed: Path) -> None:
+def keep_thumbnail(folder: Path, moved: Path | None, moving: Path, fixed: Path) -> None:
     """Write the small picture of a pair into its folder, unless it is there: fixed, moved, checkerboard.
 
     Args:
@@ -83,7 +83,8 @@ def keep_thumbnail(folder: Path, moved: Path, moving: Path, fixed: Path) -> None
     panels: list[np.ndarray] = []
     with suppress(InputError):
         still = read_image(fixed)
-        panels = list(panels_of(read_image(moved if moved.exists() else moving), still, _nowhere(still)).values())
+        shown = moved if moved and moved.exists() else moving
+        panels = list(panels_of(read_image(shown), still, _nowhere(still)).values())
     if panels:
         gap = np.zeros((len(panels[0]), GAP), np.uint8)
         strip = np.hstack([part for panel in panels for part in (gap, panel)][1:])

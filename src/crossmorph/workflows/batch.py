@@ -15,10 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Generator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,7 +27,7 @@ from crossmorph.provenance.record import digest, plain_settings
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.reports.batch_page import PAGE, THUMBNAIL, Line, keep_thumbnail, load_result, write_batch_page
 from crossmorph.system.files import atomic_output, write_whole
-from crossmorph.system.processes import claimed, workers
+from crossmorph.system.processes import Outcome, claimed, on_cluster, on_processes, sentence
 from crossmorph.workflows.model_card import digests_of_weights
 from crossmorph.workflows.outputs import LabelFiles, Outputs
 from crossmorph.workflows.register import check_settings
@@ -39,18 +36,16 @@ from crossmorph.workflows.register_files import NOT_KEPT, register_files
 MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
 RESULT, SUMMARY = "result.json", "summary.csv"
 SUMMARY_SECONDS = 5.0  # between two states of the summary: written after each pair it would cost a long list its time
-CONNECT_SECONDS = 20.0
-DIED = "its process died, and once more with no other pair at work: killed, or out of memory"
 
 
 class Task(NamedTuple):
-    """One pair, where its files go, and how it is registered; all paths absolute."""
+    """One pair, the folder of its result, its files, and how it is registered; all paths absolute."""
 
     name: str
     moving: Path
     fixed: Path
-    moving_labels: Path | None
     folder: Path
+    outputs: Outputs
     model: str | None
     settings: Settings
     device: str
@@ -173,8 +168,9 @@ def _write_page(output: Path, title: str, summary: Summary, command: str | None)
 
 
 def _task(pair: Pair, folder: Path, *how: Any) -> Task:
-    labels = pair.moving_labels and pair.moving_labels.absolute()
-    return Task(pair.name, pair.moving.absolute(), pair.fixed.absolute(), labels, folder, *how)
+    labels = (LabelFiles(pair.moving_labels.absolute(), folder / LABELS),) if pair.moving_labels else ()
+    outputs = Outputs(folder / MOVED, folder / TRANSFORM, folder / INVERSE, labels=labels)
+    return Task(pair.name, pair.moving.absolute(), pair.fixed.absolute(), folder, outputs, *how)
 
 
 # --- one pair --------------------------------------------------------------------------------------------------------
@@ -190,7 +186,7 @@ def register_pair(task: Task) -> Entry:
         key = _hash(task)
         result = _finished(task, key)
         entry = _entry(task, "done", _register(task, key)) if result is None else _entry(task, "skipped", result)
-        keep_thumbnail(task.folder, task.folder / MOVED, task.moving, task.fixed)
+        keep_thumbnail(task.folder, task.outputs.moved, task.moving, task.fixed)
         return entry
     except Exception as error:  # whatever it is, the other pairs go on
         return _failure(task.name, error)
@@ -198,7 +194,7 @@ def register_pair(task: Task) -> Entry:
 
 def _register(task: Task, key: str) -> dict[str, Any]:
     """Register and write everything, ``result.json`` last; where it fails, that says why, and the pair is not done."""
-    outputs = _outputs(task)
+    outputs = task.outputs
     task.folder.mkdir(parents=True, exist_ok=True)
     # What another input or setting made goes first, so that nothing here is ever of another input than the rest.
     ours = (task.folder / name for name in (RESULT, LABELS, THUMBNAIL))
@@ -212,22 +208,17 @@ def _register(task: Task, key: str) -> dict[str, Any]:
     except Exception as error:
         inputs = {"moving": str(task.moving), "fixed": str(task.fixed), "model": task.model}
         with contextlib.suppress(InputError):
-            _write_result(task, {"inputs": inputs, "error": _sentence(error)})
+            _write_result(task, {"inputs": inputs, "error": sentence(error)})
         raise
     return result
-
-
-def _outputs(task: Task) -> Outputs:
-    folder, labels = task.folder, task.moving_labels
-    moved_labels = (LabelFiles(labels, folder / LABELS),) if labels else ()
-    return Outputs(folder / MOVED, folder / TRANSFORM, folder / INVERSE, labels=moved_labels)
 
 
 def _hash(task: Task) -> str:
     """SHA-256 of all that decides the result: the bytes of inputs and weights, the settings, this program."""
     init = task.settings.init
     given = Path(init) if isinstance(init, str) and init not in NAMED_INITS else None
-    files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": task.moving_labels, "init": given}
+    labels = task.outputs.labels[0].source if task.outputs.labels else None
+    files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": labels, "init": given}
     decisive = {
         **{role: digest(path) for role, path in files.items() if path},
         "weights": digests_of_weights(task.model),
@@ -246,7 +237,7 @@ def _finished(task: Task, key: str) -> dict[str, Any] | None:
     if not isinstance(result, dict) or result.get("hash") != key:
         return None
     wanted = task.keep_failed or not _failed_checks(result)
-    there = [path.is_file() for _, path in _outputs(task).files()]
+    there = [path.is_file() for _, path in task.outputs.files()]
     return result if (all(there) if wanted else not any(there)) else None
 
 
@@ -278,71 +269,24 @@ def _entry(task: Task, status: Literal["done", "skipped"], result: dict[str, Any
 
 
 def _failure(name: str, error: BaseException) -> Entry:
-    return Entry(name, "failed", error=_sentence(error))
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    return Entry(name, "failed", error=sentence(error))
 
 
 # --- all pairs -------------------------------------------------------------------------------------------------------
 
 
 def _by_processes(tasks: list[Task], jobs: int) -> Generator[Entry, None, None]:
-    """Every pair in one of so many processes. When one dies, those that were at work are tried again, each alone."""
-    while tasks:
-        suspects, tasks = yield from _until_broken(tasks, jobs)
-        for task in suspects:
-            again, _ = yield from _until_broken([task], 1)
-            if again:
-                yield Entry(task.name, "failed", error=DIED)
-
-
-def _until_broken(tasks: list[Task], jobs: int) -> Generator[Entry, None, tuple[list[Task], list[Task]]]:
-    """Yield entries until all are done or a process dies; returns the pairs then at work, and those not begun."""
-    waiting = deque(tasks)
-    running: dict[Future[Entry], Task] = {}
-    # Spawned: a forked copy of a process that has used PyTorch's threads may hang.
-    with workers(jobs) as pool:
-        broken = False
-        while (waiting or running) and not broken:
-            # Never more than are at work, so that a death points at few.
-            while waiting and len(running) < jobs and not broken:
-                try:
-                    future = pool.submit(register_pair, waiting[0])
-                except BrokenProcessPool:
-                    broken = True
-                else:
-                    running[future] = waiting.popleft()
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    broken = True
-                else:
-                    task = running.pop(future)
-                    yield future.result() if error is None else _failure(task.name, error)
-    return list(running.values()), list(waiting)
+    yield from _entries(on_processes(register_pair, tasks, jobs))
 
 
 def _by_cluster(tasks: list[Task], address: str) -> Generator[Entry, None, None]:
-    """Every pair on an existing Dask cluster, which gives the pairs of a worker that dies to the others."""
-    try:
-        from distributed import Client, as_completed
-    except ImportError:
-        raise InputError(f"--scheduler {address}: expected the package distributed, pip install distributed") from None
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--scheduler {address}: {_sentence(error)}; expected a Dask scheduler's address") from error
-    with client:
-        names = {client.submit(register_pair, task, pure=False): task.name for task in tasks}
-        for future in as_completed(names, loop=client.loop):
-            try:
-                entry = future.result()
-            except Exception as error:  # the workers that had it died, or cannot run it
-                entry = _failure(names[future], error)
-            yield entry
+    yield from _entries(on_cluster(register_pair, tasks, address))
+
+
+def _entries(outcomes: Generator[Outcome[Task, Entry], None, None]) -> Generator[Entry, None, None]:
+    with contextlib.closing(outcomes):
+        for task, result in outcomes:
+            yield _failure(task.name, result) if isinstance(result, Exception) else result
 
 
 def _collect(path: Path, tasks: list[Task], entries: Generator[Entry, None, None]) -> Summary:

@@ -37,20 +37,26 @@ class Line(NamedTuple):
     """A pair of the page.
 
     Attributes:
-        name: of the pair and of its folder, which lies beside the page.
+        name: of the pair.
         result: the content of its ``result.json``, empty where it has none.
         error: why it failed, empty where it did not.
+        folder: where its files lie, as seen from the page; empty: beside the page, in one of its name.
     """
 
     name: str
     result: dict[str, Any]
     error: str
+    folder: str = ""
 
 
 class Row(NamedTuple):
-    """A line as the template takes it; numbers are None where they are not known, and are sorted by."""
+    """A line as the template takes it; numbers are None where they are not known, and are sorted by.
+
+    ``place`` is the folder as a path, ``folder`` the same as a link.
+    """
 
     name: str
+    place: str
     folder: str
     hash: str
     level: Level
@@ -121,8 +127,8 @@ def write_batch_page(path: Path, title: str, lines: Sequence[Line], facts: dict[
                 facts=facts,
                 review=REVIEW,
                 number_text=number_text,
-                picture=lambda row: _picture(path.parent / row.name / THUMBNAIL) if row.hash else "",
-                there=lambda row, name="": (path.parent / row.name / name).exists(),
+                picture=lambda row: _picture(path.parent / row.place / THUMBNAIL) if row.hash else "",
+                there=lambda row, name="": (path.parent / row.place / name).exists(),
                 **script_of(environment, SCRIPTS),
             )
         )
@@ -146,9 +152,11 @@ def _row(line: Line) -> Row:
         text = f"{number_text(expected)} {measures['unit']}"
     else:
         text = NO_ESTIMATE if measures.get("expected_error") is not None else "not known" if measures else ""
+    place = line.folder or line.name
     return Row(
         line.name,
-        quote(line.name),
+        place,
+        quote(place),
         str(line.result.get("hash", "")),
         _level(line, shown),
         line.error if not checks else "",

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -139,25 +139,41 @@ def register_batch(
     """
     if jobs < 1:
         raise InputError(f"received {jobs} jobs; expected at least 1")
-    check_settings(settings, device if scheduler is None else None)  # a cluster's devices are not this machine's
-    if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
-        settings = settings._replace(init=str(Path(settings.init).absolute()))
+    model, settings = check_how(model, settings, device if scheduler is None else None)
     output = Path(output).absolute()
     pairs = read_pairs(pairs_csv)
     _check_names(pairs_csv, pairs)
     _check_apart(Path(pairs_csv), pairs, output)
-    if model is not None and model not in shipped_models():
-        model = str(find_card(model).absolute())
-    digests_of_weights(model)  # a damaged card shows before the first pair
     if scheduler is None and threads is None:
         threads = max(1, (os.cpu_count() or 1) // jobs)
     how = (model, settings, device, threads, keep_failed, command)
     tasks = [_task(pair, output / pair.name, *how) for pair in pairs]
+    path = output / SUMMARY
     with claimed(output):
-        entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
-        summary = _collect(output / SUMMARY, tasks, entries)
+        entries = register_tasks(tasks, jobs, scheduler, lambda entries: _write_summary(path, entries))
+        summary = Summary(path, entries)
         _write_page(output, f"{len(tasks)} pairs of {pairs_csv}", summary, command)
         return summary
+
+
+def check_how(model: str | None, settings: Settings, device: str | None) -> tuple[str | None, Settings]:
+    """Model and settings for processes that may work elsewhere: with absolute paths, refused before the first pair.
+
+    Args:
+        model: as of :func:`register_batch`.
+        settings: likewise.
+        device: likewise; None for those of a cluster, which are not this machine's.
+
+    Raises:
+        InputError: the model, a setting or the device cannot be used.
+    """
+    check_settings(settings, device)
+    if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
+        settings = settings._replace(init=str(Path(settings.init).absolute()))
+    if model is not None and model not in shipped_models():
+        model = str(find_card(model).absolute())
+    digests_of_weights(model)  # a damaged card shows before the first pair
+    return model, settings
 
 
 def _write_page(output: Path, title: str, summary: Summary, command: str | None) -> None:
@@ -236,12 +252,12 @@ def _finished(task: Task, key: str) -> dict[str, Any] | None:
         return None
     if not isinstance(result, dict) or result.get("hash") != key:
         return None
-    wanted = task.keep_failed or not _failed_checks(result)
+    wanted = task.keep_failed or not failed_checks(result)
     there = [path.is_file() for _, path in task.outputs.files()]
     return result if (all(there) if wanted else not any(there)) else None
 
 
-def _failed_checks(result: dict[str, Any]) -> list[str]:
+def failed_checks(result: dict[str, Any]) -> list[str]:
     """Names of the checks that failed."""
     return [check["name"] for check in result["checks"] if check["level"] == "failed"]
 
@@ -251,7 +267,7 @@ def _write_result(task: Task, result: dict[str, Any]) -> None:
 
 
 def _entry(task: Task, status: Literal["done", "skipped"], result: dict[str, Any]) -> Entry:
-    measures, failed = result["measures"], _failed_checks(result)
+    measures, failed = result["measures"], failed_checks(result)
     checks = "; ".join(f"{each['name']}:{each['level']}" for each in result["checks"] if each["level"] != "passed")
     entry = Entry(
         task.name,
@@ -289,36 +305,51 @@ def _entries(outcomes: Generator[Outcome[Task, Entry], None, None]) -> Generator
             yield _failure(task.name, result) if isinstance(result, Exception) else result
 
 
-def _collect(path: Path, tasks: list[Task], entries: Generator[Entry, None, None]) -> Summary:
-    """Take entries as they come, showing how far it is, and keep the summary."""
+def register_tasks(
+    tasks: list[Task],
+    jobs: int,
+    scheduler: str | None = None,
+    keep: Callable[[list[Entry]], object] = lambda _: None,
+) -> list[Entry]:
+    """Register pairs on processes or a cluster, showing how far it is.
+
+    Args:
+        tasks: the pairs.
+        jobs: processes of this machine.
+        scheduler: as of :func:`register_batch`.
+        keep: is given the entries so far, in the order of the tasks, now and then and at the end, however it ends.
+    """
     from crossmorph.system.progress import progress_bar
 
     known: dict[str, Entry] = {}
 
-    def write() -> Summary:
-        summary = Summary(path, [known[task.name] for task in tasks if task.name in known])
-        with atomic_output(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-            rows = csv.writer(stream, lineterminator="\n")
-            rows.writerow(Entry._fields)
-            for entry in summary.entries:
-                rows.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in entry])
-        return summary
+    def so_far() -> list[Entry]:
+        return [known[task.name] for task in tasks if task.name in known]
 
+    entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
     # Closed, so that no process is at work when the folder is let go of.
     with progress_bar(True) as progress, contextlib.closing(entries):
         bar = progress.add_task("pairs", total=len(tasks))
-        failed, written = 0, time.monotonic()
+        failed, kept = 0, time.monotonic()
         try:
             for entry in entries:
                 known[entry.name] = entry
                 failed += entry.status == "failed"
                 progress.update(bar, advance=1, description=f"pairs ({failed} failed)" if failed else "pairs")
-                if time.monotonic() - written > SUMMARY_SECONDS:
-                    write()
-                    written = time.monotonic()
+                if time.monotonic() - kept > SUMMARY_SECONDS:
+                    keep(so_far())
+                    kept = time.monotonic()
         finally:
-            summary = write()
-    return summary
+            keep(so_far())
+    return so_far()
+
+
+def _write_summary(path: Path, entries: list[Entry]) -> None:
+    with atomic_output(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(Entry._fields)
+        for entry in entries:
+            rows.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in entry])
 
 
 def _check_names(pairs_csv: str | Path, pairs: list[Pair]) -> None:

@@ -9,7 +9,7 @@ shows less: a block of a head fills a few voxels of the head's grid, too few for
 """
 
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,8 @@ from crossmorph.functional.similarity import mi
 from crossmorph.networks.affine import Affine, canvas, move, same_place
 
 # Voxels a side of the low-resolution grids, of the shifts, of the search and of the last ascent.
+Freedom = Literal["rigid", "similarity", "affine"]  # what a map may change: see `generators`
+
 SIDES = {2: (24, 32, 64), 3: (16, 24, 40)}
 STEPS = (40, 24)  # of ascent on the last two
 TURN = 0.6  # radians between the rotations tried about each axis
@@ -72,7 +74,14 @@ class _Pair(NamedTuple):
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def search_affine(moving: View, fixed: View, start: Affine, around: bool = False, one_scale: bool = True) -> Affine:
+def search_affine(
+    moving: View,
+    fixed: View,
+    start: Affine,
+    around: bool = False,
+    one_scale: bool = True,
+    freedom: Freedom = "affine",
+) -> Affine:
     """The affine map under which the moving image fits best, or the start if none fits better.
 
     The given map, rotations about the images' centres of intensity, and shifts of an image that shows less along that
@@ -87,23 +96,40 @@ def search_affine(moving: View, fixed: View, start: Affine, around: bool = False
             orientation is right may fit better rotated by 180 degrees.
         one_scale: whether lengths can be compared, so that a change of size counts against a map. False where an image
             has no millimetres.
+        freedom: what may change from the start on.
     """
     moving, fixed = (View(*(part.detach().clone() for part in view)) for view in (moving, fixed))
     start = Affine(*(part.detach().clone() for part in start))
     exchanged = bool(moving.half.prod() < fixed.half.prod())
     still, other, begin = (moving, fixed, _inverse(start)) if exchanged else (fixed, moving, start)
     stretch = STRETCH if one_scale else 0.0
+    basis = generators(freedom, fixed.image.ndim - 2).to(fixed.image)
     rough, coarse, fine = (_pair(still, other, side, stretch) for side in SIDES[fixed.image.ndim - 2])
     tried = _join([begin, _turned(coarse, begin, around)])
     slid = _slid(rough, begin)
     if slid is not None:
         tried = _join([tried, *(_turned(coarse, place, around, about=True) for place in _best(rough, slid, KEPT))])
-    ascended = _ascend(coarse, _join([begin, *_best(coarse, tried, KEPT)]), STEPS[0])
+    ascended = _ascend(coarse, _join([begin, *_best(coarse, tried, KEPT)]), STEPS[0], basis)
     (best,) = _best(coarse, ascended, 1)
-    (found,) = _best(fine, _join([begin, best, _ascend(fine, best, STEPS[1])]), 1)
+    (found,) = _best(fine, _join([begin, best, _ascend(fine, best, STEPS[1], basis)]), 1)
     if torch.equal(found.matrix, begin.matrix) and torch.equal(found.shift, begin.shift):
         return start
     return _inverse(found) if exchanged else found
+
+
+def generators(freedom: Freedom, dim: int) -> Float[Tensor, "freedom dim dim"]:
+    """A basis of the matrices whose exponentials a linear map may be multiplied by.
+
+    ``rigid``: the skew ones, rotations in each plane; ``similarity``: with the identity, one change of size more;
+    ``affine``: all matrices. The exponential of a skew matrix is a rotation to rounding, of any length.
+    """
+    if freedom == "affine":
+        return torch.eye(dim * dim).unflatten(1, (dim, dim))
+    planes = [(i, j) for j in range(dim) for i in range(j)]
+    basis = torch.zeros(len(planes), dim, dim)
+    for turn, (i, j) in zip(basis, planes, strict=True):
+        turn[i, j], turn[j, i] = -1, 1
+    return basis if freedom == "rigid" else torch.cat([basis, torch.eye(dim)[None]])
 
 
 def _inverse(affine: Affine) -> Affine:
@@ -144,12 +170,9 @@ def _turned(pair: _Pair, start: Affine, around: bool, about: bool = False) -> Af
     dim = pair.still.ndim - 2
     steps = AROUND if around and dim == 2 else TURNED[dim]
     reach = [TURN * step for step in range(-steps, steps + 1)]
-    planes = [(i, j) for j in range(dim) for i in range(j)]
-    generators = torch.zeros(len(reach) ** len(planes), dim, dim)
-    for turn, angles in zip(generators, product(reach, repeat=len(planes)), strict=True):
-        for (i, j), angle in zip(planes, angles, strict=True):
-            turn[i, j], turn[j, i] = -angle, angle
-    matrices = start.matrix @ torch.linalg.matrix_exp(generators.to(pair.still))
+    basis = generators("rigid", dim).to(pair.still)
+    angles = torch.tensor(list(product(reach, repeat=len(basis)))).to(basis)
+    matrices = start.matrix @ torch.linalg.matrix_exp(torch.tensordot(angles, basis, 1))
     here = _centre_of_intensity(pair.still) * pair.voxel
     there = start.matrix[0] @ here + start.shift[0] / pair.shrunk if about else _centre_of_intensity(pair.other)
     shifts = there - torch.einsum("bij,j->bi", matrices, here)
@@ -238,23 +261,23 @@ def _count(where: Tensor) -> Float[Tensor, " maps"]:
     return where.flatten(1).sum(1).float()
 
 
-def _ascend(pair: _Pair, start: Affine, steps: int) -> Affine:
+def _ascend(pair: _Pair, start: Affine, steps: int, basis: Float[Tensor, "freedom dim dim"]) -> Affine:
     """ADAM with a rate that falls to 0; every map is optimised on its own."""
     dim, half = pair.still.ndim - 2, max(pair.shape) * pair.shrunk / 2
-    parameters = pair.still.new_zeros(len(start.matrix), dim * (dim + 1))
+    parameters = pair.still.new_zeros(len(start.matrix), dim + len(basis))
     adam = Adam(parameters, MOMENTS)
     for step in range(steps):
         parameters = parameters.detach().requires_grad_()
-        affine = _changed(start, parameters, half)
+        affine = _changed(start, parameters, half, basis)
         (gradient,) = torch.autograd.grad(_similarity(pair, affine).sum(), parameters)
         parameters = parameters + RATE * (1 - step / steps) * adam.direction(gradient)
-    return Affine(*(part.detach() for part in _changed(start, parameters, half)))
+    return Affine(*(part.detach() for part in _changed(start, parameters, half, basis)))
 
 
-def _changed(start: Affine, parameters: Tensor, half: float) -> Affine:
-    """A map after one about the still image's centre: shift in half sides, then the logarithm of a matrix."""
+def _changed(start: Affine, parameters: Tensor, half: float, basis: Float[Tensor, "freedom dim dim"]) -> Affine:
+    """A map after one about the still image's centre: shift in half sides, then a matrix's logarithm in a basis."""
     dim = start.shift.shape[1]
-    turn = torch.linalg.matrix_exp(parameters[:, dim:].unflatten(1, (dim, dim)))
+    turn = torch.linalg.matrix_exp(torch.tensordot(parameters[:, dim:], basis, 1))
     shift = torch.einsum("bij,bj->bi", start.matrix, parameters[:, :dim] * half) + start.shift
     return Affine(start.matrix @ turn, shift)
 

@@ -13,7 +13,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.networks.affine import Affine
 from crossmorph.networks.hierarchy import Hierarchy
-from crossmorph.registration.affine_search import View, search_affine
+from crossmorph.registration.affine_search import Freedom, View, search_affine
 from crossmorph.registration.settings import NAMED_INITS, Init
 from crossmorph.transforms.grid import Grid, centre, covering_grid, onto_grid
 from crossmorph.transforms.warp import fields_overlap
@@ -59,9 +59,9 @@ def initial_affines(
     if init != "affine":
         return [matrix]
     if hierarchy.affine is None:
-        found = searched_affine(moving, fixed, target, grid, hierarchy, matrix)
+        found = searched_affine(moving, fixed, target, grid, hierarchy.divisor, matrix)
     else:
-        found = _improved(moving, fixed, target, grid, hierarchy, matrix, _by_network(hierarchy))
+        found = _improved(moving, fixed, target, grid, hierarchy.divisor, matrix, _by_network(hierarchy))
     return [matrix] if found is None else [matrix, found]
 
 
@@ -70,18 +70,19 @@ def searched_affine(
     fixed: Image,
     target: Tensor,
     grid: Grid,
-    hierarchy: Hierarchy,
+    divisor: int,
     matrix: Float[ndarray, "n n"],
     around: bool = False,
+    freedom: Freedom = "affine",
 ) -> Float[ndarray, "n n"] | None:
     """The affine map that a search, without a network, finds from a given one, or None where none is better.
 
-    It is slow and hardly ever fails. ``around``: whether slices are rotated by any angle. Other arguments as of
-    :func:`initial_affines`.
+    It is slow and hardly ever fails. ``divisor``: of the sides of the moving image's grid. ``around``: whether slices
+    are rotated by any angle. ``freedom``: what may change. Other arguments as of :func:`initial_affines`.
     """
     one_scale = moving.physical and fixed.physical
-    search = partial(search_affine, around=around, one_scale=one_scale)
-    return _improved(moving, fixed, target, grid, hierarchy, matrix, search)
+    search = partial(search_affine, around=around, one_scale=one_scale, freedom=freedom)
+    return _improved(moving, fixed, target, grid, divisor, matrix, search)
 
 
 def centred(moving: Image, fixed: Image) -> Float[ndarray, "n n"]:
@@ -103,13 +104,13 @@ def _improved(
     fixed: Image,
     target: Tensor,
     grid: Grid,
-    hierarchy: Hierarchy,
+    divisor: int,
     matrix: Float[ndarray, "n n"],
     method: Method,
 ) -> Float[ndarray, "n n"] | None:
     """What an affine method makes of a map, or None where it keeps it."""
     # Both images in voxels of one size, each on a grid that shows all of it.
-    there = covering_grid(moving, grid.spacing, hierarchy.divisor)
+    there = covering_grid(moving, grid.spacing, divisor)
     source = torch.from_numpy(onto_grid(moving, there).data)[None, None].to(target)
     begin = _about_centres(np.linalg.inv(there.affine) @ matrix @ grid.affine, grid, there, target)
     with torch.inference_mode():

@@ -101,7 +101,7 @@ def prepare(
     by_network = isinstance(init, str) and init == "affine" and hierarchy.affine is not None
     if by_network and not best.after.correlation >= MIN_CORRELATION:
         start = centred(source, target)
-        found = searched_affine(source, target, still, grid, hierarchy, start, around=True)
+        found = searched_affine(source, target, still, grid, hierarchy.divisor, start, around=True)
         other = from_affine(start if found is None else found)
         better = other.after.information > MIN_GAIN * best.after.information
         if better and not fields_apart(other.aligned, fixed):

@@ -1,0 +1,113 @@
+"""Rigid, similarity and affine registration: a search at low resolution, then optimisation from near by.
+
+No network takes part, so that any images can be registered, of two or three dimensions and any anatomy.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
+from crossmorph.errors import InputError
+from crossmorph.images.image import Image
+from crossmorph.registration.affine_search import Freedom
+from crossmorph.registration.initialization import MIN_OVERLAP, centred, fields_apart, searched_affine
+from crossmorph.registration.linear_optimization import LEVELS, Reached, optimise_linear
+from crossmorph.registration.settings import NAMED_INITS, Init
+from crossmorph.system.progress import stage
+from crossmorph.transforms.grid import covering_grid, onto_grid
+
+SEARCHED = 80  # voxels along the longest side of either field of view, on the grids that the search averages from
+
+
+class Linear(NamedTuple):
+    """Two images, registered by a linear map.
+
+    Attributes:
+        matrix: fixed to moving space, ``(dim + 1, dim + 1)``, RAS millimetres.
+        start: the map that the optimisation began with, likewise.
+        similarity: mutual information in nats, see :mod:`crossmorph.registration.linear_optimization`.
+        seconds: wall seconds of the search and of the optimisation.
+    """
+
+    matrix: Float[ndarray, "n n"]
+    start: Float[ndarray, "n n"]
+    similarity: float
+    seconds: dict[str, float]
+
+
+def register_linear(moving: Image, fixed: Image, freedom: Freedom = "rigid", init: Init = "affine") -> Linear:
+    """Register two images by a rigid, similarity or affine map.
+
+    Args:
+        moving: the image to move; any size, spacing and orientation.
+        fixed: the image to move it to, of the same dimension.
+        freedom: ``rigid`` (rotation and shift), ``similarity`` (one change of size more) or ``affine``.
+        init: where to begin: ``affine`` searches; from ``centers``, ``none`` or a matrix the nearest optimum is taken,
+            and what the matrix scales or shears stays.
+
+    Raises:
+        InputError: images of different dimension, constant ones, an unknown ``init``, or fields of view that hardly
+            overlap, at the end of a search or where another optimisation was to begin.
+    """
+    if moving.dim != fixed.dim:
+        raise InputError(
+            f"the moving image is {moving.dim}-D, shape {moving.shape}, and the fixed image {fixed.dim}-D, shape "
+            f"{fixed.shape}; expected the same"
+        )
+    began = time.perf_counter()
+    source, target = moving.scaled(), fixed.scaled()
+    stage("search" if isinstance(init, str) and init == "affine" else "optimisation")
+    starts = _starts(source, target, freedom, init)
+    searched = time.perf_counter()
+    for start in starts:
+        _check_apart(source, target, start, init)
+    stage("optimisation")
+    found = _best(source, target, starts, freedom)
+    seconds = {"search": searched - began, "optimisation": time.perf_counter() - searched}
+    return Linear(found[1].matrix, found[0], found[1].similarity, seconds)
+
+
+def _starts(source: Image, target: Image, freedom: Freedom, init: Init) -> list[Float[ndarray, "n n"]]:
+    """Where to begin: one map, or where one is searched for, the given position too, unless that shows nothing."""
+    if not isinstance(init, str):
+        return [init]
+    if init not in NAMED_INITS:
+        raise InputError(f"init {init!r}: expected {', '.join(NAMED_INITS)} or a matrix")
+    identity = np.eye(target.dim + 1)
+    if init != "affine":
+        return [identity if init == "none" else centred(source, target)]
+    apart = fields_apart(source, target)
+    matrix = centred(source, target) if apart else identity
+    spacing = max(float((np.array(image.shape) * image.spacing).max()) for image in (source, target)) / SEARCHED
+    grid = covering_grid(target, spacing, 1)
+    still = torch.from_numpy(onto_grid(target, grid).data)[None, None]
+    found = searched_affine(source, target, still, grid, 1, matrix, freedom=freedom)
+    if found is None:
+        return [matrix]
+    return [found] if apart else [matrix, found]
+
+
+def _best(
+    source: Image, target: Image, starts: list[Float[ndarray, "n n"]], freedom: Freedom
+) -> tuple[Float[ndarray, "n n"], Reached]:
+    """The start from which the first levels reach the most, and the map that all levels reach from there."""
+    start, rough = starts[0], starts[0]
+    if len(starts) > 1:
+        tried = [(start, optimise_linear(source, target, start, freedom, LEVELS[:1])) for start in starts]
+        start, reached = max(tried, key=lambda each: each[1].similarity)
+        rough = reached.matrix
+    return start, optimise_linear(source, target, rough, freedom, LEVELS[len(starts) > 1 :])
+
+
+def _check_apart(source: Image, target: Image, start: Float[ndarray, "n n"], init: Init) -> None:
+    """Refuse a search that ends with fields of view that hardly overlap."""
+    moved = Image(source.data, np.linalg.inv(start) @ source.affine, source.physical)
+    if isinstance(init, str) and init == "affine" and fields_apart(moved, target):
+        raise InputError(
+            f"the fields of view share less than {MIN_OVERLAP:.0%} of the smaller one; if the images show the same "
+            "anatomy, give a start: --init FILE, or --init centers"
+        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crossmorph.cli import checks, datasets, models, reproduce, training, transforms
+from crossmorph.cli import checks, datasets, groups, models, reproduce, training, transforms
 from crossmorph.cli.options import (
     FAILED,
     DeviceOption,
@@ -261,7 +261,7 @@ def demo(
     run_demo(output)
 
 
-for module in (transforms, checks, training, reproduce):
+for module in (transforms, groups, checks, training, reproduce):
     module.add_commands(app)
 app.add_typer(datasets.app, name="prepare")
 app.add_typer(models.app, name="models")

@@ -12,6 +12,7 @@ from html_scene import Parsed
 from scipy import ndimage
 
 from crossmorph.errors import InputError
+from crossmorph.functional.interpolation import linear
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.registration.linear import Linear, register_linear
@@ -23,6 +24,7 @@ from crossmorph.transforms.warp import Warp, followed_by, resample
 from crossmorph.transforms.warp_files import read_transform, write_transform
 from crossmorph.workflows import batch, template, template_affine
 from crossmorph.workflows.batch import Entry, Task
+from crossmorph.workflows.longitudinal import register_dates
 from crossmorph.workflows.outputs import Outputs
 from crossmorph.workflows.register_files import Done, register_files
 from crossmorph.workflows.template import Template, make_template
@@ -321,3 +323,55 @@ def test_an_average_of_shifted_images(tmp_path: Path) -> None:
     assert found.mean_deformation == pytest.approx(0, abs=1e-6)
     still = average(paths, matrices, ([np.eye(3)] for _ in warps), grid)
     assert still.variation > 0.1
+
+
+# --- dates of one person ---------------------------------------------------------------------------------------------
+
+
+def grown(image: Image, factor: float) -> Image:
+    """The image with a disc of 9 voxels about its middle enlarged, by so much in area at its centre."""
+    index = np.indices(image.shape).astype(float)
+    away = index - (SIDE - 1) / 2
+    distance = np.linalg.norm(away, axis=0)
+    pull = 1 - (1 - factor**-0.5) * np.exp(-((distance / 9) ** 2))
+    return Image(linear(image.data[None], away * pull + (SIDE - 1) / 2)[0].astype(np.float32), image.affine)
+
+
+def test_exchanged_dates_give_the_inverse_change(group: list[Path], here: list[str], tmp_path: Path) -> None:
+    forth = register_dates(group[:2], tmp_path / "forth", rounds=1)
+    back = register_dates(group[1::-1], tmp_path / "back", rounds=1)
+    change = read_image(tmp_path / "forth" / "sub-1" / "jacobian.nii.gz")
+    other = read_image(tmp_path / "back" / "sub-0" / "jacobian.nii.gz")
+    np.testing.assert_allclose(change.affine, other.affine, atol=1e-9)
+    assert np.abs(np.log(change.data)).max() > 0.2
+    np.testing.assert_allclose(np.log(change.data), -np.log(other.data), atol=1e-4)
+    for name in ("sub-0", "sub-1"):
+        ends = [read_transform(tmp_path / folder / name / "transform.h5") for folder in ("forth", "back")]
+        np.testing.assert_allclose(ends[0].displacement, ends[1].displacement, atol=1e-3)
+    assert [date.name for date in forth.dates] == ["sub-1"]
+    assert forth.dates[0].median == pytest.approx(1 / back.dates[0].median, rel=1e-3)
+    # By hand: the ratio of the two dates' Jacobian determinants, and where it lies on the first date's grid.
+    jacobians = [read_transform(tmp_path / "forth" / name / "transform.h5").jacobian() for name in ("sub-0", "sub-1")]
+    np.testing.assert_allclose(change.data, jacobians[1] / jacobians[0], rtol=1e-5)
+    on_first = read_image(tmp_path / "forth" / "sub-1" / "jacobian_on_first.nii.gz")
+    first = read_image(group[0])
+    assert on_first.shape == first.shape
+    np.testing.assert_allclose(on_first.affine, first.affine)
+
+
+@pytest.mark.slow
+def test_a_growth_is_measured(
+    group: list[Path], here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disc that grows by 30% at its centre, and does not elsewhere; the same with the dates exchanged."""
+    monkeypatch.setattr(template_affine, "register_linear", register_linear)
+    monkeypatch.setattr(batch, "register_files", register_files)
+    write_image(group[1], grown(read_image(group[0]), 1.3))
+    found = register_dates(group[:2], tmp_path / "forth", settings=Settings(refine="on"))
+    back = register_dates(group[1::-1], tmp_path / "back", settings=Settings(refine="on"))
+    change = read_image(tmp_path / "forth" / "sub-1" / "jacobian_on_first.nii.gz").data
+    middle = slice(SIDE // 2 - 3, SIDE // 2 + 3)
+    print(f"volume at the centre {np.median(change[middle, middle]):.3f}, elsewhere {found.dates[0].median:.3f}")
+    assert np.median(change[middle, middle]) == pytest.approx(1.25, abs=0.12)
+    assert found.dates[0].median == pytest.approx(1, abs=0.05)
+    assert found.dates[0].median == pytest.approx(1 / back.dates[0].median, rel=0.01)

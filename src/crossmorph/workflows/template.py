@@ -1,8 +1,8 @@
 """A template of a group: the average of images in the middle of the group, by rounds, none of which is done twice.
 
-1. Every image is registered affinely to the first one, and then to the average of all. The middle space is that in
-   which the maps have no mean (:func:`crossmorph.transforms.averages.centring_affine`), so that it does not depend on
-   which image is the first.
+1. Every image is registered affinely to the first one (of two, each to the other), and then to the average of
+   all. The middle space is that in which the maps have no mean
+   (:func:`crossmorph.transforms.averages.centring_affine`), so that it does not depend on which image is the first.
 2. In each round every image is registered to the template, from its affine map. The deformations (the maps without
    that) have a mean ``m``; the new template is the mean of the images by the maps ``w_k o m^-1``, whose deformations
    have the mean zero, sharpened. This is the scheme of Avants and Gee (NeuroImage 2004,
@@ -29,12 +29,13 @@ from numpy import ndarray
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
-from crossmorph.images.io import READABLE_SUFFIXES, read_image, write_image
+from crossmorph.images.io import read_image, write_image
 from crossmorph.provenance.record import digest, plain_settings
+from crossmorph.registration.affine_search import Freedom
 from crossmorph.registration.settings import DEFAULTS, Settings
 from crossmorph.reports.batch_page import PAGE, Line, load_result, write_batch_page
 from crossmorph.reports.template_page import ShownRound, write_template_page
-from crossmorph.system.files import make_folder, output_set, suffix_of, write_whole
+from crossmorph.system.files import make_folder, output_set, write_whole
 from crossmorph.system.processes import claimed
 from crossmorph.transforms.averages import centring_affine, mean_warp
 from crossmorph.transforms.composition import Step, as_warp
@@ -46,59 +47,21 @@ from crossmorph.workflows.model_card import digests_of_weights
 from crossmorph.workflows.outputs import Outputs
 from crossmorph.workflows.template_affine import AffineTask, affines
 from crossmorph.workflows.template_average import Average, average, group_grid, sharpened, sharpness
+from crossmorph.workflows.template_group import (
+    MEAN,
+    RECORD,
+    ROUNDS,
+    STATE,
+    SUBJECTS,
+    TEMPLATE,
+    Group,
+    How,
+    State,
+    check_images,
+    names_of,
+)
 
-TEMPLATE, STATE, RECORD, MEAN = "template.nii.gz", "state.json", "template.json", "mean.h5"
-ROUNDS, SUBJECTS = "rounds", "subjects.html"
 FORMAT = "crossmorph template 1"
-FEWEST = 2
-
-
-class How(NamedTuple):
-    """How a template is made, and on what; see :func:`make_template`."""
-
-    rounds: int
-    spacing: float | None
-    sharpening: float
-    model: str | None
-    settings: Settings
-    jobs: int
-    scheduler: str | None
-    device: str
-    threads: int | None
-    command: str
-
-
-class Group(NamedTuple):
-    """Images by their names, the SHA-256 of each, and the folder of the template; paths absolute."""
-
-    names: list[str]
-    images: list[Path]
-    digests: list[str]
-    output: Path
-
-
-class State(NamedTuple):
-    """What is known of a round that is finished.
-
-    Attributes:
-        key: hash of all that decides it.
-        matrices: from the middle space to each image's, RAS millimetres.
-        entropy: of the template, see :class:`crossmorph.workflows.template_average.Sharpness`.
-        gradient: likewise.
-        variation: between the images, see :class:`crossmorph.workflows.template_average.Average`.
-        removed: mean length of the mean deformation that was taken off, millimetres.
-        mean_deformation: what is left of it, likewise.
-        failed: the images of whose registration a check failed.
-    """
-
-    key: str
-    matrices: list[list[list[float]]]
-    entropy: float
-    gradient: float
-    variation: float
-    removed: float
-    mean_deformation: float
-    failed: list[str]
 
 
 class Template(NamedTuple):
@@ -115,6 +78,7 @@ def make_template(
     rounds: int = 4,
     spacing: float | None = None,
     sharpening: float = 0.5,
+    freedom: Freedom = "affine",
     model: str | None = None,
     settings: Settings = DEFAULTS,
     jobs: int = 1,
@@ -131,6 +95,7 @@ def make_template(
         rounds: of deformable registration; 0 is the affine average.
         spacing: of the template, millimetres; None is the median of the images' voxel sizes.
         sharpening: how much of what a blur of one voxel takes off is added again.
+        freedom: of the maps before the deformation: ``affine`` for people, ``rigid`` for dates of one person.
         model: as of :func:`crossmorph.workflows.batch.register_batch`.
         settings: how each image is registered to the template; ``init`` is the affine map of its own.
         jobs: as of :func:`crossmorph.workflows.batch.register_batch`.
@@ -150,10 +115,10 @@ def make_template(
     model, settings = check_how(model, settings, device if scheduler is None else None)
     if scheduler is None and threads is None:
         threads = max(1, (os.cpu_count() or 1) // jobs)
-    how = How(rounds, spacing, sharpening, model, settings, jobs, scheduler, device, threads, command)
+    how = How(rounds, spacing, sharpening, freedom, model, settings, jobs, scheduler, device, threads, command)
     paths = [Path(path).absolute() for path in images]
-    names = _names(paths)
-    _check_images(paths)
+    names = names_of(paths)
+    check_images(paths)
     folder = Path(output).absolute()
     with claimed(folder):
         group = Group(names, paths, [digest(path) for path in paths], folder)
@@ -166,50 +131,39 @@ def make_template(
     return Template(folder / TEMPLATE, folder / PAGE, states)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    if len(paths) < FEWEST:
-        raise InputError(f"received {len(paths)} images; expected at least {FEWEST}")
-    names = [path.name[: -len(suffix_of(path, READABLE_SUFFIXES, "image"))] for path in paths]
-    for path, name in zip(paths, names, strict=True):
-        if names.count(name) > 1 or name in ("", ROUNDS) or name.startswith("."):
-            raise InputError(f"{path}: is named {name!r} without its suffix; expected names that tell the images apart")
-    return names
-
-
-def _check_images(paths: Sequence[Path]) -> None:
-    first: Image | None = None
-    for path in paths:
-        image = read_image(path)
-        first = first or image
-        if image.dim != first.dim or not image.physical:
-            what = f"{image.dim}-D" if image.physical else "without millimetres"
-            raise InputError(f"{path}: is {what}; expected {first.dim}-D images in millimetres, as {paths[0]}")
-
-
 # --- rounds ----------------------------------------------------------------------------------------------------------
 
 
 def _affine_round(group: Group, how: How) -> State:
     """Round 0: the middle space, and the average by the affine maps."""
     folder = group.output / ROUNDS / "0"
-    key = _key([group.digests, how.spacing, how.sharpening])
+    key = _key([group.digests, how.spacing, how.sharpening, how.freedom])
     if (known := _finished(folder, key)) is not None:
         return known
-    first = [
-        AffineTask(name, image, group.images[0], None, folder / "first" / f"{name}.json", how.threads)
-        for name, image in zip(group.names[1:], group.images[1:], strict=True)
-    ]
-    dim = read_image(group.images[0]).dim
-    matrices = _centred([np.eye(dim + 1), *affines(first, how.jobs, how.scheduler)])
+    matrices = _started(group, how, folder / "first")
     rough = folder / "first" / TEMPLATE
     write_image(rough, _affine_average(group, matrices, how).image)
     again = [
-        AffineTask(name, image, rough, _plain(matrix), folder / "second" / f"{name}.json", how.threads)
+        AffineTask(name, image, rough, _plain(matrix), how.freedom, folder / "second" / f"{name}.json", how.threads)
         for name, image, matrix in zip(group.names, group.images, matrices, strict=True)
     ]
     matrices = _centred(affines(again, how.jobs, how.scheduler))
     found = _affine_average(group, matrices, how)
     return _keep(folder, key, how, found, matrices, 0.0, [])
+
+
+def _started(group: Group, how: How, folder: Path) -> list[Float[ndarray, "n n"]]:
+    """Maps from a first middle space to each image's."""
+
+    def task(moving: int, fixed: int) -> AffineTask:
+        result, images = folder / f"{group.names[moving]}.json", group.images
+        return AffineTask(group.names[moving], images[moving], images[fixed], None, how.freedom, result, how.threads)
+
+    if len(group.names) == 2:  # both ways, so that neither comes first
+        forth, back = affines([task(1, 0), task(0, 1)], how.jobs, how.scheduler)
+        return _centred([np.eye(len(forth)), np.linalg.inv(centring_affine([forth, np.linalg.inv(back)]))])
+    found = affines([task(number, 0) for number in range(1, len(group.names))], how.jobs, how.scheduler)
+    return _centred([np.eye(len(found[0])), *found])
 
 
 def _centred(matrices: Sequence[Float[ndarray, "n n"]]) -> list[Float[ndarray, "n n"]]:

@@ -1,4 +1,4 @@
-"""The affine part of a template: every image to a reference, as tasks that are not done twice."""
+"""The affine (or rigid) part of a template: every image to a reference, as tasks that are not done twice."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from numpy import ndarray
 from crossmorph.errors import InputError
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import digest
+from crossmorph.registration.affine_search import Freedom
 from crossmorph.registration.linear import register_linear
 from crossmorph.system.files import make_folder, write_whole
 from crossmorph.system.processes import on_cluster, on_processes, sentence
@@ -24,13 +25,14 @@ from crossmorph.system.progress import progress_bar
 class AffineTask(NamedTuple):
     """An image to bring to a reference, and the file of the result; all paths absolute.
 
-    ``start``: where to begin, reference to image; None searches.
+    ``start``: where to begin, reference to image; None searches. ``freedom``: what the map may change.
     """
 
     name: str
     moving: Path
     fixed: Path
     start: tuple[tuple[float, ...], ...] | None
+    freedom: Freedom
     result: Path
     threads: int | None
 
@@ -65,12 +67,12 @@ def register_affine(task: AffineTask) -> list[list[float]]:
     if task.threads:
         torch.set_num_threads(task.threads)
     start = "affine" if task.start is None else np.array(task.start)
-    matrix = register_linear(read_image(task.moving), read_image(task.fixed), "affine", start).matrix.tolist()
+    matrix = register_linear(read_image(task.moving), read_image(task.fixed), task.freedom, start).matrix.tolist()
     make_folder(task.result.parent)
     write_whole(task.result, (json.dumps({"hash": key, "matrix": matrix}, indent=2) + "\n").encode())
     return matrix
 
 
 def _hash(task: AffineTask) -> str:
-    decisive = [digest(task.moving), digest(task.fixed), task.start, metadata.version("crossmorph")]
+    decisive = [digest(task.moving), digest(task.fixed), task.start, task.freedom, metadata.version("crossmorph")]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

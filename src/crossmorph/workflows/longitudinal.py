@@ -1,0 +1,90 @@
+"""Dates of one person, registered in the middle between them, and the change of volume from one date to another.
+
+The middle is a template of the dates (:mod:`crossmorph.workflows.template`) whose maps begin with rigid ones, so that
+no date is interpolated more than another (Reuter et al., NeuroImage 2012, doi:10.1016/j.neuroimage.2012.02.084). At a
+point of the middle, ``det D w_k / det D w_1`` is the volume at date ``k``, of that at the first date; with the dates
+exchanged it is the inverse.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
+from crossmorph.registration.settings import DEFAULTS, Settings
+from crossmorph.system.files import output_set
+from crossmorph.transforms.warp import jacobian, resample
+from crossmorph.transforms.warp_files import read_transform
+from crossmorph.workflows.batch import INVERSE, TRANSFORM
+from crossmorph.workflows.template import make_template
+from crossmorph.workflows.template_average import foreground
+from crossmorph.workflows.template_group import names_of
+
+JACOBIAN, ON_FIRST = "jacobian.nii.gz", "jacobian_on_first.nii.gz"
+LEAST = 1e-3  # of a Jacobian determinant that something is divided by
+RANGE = (1, 99)  # percentiles that are told
+
+
+class Date(NamedTuple):
+    """The volume at a date, of that at the first one, over the foreground: median and percentiles 1 and 99."""
+
+    name: str
+    median: float
+    low: float
+    high: float
+
+
+class Dates(NamedTuple):
+    """The dates after the first one, and the files."""
+
+    dates: list[Date]
+    files: list[Path]
+
+
+def register_dates(
+    images: Sequence[Path],
+    output: Path,
+    rounds: int = 2,
+    model: str | None = None,
+    settings: Settings = DEFAULTS,
+    jobs: int = 1,
+    device: str = "auto",
+    threads: int | None = None,
+    command: str = "crossmorph.workflows.longitudinal.register_dates, in Python",
+) -> Dates:
+    """Make the template of the dates, and the maps of the change of volume since the first.
+
+    Args:
+        images: of one person and contrast, the first date first.
+        output: the folder of the template; the maps of a date go beside its transforms: on the template's grid, and on
+            the grid of the first date.
+        rounds: as of :func:`crossmorph.workflows.template.make_template`, as are the other arguments and the errors.
+        model: likewise.
+        settings: likewise.
+        jobs: likewise.
+        device: likewise.
+        threads: likewise.
+        command: likewise.
+    """
+    machine = jobs, None, device, threads, command
+    made = make_template(images, output, rounds, None, 0.0, "rigid", model, settings, *machine)
+    folder, names = made.path.parent, names_of([Path(path) for path in images])
+    template = read_image(made.path)
+    shown = foreground(template)
+    first = jacobian(read_transform(folder / names[0] / TRANSFORM)).clip(LEAST)
+    to_middle = read_transform(folder / names[0] / INVERSE)
+    dates, files = [], [made.path, made.page]
+    for name in names[1:]:
+        volume = Image(jacobian(read_transform(folder / name / TRANSFORM)) / first, template.affine)
+        paths = [folder / name / JACOBIAN, folder / name / ON_FIRST]
+        with output_set(paths) as written:
+            write_image(paths[0], volume)
+            write_image(paths[1], resample(volume, to_middle))
+            written.publish()
+        low, high = np.percentile(volume.data[shown], RANGE)
+        dates.append(Date(name, float(np.median(volume.data[shown])), float(low), float(high)))
+        files += paths
+    return Dates(dates, files)

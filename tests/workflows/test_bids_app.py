@@ -238,6 +238,7 @@ def test_the_command_line(data: Data, monkeypatch: pytest.MonkeyPatch, capsys: p
         return int(ended.value.code or 0)
 
     words = ["participant", "--moving", "T2w", "--fixed", "T1w", "--model", str(data.model), "--init", "none"]
+    words += ["--stage", "deformable"]
     assert typed(*words, "--participant-label", "01", "03") == 0
     out = capsys.readouterr().out
     assert "left out sub-03: no T2w\n1 registered, 0 finished before, 0 failed\n" in out

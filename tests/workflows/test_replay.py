@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[Callable[[Given], object], str]] = {
     ),
     "singular start": (
         lambda given: given.edit(lambda told: told["settings"].update(init=[[0, 0, 0]] * 3)),
-        "or an invertible 3 x 3 matrix",
+        "or an invertible matrix",
     ),
     "ragged start": (lambda given: given.edit(lambda told: told["settings"].update(init=[[1], [1, 2]])), "invertible"),
     "kind": (

@@ -16,6 +16,7 @@ from crossmorph.cli.options import (
     ModelOption,
     RefineOption,
     SmoothnessOption,
+    StageOption,
     print_version,
     refine_of,
 )
@@ -82,6 +83,7 @@ def bids(
         int, typer.Option("--n-cpus", "--n_cpus", min=1, metavar="N", help="CPUs to use: processes, then threads.")
     ] = 1,
     reports: Annotated[bool, typer.Option("--reports", help="Write a page for each registration, too.")] = False,
+    stage: StageOption = "rigid",
     model: ModelOption = None,
     init: InitOption = "affine",
     smoothness: SmoothnessOption = None,
@@ -104,7 +106,7 @@ def bids(
     if moving is None or fixed is None:
         raise InputError("crossmorph-bids participant: expected --moving SUFFIX and --fixed SUFFIX: T2w and T1w")
     people = bids_dir, output_dir, moving, fixed, participant_label or (), session_label or (), n_cpus
-    settings = Settings(init, smoothness, refine_of(refine))
+    settings = Settings(init, smoothness, refine_of(refine), stage=stage)
     done = register_participants(*people, model, settings, device, keep_failed, reports, command)
     for each in done.missing:
         print(f"left out {each.name}: {each.reason}")

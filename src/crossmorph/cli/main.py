@@ -11,9 +11,12 @@ from crossmorph.cli import checks, datasets, groups, models, reproduce, training
 from crossmorph.cli.options import (
     FAILED,
     DeviceOption,
+    FslMatrixOption,
+    HeaderOnlyOption,
     JsonOption,
     KeepFailedOption,
     ModelOption,
+    StageOption,
     ThreadsOption,
     VerboseOption,
     print_version,
@@ -79,7 +82,10 @@ def register(
     transform: Annotated[
         Path | None,
         typer.Option(
-            "-t", "--transform", metavar="PATH", help="Transform for ITK, ANTs and 3D Slicer, .h5 or .nii.gz."
+            "-t",
+            "--transform",
+            metavar="PATH",
+            help="Transform for ITK, ANTs and 3D Slicer, .h5 or .nii.gz; of linear stages also .mat, .tfm, .txt, .lta.",
         ),
     ] = None,
     inverse: Annotated[
@@ -108,13 +114,16 @@ def register(
             help="The files that ANTs would write: P0GenericAffine.mat, P1Warp.nii.gz, P1InverseWarp.nii.gz.",
         ),
     ] = None,
+    fsl_matrix: FslMatrixOption = None,
+    header_only: HeaderOnlyOption = False,
+    stage: StageOption = "deformable",
     model: ModelOption = None,
     init: Annotated[
         str,
         typer.Option(
             metavar="affine|centers|none|FILE",
-            help="Initial affine: estimated, centre on centre, as the headers say, or from the file of an affine "
-            "transform.",
+            help="Where to begin: initial affine estimated, centre on centre, as the headers say; or the file of a "
+            "transform to go on from, a matrix or a warp.",
         ),
     ] = "affine",
     smoothness: Annotated[
@@ -173,8 +182,11 @@ def register(
         from crossmorph.workflows.outputs import Outputs
         from crossmorph.workflows.register_files import register_files
 
-    settings = Settings(init, smoothness, refine_of(refine))
+    settings = Settings(init, smoothness, refine_of(refine), stage=stage)
     outputs = Outputs(output, transform, inverse, translated, error_map, report, tuple(labels or ()), ants_prefix)
+    outputs = outputs._replace(fsl=fsl_matrix)
+    if header_only:
+        outputs = outputs._replace(moved=None, header_only=output)
     how = (model, settings, device, threads, keep_failed, words())
     if pairs is not None:
         if moving or outputs != Outputs(output):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crossmorph.registration.settings import Refine
 
 BAD_INPUT, FAILED = 2, 3  # exit codes
+STAGES = ("rigid", "similarity", "affine", "deformable")
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -32,6 +33,10 @@ def refine_of(text: str) -> "Refine":
         return float(text)
     except ValueError:
         return text
+
+
+def _complete_stage(incomplete: str) -> list[str]:
+    return [name for name in STAGES if name.startswith(incomplete)]
 
 
 ModelOption = Annotated[
@@ -77,4 +82,23 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 KeepFailedOption = Annotated[bool, typer.Option("--keep-failed", help="Write the outputs even if a check fails.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Print the checks that passed, too.")]
+StageOption = Annotated[
+    str,
+    typer.Option(
+        metavar="rigid|similarity|affine|deformable",
+        help="Last stage. Of the first three, which use no network, the transform is a matrix.",
+        autocompletion=_complete_stage,
+    ),
+]
+HeaderOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--header-only",
+        help="-o is the moving image with its new place in the header, not resampled; for linear stages.",
+    ),
+]
+FslMatrixOption = Annotated[
+    Path | None,
+    typer.Option("--fsl-matrix", metavar="PATH", help="The transform as flirt's matrix, .mat; for linear stages."),
+]
 FolderOption = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to make.")]

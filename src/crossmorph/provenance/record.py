@@ -95,7 +95,7 @@ class Run(NamedTuple):
 
     command: str
     inputs: tuple[Source, ...]
-    weights: Weights
+    weights: Weights | None
     settings: dict[str, Any]
     device: str
     threads: int
@@ -111,7 +111,7 @@ class Record(BaseModel):
         folder: in which it was called.
         coordinates: of the points that the transforms map.
         inputs: what was read.
-        weights: the model.
+        weights: the model, None where no network was used.
         settings: see :class:`Run`.
         seed: None, as a registration draws nothing at random.
         device: the torch device.
@@ -132,7 +132,7 @@ class Record(BaseModel):
     folder: str
     coordinates: str
     inputs: tuple[Source, ...]
-    weights: Weights
+    weights: Weights | None
     settings: dict[str, Any]
     seed: int | None = None
     device: str
@@ -191,7 +191,12 @@ def plain_settings(settings: Settings) -> dict[str, Any]:
 def plain_run(run: Run) -> dict[str, Any]:
     """What decided a result and by which versions, as a report shows it; the same for the same run."""
     inputs = [source.model_dump(exclude={"path"}) for source in run.inputs]
-    return {**run._asdict(), "inputs": inputs, "weights": run.weights.model_dump(), "versions": versions()}
+    return {
+        **run._asdict(),
+        "inputs": inputs,
+        "weights": run.weights and run.weights.model_dump(),
+        "versions": versions(),
+    }
 
 
 def make_record(run: Run, outcome: Outcome, outputs: Iterable[Made]) -> Record:

@@ -50,6 +50,8 @@ def initial_affines(
     Returns:
         One or two maps, ``(dim + 1, dim + 1)``.
     """
+    if isinstance(init, tuple):
+        raise InputError("init is a warp; expected a matrix here, or crossmorph.register, which goes on from warps")
     if not isinstance(init, str):
         return [init]
     if init not in NAMED_INITS:

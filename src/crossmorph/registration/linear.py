@@ -12,13 +12,15 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from crossmorph.errors import InputError
+from crossmorph.functional.similarity import BINS
 from crossmorph.images.image import Image
 from crossmorph.registration.affine_search import Freedom
 from crossmorph.registration.initialization import MIN_OVERLAP, centred, fields_apart, searched_affine
 from crossmorph.registration.linear_optimization import LEVELS, Reached, optimise_linear
 from crossmorph.registration.settings import NAMED_INITS, Init
 from crossmorph.system.progress import stage
-from crossmorph.transforms.grid import covering_grid, onto_grid
+from crossmorph.transforms.grid import Grid, covering_grid, onto_grid
+from crossmorph.transforms.warp import Warp, field_of_view, fields_overlap, followed_by
 
 SEARCHED = 80  # voxels along the longest side of either field of view, on the grids that the search averages from
 
@@ -37,6 +39,48 @@ class Linear(NamedTuple):
     start: Float[ndarray, "n n"]
     similarity: float
     seconds: dict[str, float]
+
+
+class RegisteredLinear(NamedTuple):
+    """A pair registered by a linear map, with all that its outputs need.
+
+    Attributes:
+        warp: the map as a field on the fixed image's grid.
+        inverse: its inverse on the moving image's grid.
+        translated: the moving image in the fixed image's modality, on its own grid, in units of
+            ``scale_intensity(fixed)``: each intensity became the mean of the fixed image where the moved one has it.
+        matrix: as of :class:`Linear`.
+        freedom: what the map could change.
+        overlap: fraction of the fixed field of view that the moving image covers.
+        seconds: wall seconds by stage.
+    """
+
+    warp: Warp
+    inverse: Warp
+    translated: Image
+    matrix: Float[ndarray, "n n"]
+    freedom: Freedom
+    overlap: float
+    seconds: dict[str, float]
+
+
+def register_images_linear(moving: Image, fixed: Image, freedom: Freedom, init: Init = "affine") -> RegisteredLinear:
+    """Register two images by a linear map, and make what is written of it.
+
+    Arguments and errors as of :func:`register_linear`.
+    """
+    found = register_linear(moving, fixed, freedom, init)
+    matrix = found.matrix
+    laid = Image(moving.data, np.linalg.inv(matrix) @ moving.affine, moving.physical)
+    return RegisteredLinear(
+        warp=followed_by(Warp.identity(fixed), matrix),
+        inverse=followed_by(Warp.identity(moving), np.linalg.inv(matrix)),
+        translated=_translated(moving, fixed, laid),
+        matrix=matrix,
+        freedom=freedom,
+        overlap=fields_overlap(laid, fixed),
+        seconds=found.seconds,
+    )
 
 
 def register_linear(moving: Image, fixed: Image, freedom: Freedom = "rigid", init: Init = "affine") -> Linear:
@@ -73,6 +117,8 @@ def register_linear(moving: Image, fixed: Image, freedom: Freedom = "rigid", ini
 
 def _starts(source: Image, target: Image, freedom: Freedom, init: Init) -> list[Float[ndarray, "n n"]]:
     """Where to begin: one map, or where one is searched for, the given position too, unless that shows nothing."""
+    if isinstance(init, tuple):
+        raise InputError("init is a warp; expected a matrix here, or crossmorph.register, which goes on from warps")
     if not isinstance(init, str):
         return [init]
     if init not in NAMED_INITS:
@@ -82,8 +128,7 @@ def _starts(source: Image, target: Image, freedom: Freedom, init: Init) -> list[
         return [identity if init == "none" else centred(source, target)]
     apart = fields_apart(source, target)
     matrix = centred(source, target) if apart else identity
-    spacing = max(float((np.array(image.shape) * image.spacing).max()) for image in (source, target)) / SEARCHED
-    grid = covering_grid(target, spacing, 1)
+    grid = search_grid(source, target)
     still = torch.from_numpy(onto_grid(target, grid).data)[None, None]
     found = searched_affine(source, target, still, grid, 1, matrix, freedom=freedom)
     if found is None:
@@ -111,3 +156,22 @@ def _check_apart(source: Image, target: Image, start: Float[ndarray, "n n"], ini
             f"the fields of view share less than {MIN_OVERLAP:.0%} of the smaller one; if the images show the same "
             "anatomy, give a start: --init FILE, or --init centers"
         )
+
+
+def search_grid(moving: Image, fixed: Image) -> Grid:
+    """The grid over the fixed image that is searched on."""
+    spacing = max(float((np.array(image.shape) * image.spacing).max()) for image in (moving, fixed)) / SEARCHED
+    return covering_grid(fixed, spacing, 1)
+
+
+def _translated(moving: Image, fixed: Image, laid: Image) -> Image:
+    """``T = E[F | M]``: of every bin of the moved image's intensities the mean of the fixed image there."""
+    grid = search_grid(moving, fixed)
+    still, moved = (onto_grid(image.scaled(), grid).data.ravel() for image in (fixed, laid))
+    both = (field_of_view(laid, *grid) & field_of_view(fixed, *grid)).ravel()
+    bins = np.minimum((moved[both] * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    means = np.bincount(bins, still[both], BINS)[counts > 0] / counts[counts > 0]
+    middles = (np.flatnonzero(counts) + 0.5) / BINS
+    data = np.interp(moving.scaled().data, middles, means).astype(np.float32)
+    return Image(data, moving.affine, moving.physical, moving.header)

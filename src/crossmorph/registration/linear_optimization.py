@@ -12,6 +12,7 @@ voxels would seem better or worse than their neighbours (Pluim et al., CVIU 2000
 thick slices would be drawn to each other.
 """
 
+import math
 from itertools import product
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class Level(NamedTuple):
 
 
 LEVELS = (Level(64, 2**15, 30), Level(128, 2**17, 30))
+A_VOXEL = 2.0  # points at most in a voxel of the fixed image: more say nothing new
 GAIN = 1e-6  # of the similarity; the optimiser ends at less
 
 
@@ -108,7 +110,8 @@ def _compared(moving: Image, fixed: Image, matrix: Float[ndarray, "n n"], level:
     box = _common_box(moving, fixed, matrix)
     extent = (box[1] - box[0]) * fixed.spacing
     ours, theirs = (_averaged(image, extent.max() / level.detail) for image in (fixed, moving))
-    world = transform_points(fixed.affine, _scattered(box, extent, level.points))
+    count = min(level.points, math.ceil(A_VOXEL * np.prod(box[1] - box[0])))
+    world = transform_points(fixed.affine, _scattered(box, extent, count))
     within = inside(transform_points(np.linalg.inv(moving.affine) @ matrix, world), moving.shape)
     smaller = min(np.prod(image.shape) * np.prod(image.spacing) for image in (moving, fixed))
     common = float(within.mean() * extent.prod() / smaller)

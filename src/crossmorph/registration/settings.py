@@ -1,15 +1,20 @@
 """How a pair is registered: the settings that a user chooses."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from jaxtyping import Float
 from numpy import ndarray
 
 from crossmorph.errors import InputError
+from crossmorph.registration.affine_search import Freedom
+from crossmorph.transforms.composition import Step
 
-Init = str | Float[ndarray, "n n"]  # one of NAMED_INITS, or a matrix, fixed to moving space, RAS millimetres
+# One of NAMED_INITS, or a map from fixed to moving space, RAS millimetres: a matrix, or steps of which one is a warp.
+Init = str | Float[ndarray, "n n"] | tuple[Step, ...]
 NAMED_INITS = ("affine", "centers", "none")
+LINEAR_STAGES: tuple[Freedom, ...] = get_args(Freedom)
+REGISTRATION_STAGES = (*LINEAR_STAGES, "deformable")
 Refine = str | float  # auto, on, off or seconds, see `refinement_seconds`
 
 
@@ -18,19 +23,28 @@ class Settings(NamedTuple):
 
     Attributes:
         init: see :func:`crossmorph.registration.initialization.initial_affines`; of two initial affines, the one from
-            which the coarse network reaches more mutual information is used.
+            which the coarse network reaches more mutual information is used. From a warp, see
+            :mod:`crossmorph.registration.continuation`.
         smoothness: of the field, 0 (detailed) to 1 (stiff), for models that were trained for it; None is their default.
         refine: instance optimisation after the networks: ``on`` until it stops gaining, seconds to spend on it at most,
             ``off``, or ``auto``: ``on`` for volumes, where it adds 8 to 13 points of Dice on people, ``off`` for
             slices.
         refine_steps: how many steps it may take at most; with the steps that one limited by time took, and ``on``, it
             is repeated to the bit.
+        stage: the last one: ``rigid``, ``similarity`` or ``affine``, for which no network is used
+            (:mod:`crossmorph.registration.linear`), or ``deformable``.
     """
 
     init: Init = "affine"
     smoothness: float | None = None
     refine: Refine = "auto"
     refine_steps: int | None = None
+    stage: str = "deformable"
+
+    @property
+    def freedom(self) -> Freedom | None:
+        """The linear stage that the registration ends with, None where it is deformable."""
+        return next((stage for stage in LINEAR_STAGES if stage == self.stage), None)
 
 
 DEFAULTS = Settings()

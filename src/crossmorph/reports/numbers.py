@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from crossmorph.quality.assessment import Check, Measures, TransformMeasures
+from crossmorph.quality.linear_checks import LinearMeasures
 
 ESTIMATE, FAMILIAR = "expected error", "training images"  # names of checks
 NO_ESTIMATE = "no estimate for images like these"
@@ -138,6 +139,10 @@ GROUPS: dict[str, dict[str, Meaning]] = {
             "The same, exceeded by a hundredth of the points.",
             "inverse consistency",
         ),
+        "largest_change": Meaning(
+            "Largest change that counts as the same ({unit})",
+            "A linear map found again, with the images exchanged or from aside, may lie so far off in the mean.",
+        ),
         "working_spacing": Meaning(
             "Voxel of the working grid ({unit})", "The networks see nothing that is finer than this."
         ),
@@ -167,7 +172,9 @@ def anchor(check: str) -> str:
     return "check-" + re.sub(r"[^a-z0-9]+", "-", check.lower())
 
 
-def numbers_of(measures: Measures | TransformMeasures, checks: Sequence[Check]) -> dict[str, list[Number]]:
+def numbers_of(
+    measures: Measures | TransformMeasures | LinearMeasures, checks: Sequence[Check]
+) -> dict[str, list[Number]]:
     """The measures that are known, by groups; groups without any are left out."""
     known = measures.as_dict()
     if known.get("expected_error") is not None and not estimate_applies(checks):

@@ -12,6 +12,8 @@ import numpy as np
 
 from crossmorph.images.image import Image
 from crossmorph.quality.assessment import Check, Measures, TransformMeasures
+from crossmorph.quality.linear_checks import LinearMeasures
+from crossmorph.registration.linear import RegisteredLinear
 from crossmorph.registration.register_images import Registered
 from crossmorph.reports.html import script_of, templates
 from crossmorph.reports.layers import field_layer, label_layers, map_layers, picture_layers, view_of
@@ -79,7 +81,7 @@ class Content(NamedTuple):
     jacobian: Image
     error_map: Image | None
     checks: Sequence[Check]
-    measures: Measures | TransformMeasures
+    measures: Measures | TransformMeasures | LinearMeasures
     provenance: dict[str, Any] | None
     inputs: Sequence[Input] = ()
     seconds: Mapping[str, float] = {}
@@ -122,9 +124,40 @@ def content_of(
         checks=checks,
         measures=measures,
         provenance=None,
-        inputs=[Input(role, image.shape, image.spacing) for role, image in (("moving", moving), ("fixed", fixed))],
+        inputs=_inputs(moving, fixed),
         seconds=registered.seconds,
     )
+
+
+def linear_content(
+    moving: Image,
+    fixed: Image,
+    registered: RegisteredLinear,
+    measures: LinearMeasures,
+    checks: Sequence[Check],
+    title: str,
+) -> Content:
+    """What there is to show of a pair registered by a linear map; arguments as of :func:`content_of`."""
+    warps = {"as given": Warp.identity(fixed), registered.freedom: registered.warp}
+    logarithm = np.full(fixed.shape, np.log(measures.min_jacobian), np.float32)
+    return Content(
+        title=title,
+        fixed=fixed,
+        stages=[Stage(name, resample(moving, warp)) for name, warp in warps.items()],
+        translated=resample(registered.translated, registered.warp),
+        warp=registered.warp,
+        jacobian=Image(logarithm, fixed.affine, fixed.physical),
+        error_map=None,
+        checks=checks,
+        measures=measures,
+        provenance=None,
+        inputs=_inputs(moving, fixed),
+        seconds=registered.seconds,
+    )
+
+
+def _inputs(moving: Image, fixed: Image) -> list[Input]:
+    return [Input(role, image.shape, image.spacing) for role, image in (("moving", moving), ("fixed", fixed))]
 
 
 def page(content: Content) -> str:

@@ -158,7 +158,7 @@ def check_transform(
     inputs = [("moving", moving), ("fixed", fixed), *(("transform", path) for path in transforms)]
     inputs += [("against", path) for path in others]
     outputs = Outputs(error_map=error_map_file, report=report)
-    check_outputs([path for _, path in inputs], outputs)
+    check_outputs([path for _, path in inputs], outputs, images[1].dim)
     if report is not None:
         suffix_of(report, (".html",), "report")
     chains = [read_chain(paths, *images) for paths in (transforms, *([path] for path in others))]

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import IMAGE_SUFFIXES
+from crossmorph.images.nifti import NIFTI_SUFFIXES
 from crossmorph.provenance.record import check_replaceable, record_path
 from crossmorph.system.environment import require_extra
 from crossmorph.system.files import PICTURE_SUFFIXES, suffix_of
-from crossmorph.transforms.affine_files import ants_names
+from crossmorph.transforms.affine_files import AFFINE_SUFFIXES, ants_names
 from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES
 
+WITH_PLACE = (*NIFTI_SUFFIXES, ".mha", ".nrrd")  # images whose header says where they lie
 # What can be written, in the order of writing, and the formats of each.
 KINDS = {
     "moved": ("image", IMAGE_SUFFIXES),
@@ -23,8 +25,11 @@ KINDS = {
     "error_map": ("image", IMAGE_SUFFIXES),
     "report": ("report", (".html", *PICTURE_SUFFIXES)),
     "labels": ("image", IMAGE_SUFFIXES),
+    "header_only": ("image", WITH_PLACE),
+    "fsl": ("FSL matrix", (".mat", ".txt")),
 }
-WITH_PLACE = (".nii", ".nii.gz", ".mha", ".nrrd")
+LINEAR_SUFFIXES = tuple(dict.fromkeys((*AFFINE_SUFFIXES, ".lta", *TRANSFORM_SUFFIXES)))  # of a linear transform
+LINEAR_ONLY = {"header_only": "--header-only", "fsl": "--fsl-matrix"}
 MINC, TIFF = "ITK mirrors two axes of MINC files", "ITK takes the resolution of a TIFF file for millimetres"
 NOT_AS_ANTS = {".mnc": MINC, ".mnc.gz": MINC, ".tif": TIFF, ".tiff": TIFF}
 
@@ -46,7 +51,8 @@ class Sidecar(NamedTuple):
 class Outputs(NamedTuple):
     """Files to write; None: not wanted. Where there are no ``sidecars``, the record goes beside each transform.
 
-    A ``folder`` is made before the work; the others must be there.
+    A ``folder`` is made before the work; the others must be there. ``header_only`` is the moving image with its new
+    place in the header, ``fsl`` flirt's matrix; both need a ``linear`` transform, which then is written as one.
     """
 
     moved: Path | None = None
@@ -59,6 +65,9 @@ class Outputs(NamedTuple):
     ants_prefix: Path | None = None
     sidecars: tuple[Sidecar, ...] = ()
     folder: Path | None = None
+    header_only: Path | None = None
+    fsl: Path | None = None
+    linear: bool = False
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every wanted file with what it is."""
@@ -68,7 +77,7 @@ class Outputs(NamedTuple):
         for files in self.labels:
             yield "labels", files.target
         if self.ants_prefix is not None:
-            for path in ants_names(self.ants_prefix):
+            for path in self._ants():
                 yield "ants", path
         for sidecar in self.records():
             yield "record", sidecar.path
@@ -76,25 +85,40 @@ class Outputs(NamedTuple):
     def records(self) -> tuple[Sidecar, ...]:
         """The JSON files that the record goes to."""
         # What `--ants-prefix` writes has one, beside its warp.
-        warp = ants_names(self.ants_prefix)[1] if self.ants_prefix else None
-        paths = dict.fromkeys(record_path(path) for path in (self.transform, self.inverse, warp) if path)
+        named = self._ants()
+        beside = (self.transform, self.inverse, self.fsl, named[min(1, len(named) - 1)] if named else None)
+        paths = dict.fromkeys(record_path(path) for path in beside if path)
         return self.sidecars or tuple(Sidecar(path, {}) for path in paths)
+
+    def _ants(self) -> tuple[Path, ...]:
+        """What ANTs would write: of a linear transform the matrix alone."""
+        names = ants_names(self.ants_prefix) if self.ants_prefix is not None else ()
+        return names[:1] if self.linear else names
 
     def claimed(self) -> list[Path]:
         """Every file, in the order in which they appear: where a record is seen, so are the files that it is of."""
         return [path for _, path in self.files()]
 
 
-def check_outputs(inputs: Sequence[Path], outputs: Outputs) -> None:
+def check_outputs(inputs: Sequence[Path], outputs: Outputs, dim: int) -> None:
     """No output may be an input or another output, and every name must end in a format that can be written.
 
-    Raises InputError.
+    Raises InputError, also where a format is not for images of ``dim`` dimensions.
     """
     seen = {path.resolve(): f"the input {path}" for path in inputs}
     for kind, path in outputs.files():
         if kind in KINDS:
             what, suffixes = KINDS[kind]
+            if what == "transform" and outputs.linear:
+                suffixes = LINEAR_SUFFIXES
+            if kind in LINEAR_ONLY and not outputs.linear:
+                raise InputError(
+                    f"{LINEAR_ONLY[kind]} {path}: a deformable transform is no matrix; expected --stage rigid, "
+                    "similarity or affine"
+                )
             suffix_of(path, suffixes, what)
+            if dim != 3 and (kind == "fsl" or path.suffix == ".lta"):
+                raise InputError(f"{path}: is for 3-D images alone; the images are {dim}-D")
         if path.resolve() in seen:
             raise InputError(f"{path}: wanted as {kind}, but is also {seen[path.resolve()]}; expected another name")
         seen[path.resolve()] = f"wanted as {kind}"
@@ -114,11 +138,13 @@ def ants_call(moving: Path, fixed: Path, outputs: Outputs, images: dict[Path, Im
         transforms = [outputs.transform]
     elif outputs.ants_prefix is not None:
         affine, warp, _ = ants_names(outputs.ants_prefix)
-        transforms = [warp, affine]
+        transforms = [affine] if outputs.linear else [warp, affine]
     else:
         return None, None
     if outputs.moved is None:
         return None, None
+    if transforms[0].suffix == ".lta":
+        return None, "antsApplyTransforms reads no .lta; write the transform as .mat for it"
     reference = fixed
     if _not_as_ants(fixed) and outputs.moved.name.lower().endswith(WITH_PLACE):
         reference = outputs.moved

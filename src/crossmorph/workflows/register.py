@@ -16,9 +16,19 @@ from crossmorph.images.image import Image, ImageLike
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, Model, find_card, find_device, load_model
 from crossmorph.provenance.record import Run, Source, file_source, memory_source, plain_settings, weights_of
 from crossmorph.quality.checks import assess
+from crossmorph.quality.linear_checks import assess_linear
+from crossmorph.registration.continuation import continued, laid
+from crossmorph.registration.linear import register_images_linear
 from crossmorph.registration.register_images import Registered, register_images
-from crossmorph.registration.settings import NAMED_INITS, Init, Refine, Settings, refinement_seconds
-from crossmorph.transforms.affine_files import read_affine_transform
+from crossmorph.registration.settings import (
+    NAMED_INITS,
+    REGISTRATION_STAGES,
+    Init,
+    Refine,
+    Settings,
+    refinement_seconds,
+)
+from crossmorph.transforms.transform_chain import read_chain
 from crossmorph.transforms.warp import resample
 from crossmorph.workflows.result import Result
 
@@ -32,6 +42,7 @@ def register(
     smoothness: float | None = None,
     refine: Refine = "auto",
     device: str = "auto",
+    stage: str = "deformable",
 ) -> Result:
     """Register two images of different modality.
 
@@ -42,20 +53,23 @@ def register(
         model: a shipped model's name, a folder that ``train`` wrote, or what ``load_model`` gave; None is the shipped
             one of the fixed image's dimension.
         init: the initial affine: ``affine`` (found), ``centers`` (centre on centre), ``none`` (as the headers say), the
-            path of an affine transform, or a matrix, fixed space to moving space in RAS millimetres.
+            path of a transform to go on from (an affine one, or, unless the stage is linear, a warp), or a matrix,
+            fixed space to moving space in RAS millimetres.
         smoothness: of the field, from 0 (detailed) to 1 (stiff); None is the model's own.
         refine: instance optimisation of this pair: ``auto`` (volumes yes, slices no), ``on`` (until it stops gaining),
             ``off``, or seconds.
         device: a torch device, or ``auto``: that of a model which is loaded already, else CUDA where there is one, else
             the CPU.
+        stage: ``rigid``, ``similarity`` or ``affine``, by no network, or ``deformable``.
 
     Raises:
         InputError: an image, a model or a setting cannot be used.
     """
     ours, theirs = as_image(moving, "moving image"), as_image(fixed, "fixed image")
-    settings = Settings(init if isinstance(init, ndarray) else str(init), smoothness, refine)
+    settings = Settings(init if isinstance(init, ndarray) else str(init), smoothness, refine, stage=stage)
     check_settings(settings, device)
-    loaded, card = find_model(model, theirs.dim, device)
+    check_networks(settings, model)
+    loaded, card = (None, None) if settings.freedom else find_model(model, theirs.dim, device)
     sources = [
         file_source(role, source) if isinstance(source, (str, Path)) else memory_source(role, image)
         for role, source, image in (("moving", moving, ours), ("fixed", fixed, theirs))
@@ -63,7 +77,7 @@ def register(
     if isinstance(init, str | Path) and str(init) not in NAMED_INITS:
         sources.append(file_source("init", find_init(init)))
     run = run_of("crossmorph.register, in Python", sources, loaded, card, settings)
-    settings = settings._replace(init=read_init(settings.init, ours, theirs))
+    settings = settings._replace(init=read_init(settings.init, ours, theirs, stage))
     result = register_read(ours, theirs, loaded, settings, run)
     return replace(
         result,
@@ -72,24 +86,37 @@ def register(
     )
 
 
-def register_read(moving: Image, fixed: Image, model: Model, settings: Settings, run: Run) -> Result:
+def register_read(moving: Image, fixed: Image, model: Model | None, settings: Settings, run: Run) -> Result:
     """Register two images and assess the result.
 
     Args:
         moving: the image to move.
         fixed: the image to move it to.
-        model: weights.
+        model: weights; None for a linear stage.
         settings: how, the initial affine read already.
         run: what decides the result, for its record.
 
     Raises:
-        InputError: as of :func:`crossmorph.registration.register_images.register_images`.
+        InputError: as of :func:`crossmorph.registration.register_images.register_images`, or of
+            :func:`crossmorph.registration.linear.register_linear`.
     """
-    registered = register_images(moving, fixed, model, settings)
+    if settings.freedom is not None:
+        linear = register_images_linear(moving, fixed, settings.freedom, settings.init)
+        moved = replace(resample(moving, linear.warp), header=fixed.header)
+        run = run._replace(settings={**run.settings, "refine": "off"})
+        return Result(moved, linear.translated, moving, fixed, linear, assess_linear(linear, moving, fixed), run)
+    assert model is not None
+    if isinstance(settings.init, tuple):
+        steps, start = settings.init, laid(moving, fixed, settings.init)
+        registered = register_images(start, fixed, model, settings._replace(init="none"))
+        assessment = assess(registered, start, fixed)
+        registered = continued(registered, moving, fixed, start, steps)
+    else:
+        start, registered = None, register_images(moving, fixed, model, settings)
+        assessment = assess(registered, moving, fixed)
     moved = replace(resample(moving, registered.warp), header=fixed.header)
-    assessment = assess(registered, moving, fixed)
     run = run._replace(settings={**run.settings, **_as_done(settings, registered)})
-    return Result(moved, registered.translated, moving, fixed, registered, assessment, run)
+    return Result(moved, registered.translated, moving, fixed, registered, assessment, run, start)
 
 
 def _as_done(settings: Settings, registered: Registered) -> dict[str, Any]:
@@ -111,12 +138,26 @@ def check_settings(settings: Settings, device: str | None = None) -> None:
         InputError: says what was received and what is expected.
     """
     refinement_seconds(settings.refine, dim=3)
+    if settings.stage not in REGISTRATION_STAGES:
+        raise InputError(f"stage {settings.stage!r}: expected {', '.join(REGISTRATION_STAGES)}")
     if isinstance(settings.smoothness, bool) or not isinstance(settings.smoothness, int | float | None):
         raise InputError(f"smoothness {settings.smoothness!r}: expected 0 (detailed) to 1 (stiff)")
     if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
         find_init(settings.init)
     if device is not None:
         find_device(device)
+
+
+def check_networks(settings: Settings, model: str | Model | None) -> None:
+    """Refuse what only networks and the refinement understand, for a linear stage. Raises InputError."""
+    given = {
+        "--model": model is not None,
+        "--smoothness": settings.smoothness is not None,
+        "--refine": settings.refine not in ("auto", "off"),
+    }
+    if settings.freedom is not None and any(given.values()):
+        received = ", ".join(option for option, wanted in given.items() if wanted)
+        raise InputError(f"stage {settings.stage}: received {received}; expected none, as no network is used")
 
 
 def find_model(model: str | Model | None, dim: int, device: str) -> tuple[Model, Path | None]:
@@ -134,41 +175,47 @@ def find_model(model: str | Model | None, dim: int, device: str) -> tuple[Model,
     return load_model(name, device), find_card(name)
 
 
-def run_of(command: str, sources: Sequence[Source], model: Model, card: Path | None, settings: Settings) -> Run:
+def run_of(command: str, sources: Sequence[Source], model: Model | None, card: Path | None, settings: Settings) -> Run:
     """What decides a result, for its record.
 
     Args:
         command: what was called.
         sources: the inputs; the moving and the fixed image first.
-        model: weights.
+        model: weights; None for a linear stage.
         card: of the model, or None where it is in memory.
         settings: how; the initial affine by its name or as a matrix.
     """
     threads = torch.get_num_threads()
-    return Run(
-        command, tuple(sources), weights_of(model.card, card), plain_settings(settings), str(model.device), threads
-    )
+    weights = None if model is None else weights_of(model.card, card)
+    device = "cpu" if model is None else str(model.device)
+    return Run(command, tuple(sources), weights, plain_settings(settings), device, threads)
 
 
 def find_init(name: str | Path) -> Path:
     """The file of an initial affine. Raises InputError where there is none."""
     if not Path(name).exists():
-        expected = f"{', '.join(NAMED_INITS)} or the file of an affine transform"
+        expected = f"{', '.join(NAMED_INITS)} or the file of a transform"
         raise InputError(f"--init {name}: no such file; expected {expected}")
     return Path(name)
 
 
-def read_init(init: Init, moving: Image, fixed: Image) -> Init:
-    """One of the named initial affines or a matrix as it is, and anything else as the file of an affine transform.
+def read_init(init: Init, moving: Image, fixed: Image, stage: str = "deformable") -> Init:
+    """One of the named initial affines or a matrix as it is, and anything else as the file of a transform.
 
     Raises:
-        InputError: no such file, not an affine transform, or not an invertible matrix of the images' dimension.
+        InputError: no such file, not a transform, a warp where the stage is linear, or not an invertible matrix of the
+            images' dimension.
     """
     if isinstance(init, ndarray):
         size = fixed.dim + 1
         if init.shape != (size, size) or not np.isfinite(init).all() or np.linalg.det(init) == 0:
             raise InputError(f"init {init.tolist()}: expected an invertible matrix of {size} x {size} finite numbers")
         return init
-    if init in NAMED_INITS:
+    if isinstance(init, tuple) or init in NAMED_INITS:
         return init
-    return read_affine_transform(find_init(init), moving, fixed)
+    (step,) = read_chain([find_init(init)], moving, fixed)
+    if isinstance(step, ndarray):
+        return step
+    if stage != "deformable":
+        raise InputError(f"--init {init}: is a warp; expected an affine transform, or --stage deformable")
+    return (step,)

@@ -12,10 +12,19 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
 from crossmorph.quality.assessment import Check, Measures, failures, level_text
+from crossmorph.quality.linear_checks import LinearMeasures
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.system.files import make_folder, output_set
 from crossmorph.workflows.outputs import Outputs, check_outputs
-from crossmorph.workflows.register import check_settings, find_init, find_model, read_init, register_read, run_of
+from crossmorph.workflows.register import (
+    check_networks,
+    check_settings,
+    find_init,
+    find_model,
+    read_init,
+    register_read,
+    run_of,
+)
 
 NOT_KEPT = "nothing was written; --keep-failed would have kept the outputs"
 
@@ -26,7 +35,7 @@ class Done(NamedTuple):
     Attributes:
         moving: the moving image.
         fixed: the fixed image.
-        model: name of the weights.
+        model: name of the weights, None for a linear stage.
         outputs: what was wanted.
         seconds: of the registration alone.
         measures: its measures.
@@ -40,10 +49,10 @@ class Done(NamedTuple):
 
     moving: Path
     fixed: Path
-    model: str
+    model: str | None
     outputs: Outputs
     seconds: float
-    measures: Measures
+    measures: Measures | LinearMeasures
     checks: tuple[Check, ...]
     ants: str | None
     ants_caution: str | None
@@ -87,8 +96,9 @@ class Done(NamedTuple):
         """
         told = {**self.stages, "reading, checks, writing": waited - self.seconds} if waited else self.stages
         spent = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in told.items())
+        how = f"with {self.model}" if self.model else "without networks"
         lines = [
-            f"registered {self.moving} to {self.fixed} with {self.model} in {waited or self.seconds:.2f} s"
+            f"registered {self.moving} to {self.fixed} {how} in {waited or self.seconds:.2f} s"
             + (f" ({spent})" if spent else "")
         ]
         shown = [check for check in self.checks if verbose or check.level != "passed"]
@@ -137,13 +147,15 @@ def register_files(
     Raises:
         InputError: an input that cannot be used, or an output that cannot be written. No output file is left then.
     """
-    read = _read(moving, fixed, outputs, settings)
     check_settings(settings, device)
-    loaded, card = find_model(model, read.fixed.dim, device)
+    check_networks(settings, model)
+    outputs = outputs._replace(linear=settings.freedom is not None)
+    read = _read(moving, fixed, outputs, settings)
+    loaded, card = (None, None) if settings.freedom else find_model(model, read.fixed.dim, device)
     if threads:
         torch.set_num_threads(threads)
     run = run_of(command, [file_source(role, path) for role, path in read.inputs], loaded, card, settings)
-    settings = settings._replace(init=read_init(settings.init, read.moving, read.fixed))
+    settings = settings._replace(init=read_init(settings.init, read.moving, read.fixed, settings.stage))
     if outputs.folder is not None:
         make_folder(outputs.folder)
     with output_set(outputs.claimed()) as written:
@@ -156,7 +168,7 @@ def register_files(
             result.write(outputs, written, read.labels)
             written.publish()
     ants = result.ants_call(outputs) if kept else (None, None)
-    name = loaded.card.name
+    name = loaded and loaded.card.name
     cautions = tuple(
         dict.fromkeys(
             f"{path}: {caution}"
@@ -192,5 +204,5 @@ def _read(moving: Path, fixed: Path, outputs: Outputs, settings: Settings) -> _R
     inputs = [("moving", moving), ("fixed", fixed), *(("labels", path) for path in labels)]
     if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
         inputs.append(("init", find_init(settings.init)))
-    check_outputs([path for _, path in inputs], outputs)
+    check_outputs([path for _, path in inputs], outputs, images[fixed].dim)
     return _Read(images[moving], images[fixed], labels, inputs)

@@ -18,6 +18,8 @@ from crossmorph.system.files import make_folder
 from crossmorph.workflows.outputs import KINDS, LabelFiles, Outputs
 from crossmorph.workflows.register_files import register_files
 
+TYPES: dict[str, tuple[type, ...]] = {"refine": (str, float), "stage": (str,)}  # of settings that are no numbers
+SHAPES = ((3, 3), (4, 4))  # of matrices, in two dimensions and three
 ANTS_NAME = re.compile(r"(0GenericAffine\.mat|1Warp\.nii\.gz|1InverseWarp\.nii\.gz)$")
 
 
@@ -74,14 +76,14 @@ def replay(path: Path, folder: Path | None = None) -> Replayed:
     labels = {str(source.path): _found(path, source) for source in record.inputs if source.role == "labels"}
     if not {"moving", "fixed"} <= set(inputs):
         raise InputError(f"{path}: names no moving and fixed image among its inputs")
-    card = _card(path, record.weights)
-    settings = _settings(path, record, inputs, read_card(card).hierarchy.dim)
+    card = None if record.weights is None else _card(path, record.weights)
+    settings = _settings(path, record, inputs)
     with _place(folder) as place:
         outputs, targets = _outputs(path, record, place, labels)
         for target in (*targets, *(sidecar.path for sidecar in outputs.records())):
             if target.exists():
                 raise InputError(f"{target}: is there already; expected a folder (-o) without it")
-        how = (str(card), settings, record.device, record.threads, True, record.command)
+        how = (None if card is None else str(card), settings, record.device, record.threads, True, record.command)
         register_files(inputs["moving"], inputs["fixed"], outputs, *how)
         pairs = zip(record.outputs, targets, strict=True)
         compared = [Compared(was.kind, was.path, digest(now) == was.sha256) for was, now in pairs]
@@ -120,23 +122,21 @@ def _card(path: Path, weights: Weights) -> Path:
     return card
 
 
-def _settings(path: Path, record: Record, inputs: dict[str, Path], dim: int) -> Settings:
+def _settings(path: Path, record: Record, inputs: dict[str, Path]) -> Settings:
     """The settings of the run, with steps in the place of seconds."""
     values = dict(record.settings)
     init = values.pop("init", None)
     for name, value in values.items():
-        if name not in Settings._fields or not isinstance(
-            value, (int, float, type(None)) if name != "refine" else (str, float)
-        ):
+        if name not in Settings._fields or not isinstance(value, TYPES.get(name, (int, float, type(None)))):
             raise InputError(f"{path}: has the setting {name} {value!r}, which this version does not know")
-    settings = Settings(_init(path, init, inputs, dim), **values)
+    settings = Settings(_init(path, init, inputs), **values)
     steps = record.measures.get("refine_steps")
     if not isinstance(settings.refine, str) and isinstance(steps, int | float):
         settings = settings._replace(refine="on", refine_steps=round(steps))
     return settings
 
 
-def _init(path: Path, init: object, inputs: dict[str, Path], dim: int) -> Init:
+def _init(path: Path, init: object, inputs: dict[str, Path]) -> Init:
     if "init" in inputs:
         return str(inputs["init"])
     if isinstance(init, str) and init in NAMED_INITS:
@@ -145,8 +145,8 @@ def _init(path: Path, init: object, inputs: dict[str, Path], dim: int) -> Init:
         matrix = np.array(init, np.float64)
     except (TypeError, ValueError):
         matrix = np.zeros(0)
-    if matrix.shape != (dim + 1, dim + 1) or not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
-        expected = f"{', '.join(NAMED_INITS)}, a file among the inputs or an invertible {dim + 1} x {dim + 1} matrix"
+    if matrix.shape not in SHAPES or not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
+        expected = f"{', '.join(NAMED_INITS)}, a file among the inputs or an invertible matrix"
         raise InputError(f"{path}: has the initial affine {init!r}; expected {expected}")
     return matrix
 

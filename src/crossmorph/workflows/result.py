@@ -9,6 +9,10 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image, ImageLike, in_stored_type
 from crossmorph.images.io import write_image
@@ -16,12 +20,13 @@ from crossmorph.images.png_tiff import GREY_SUFFIXES
 from crossmorph.provenance.record import Made, Outcome, Run, make_record, plain_run, record_text
 from crossmorph.quality.assessment import Assessment, Check, Measures, failures
 from crossmorph.quality.error_map import error_map
+from crossmorph.quality.linear_checks import LinearAssessment, LinearMeasures
+from crossmorph.registration.linear import RegisteredLinear
 from crossmorph.registration.register_images import Registered
 from crossmorph.system.files import OutputSet, output_set, write_whole
-from crossmorph.transforms.affine_files import write_ants
-from crossmorph.transforms.warp import Interpolation, Resampling, Warp, resample
-from crossmorph.transforms.warp_files import write_transform
+from crossmorph.transforms.warp import Interpolation, Resampling, Warp, nearest_affine, resample
 from crossmorph.workflows.outputs import KINDS, Outputs, ants_call, check_outputs
+from crossmorph.workflows.result_transforms import Named, write_transforms
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +40,22 @@ class Result:
         translated: the moving image in the fixed image's modality (about 0 to 1), in the form of the moving image.
         moving: the moving image as it was read.
         fixed: the fixed image as it was read.
-        registered: all fields and stages, see :class:`crossmorph.registration.register_images.Registered`.
-        assessment: measures, checks and maps, see :class:`crossmorph.quality.assessment.Assessment`.
+        registered: all fields and stages, see :class:`crossmorph.registration.register_images.Registered`; of a linear
+            stage :class:`crossmorph.registration.linear.RegisteredLinear`.
+        assessment: measures, checks and maps, see :class:`crossmorph.quality.assessment.Assessment` and
+            :class:`crossmorph.quality.linear_checks.LinearAssessment`.
         run: what decided the result, for the record beside a transform.
+        start: the moving image as a given warp laid it, where the registration went on from one.
     """
 
     moved: Any
     translated: Any
     moving: Image
     fixed: Image
-    registered: Registered
-    assessment: Assessment
+    registered: Registered | RegisteredLinear
+    assessment: Assessment | LinearAssessment
     run: Run
+    start: Image | None = None
 
     @property
     def transform(self) -> Warp:
@@ -54,12 +63,17 @@ class Result:
         return self.registered.warp
 
     @property
+    def matrix(self) -> Float[ndarray, "n n"] | None:
+        """The transform of a linear stage, fixed to moving space in RAS millimetres; None of a deformable one."""
+        return self.registered.matrix if isinstance(self.registered, RegisteredLinear) else None
+
+    @property
     def inverse(self) -> Warp:
         """The inverse of the transform, on the moving image's grid."""
         return self.registered.inverse
 
     @property
-    def measures(self) -> Measures:
+    def measures(self) -> Measures | LinearMeasures:
         """Measures of the registration."""
         return self.assessment.measures
 
@@ -84,6 +98,8 @@ class Result:
         Raises:
             InputError: the model has no calibration.
         """
+        if isinstance(self.registered, RegisteredLinear):
+            raise InputError(f"stage {self.registered.freedom}: the error is not known; expected a deformable one")
         if self.assessment.error is None:
             raise InputError(
                 f"model {self.registered.model.card.name} has no calibration, so that the error is not known; expected "
@@ -96,8 +112,8 @@ class Result:
 
         Args:
             moved: where the moved image goes; its suffix chooses the format.
-            outputs: paths for ``transform``, ``inverse``, ``translated``, ``error_map``, ``report`` and
-                ``ants_prefix``, as of :class:`Outputs`.
+            outputs: paths for ``transform``, ``inverse``, ``translated``, ``error_map``, ``report``, ``ants_prefix``,
+                ``header_only`` and ``fsl``, as of :class:`Outputs`.
 
         Returns:
             The files.
@@ -110,8 +126,8 @@ class Result:
         known = (*(kind for kind in KINDS if kind != "labels"), "ants_prefix")
         if not named or set(named) - set(known):
             raise InputError(f"save: received {', '.join(named) or 'nothing'}; expected some of {', '.join(known)}")
-        files = Outputs(**named)  # type: ignore[arg-type]
-        check_outputs([Path(source.path) for source in self.run.inputs if source.path], files)
+        files = Outputs(**named, linear=self.matrix is not None)  # type: ignore[arg-type]
+        check_outputs([Path(source.path) for source in self.run.inputs if source.path], files, self.fixed.dim)
         with output_set(files.claimed()) as written:
             self.write(files, written, {})
             written.publish()
@@ -127,16 +143,20 @@ class Result:
         """
         if outputs.moved:
             write_image(outputs.moved, self._moved_in_stored_type(self.moving, "linear"))
-        if outputs.transform:
-            write_transform(outputs.transform, self.transform)
-        if outputs.inverse:
-            write_transform(outputs.inverse, self.inverse)
+        named = zip(self._paths, ("moving", "fixed"), (self.moving, self.fixed), strict=True)
+        images = [Named(Path(path).name if path else role, image) for path, role, image in named]
+        registered = self.registered
+        if self.start is not None and isinstance(registered, Registered):
+            registered = registered._replace(initial_affine=nearest_affine(registered.warp))
+        write_transforms(outputs, registered, *images)
         if outputs.translated:
             write_image(outputs.translated, _storable(self.registered.translated, outputs.translated))
         for files in outputs.labels:
             write_image(files.target, self._moved_in_stored_type(labels[files.source], "nearest"))
-        if outputs.ants_prefix:
-            write_ants(outputs.ants_prefix, self.registered.initial_affine, self.transform, self.inverse)
+        if outputs.header_only:
+            assert self.matrix is not None
+            placed = in_stored_type(self.moving, self.moving)
+            write_image(outputs.header_only, replace(placed, affine=np.linalg.inv(self.matrix) @ self.moving.affine))
         if outputs.error_map:
             write_image(outputs.error_map, self.error_map())
         if outputs.report:
@@ -175,14 +195,15 @@ class Result:
         """What was registered, the measures that matter most, and the checks that did not pass."""
         found = self.measures
         before, after = found.mutual_information_before, found.mutual_information_final
-        error = "" if found.expected_error is None else f"expected error {found.expected_error:.2g} {found.unit}, "
+        expected = found.as_dict().get("expected_error")
+        error = "" if expected is None else f"expected error {expected:.2g} {found.unit}, "
         passed = sum(check.level == "passed" for check in self.checks)
         named = {
             level: ", ".join(check.name for check in self.checks if check.level == level)
             for level in ("warning", "failed")
         }
         return (
-            f"{self.title}, registered with {self.registered.model.card.name} in {self.seconds:.2f} s",
+            f"{self.title}, registered {self._how} in {self.seconds:.2f} s",
             f"mutual information {before:.3g} before, {after:.3g} after; {error}folds {found.folds_percent:.2g}%",
             f"{passed} of {len(self.checks)} checks passed"
             + "".join(f"; {level}: {names}" for level, names in named.items() if names),
@@ -199,6 +220,12 @@ class Result:
         return moving.path, fixed.path
 
     @property
+    def _how(self) -> str:
+        if isinstance(self.registered, RegisteredLinear):
+            return f"by a {self.registered.freedom} map"
+        return f"with {self.registered.model.card.name}"
+
+    @property
     def title(self) -> str:
         """What was registered to what, by the names of the files."""
         moving, fixed = self._paths
@@ -207,12 +234,18 @@ class Result:
     def _write_report(self, path: Path, outputs: Outputs, labels: dict[Path, Image]) -> None:
         """A page or a picture, as the name says."""
         # Imported where it is needed: Jinja2 takes a moment, matplotlib half a second.
-        from crossmorph.reports.registration_page import content_of, page
+        from crossmorph.reports.registration_page import content_of, linear_content, page
 
         if path.suffix.lower() != ".html":
             self._draw(path)
             return
-        content = content_of(self.moving, self.fixed, self.registered, self.measures, self.checks, self.title)
+        given, found = (self.start or self.moving, self.fixed), self.measures
+        if isinstance(self.registered, RegisteredLinear):
+            assert isinstance(found, LinearMeasures)
+            content = linear_content(*given, self.registered, found, self.checks, self.title)
+        else:
+            assert isinstance(found, Measures)
+            content = content_of(*given, self.registered, found, self.checks, self.title)
         expected = None if self.assessment.error is None else self.error_map()
         ants, caution = self.ants_call(outputs)
         content = content._replace(

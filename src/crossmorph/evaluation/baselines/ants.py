@@ -1,11 +1,12 @@
 """ANTs through antspyx: affine and SyN with their defaults, and SyN with more iterations.
 
-``affine`` and ``syn`` are ``ants.registration`` with ``type_of_transform`` ``"Affine"`` and ``"SyN"`` and nothing else
-set: mutual information (Mattes, 32 bins), in the affine stage of a fifth of the voxels, from the images' centres of
-mass; SyN for up to 40, 20 and 0 iterations at 1/4, 1/2 and full resolution, so that it never works at full resolution
-(Avants et al., Med. Image Anal. 2008, doi:10.1016/j.media.2007.06.004). ``syn-tuned`` uses all voxels in the affine
-stage, which then fails less often, and up to 100, 70, 50 and 20 iterations from 1/8 to full resolution: chosen from ten
-settings by Dice on the validation pairs of the phantom, where none was better by more than 0.2%.
+``rigid``, ``affine`` and ``syn`` are ``ants.registration`` with ``type_of_transform`` ``"Rigid"``, ``"Affine"`` and
+``"SyN"`` and nothing else set: mutual information (Mattes, 32 bins), in the linear stages of a fifth of the voxels,
+from the images' centres of mass; SyN for up to 40, 20 and 0 iterations at 1/4, 1/2 and full resolution, so that it
+never works at full resolution (Avants et al., Med. Image Anal. 2008, doi:10.1016/j.media.2007.06.004). ``syn-tuned``
+uses all voxels in the affine stage, which then fails less often, and up to 100, 70, 50 and 20 iterations from 1/8 to
+full resolution: chosen from ten settings by Dice on the validation pairs of the phantom, where none was better by more
+than 0.2%.
 
 The random seed is fixed, which makes results bit-identical on one thread only: on several, ANTs sums its metric in the
 order in which the threads finish. ANTs has one number of threads per process, read from
@@ -29,8 +30,9 @@ from crossmorph.images.image import Image
 
 THREADS_VARIABLE = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 
-Kind = Literal["affine", "syn", "syn-tuned"]
+Kind = Literal["rigid", "affine", "syn", "syn-tuned"]
 SETTINGS: dict[Kind, dict[str, Any]] = {
+    "rigid": {"type_of_transform": "Rigid"},
     "affine": {"type_of_transform": "Affine"},
     "syn": {"type_of_transform": "SyN"},
     "syn-tuned": {"type_of_transform": "SyN", "aff_random_sampling_rate": 1.0, "reg_iterations": (100, 70, 50, 20)},

@@ -72,13 +72,17 @@ def longitudinal(
 ) -> None:
     """Register dates of one person in the middle between them; write the change of volume since the first date."""
     from crossmorph.registration.settings import Settings
-    from crossmorph.workflows.longitudinal import register_dates
+    from crossmorph.workflows.longitudinal import volume_changes
+    from crossmorph.workflows.template import make_template
+    from crossmorph.workflows.template_group import names_of
 
     settings = Settings(smoothness=smoothness, refine=refine_of(refine))
-    found = register_dates(images, output, rounds, model, settings, jobs, device, threads, words())
+    machine = jobs, None, device, threads
+    made = make_template(images, output, rounds, None, 0.0, "rigid", model, settings, *machine, words())
+    found = volume_changes(made.path, names_of(images))
     for date in found.dates:
         print(f"{date.name}: volume {date.median:.4f} of the first date's (median), {date.low:.3f} to {date.high:.3f}")
-    for path in found.files:
+    for path in (*found.files, made.page):
         print(f"wrote {path}")
 
 

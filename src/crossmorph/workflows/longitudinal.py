@@ -14,14 +14,11 @@ import numpy as np
 
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
-from crossmorph.registration.settings import DEFAULTS, Settings
 from crossmorph.system.files import output_set
 from crossmorph.transforms.warp import jacobian, resample
 from crossmorph.transforms.warp_files import read_transform
-from crossmorph.workflows.batch import INVERSE, TRANSFORM
-from crossmorph.workflows.template import make_template
 from crossmorph.workflows.template_average import foreground
-from crossmorph.workflows.template_group import names_of
+from crossmorph.workflows.template_group import INVERSE, TRANSFORM
 
 JACOBIAN, ON_FIRST = "jacobian.nii.gz", "jacobian_on_first.nii.gz"
 LEAST = 1e-3  # of a Jacobian determinant that something is divided by
@@ -44,39 +41,19 @@ class Dates(NamedTuple):
     files: list[Path]
 
 
-def register_dates(
-    images: Sequence[Path],
-    output: Path,
-    rounds: int = 2,
-    model: str | None = None,
-    settings: Settings = DEFAULTS,
-    jobs: int = 1,
-    device: str = "auto",
-    threads: int | None = None,
-    command: str = "crossmorph.workflows.longitudinal.register_dates, in Python",
-) -> Dates:
-    """Make the template of the dates, and the maps of the change of volume since the first.
+def volume_changes(template_path: Path, names: Sequence[str]) -> Dates:
+    """Write the maps of the change of volume since the first date.
 
     Args:
-        images: of one person and contrast, the first date first.
-        output: the folder of the template; the maps of a date go beside its transforms: on the template's grid, and on
-            the grid of the first date.
-        rounds: as of :func:`crossmorph.workflows.template.make_template`, as are the other arguments and the errors.
-        model: likewise.
-        settings: likewise.
-        jobs: likewise.
-        device: likewise.
-        threads: likewise.
-        command: likewise.
+        template_path: of the dates, made by :func:`crossmorph.workflows.template.make_template` from rigid maps; the
+            maps of a date go beside its transforms there, on the template's grid and on that of the first date.
+        names: of the dates, the first one first, see :func:`crossmorph.workflows.template_group.names_of`.
     """
-    machine = jobs, None, device, threads, command
-    made = make_template(images, output, rounds, None, 0.0, "rigid", model, settings, *machine)
-    folder, names = made.path.parent, names_of([Path(path) for path in images])
-    template = read_image(made.path)
+    folder, template = template_path.parent, read_image(template_path)
     shown = foreground(template)
     first = jacobian(read_transform(folder / names[0] / TRANSFORM)).clip(LEAST)
     to_middle = read_transform(folder / names[0] / INVERSE)
-    dates, files = [], [made.path, made.page]
+    dates, files = [], [template_path]
     for name in names[1:]:
         volume = Image(jacobian(read_transform(folder / name / TRANSFORM)) / first, template.affine)
         paths = [folder / name / JACOBIAN, folder / name / ON_FIRST]

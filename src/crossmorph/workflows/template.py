@@ -42,18 +42,21 @@ from crossmorph.transforms.composition import Step, as_warp
 from crossmorph.transforms.grid import Grid
 from crossmorph.transforms.warp import Warp, followed_by, resample
 from crossmorph.transforms.warp_files import read_transform, write_transform
-from crossmorph.workflows.batch import INVERSE, MOVED, RESULT, TRANSFORM, Entry, Task, check_how, register_tasks
+from crossmorph.workflows.batch import RESULT, Entry, Task, check_how, register_tasks
 from crossmorph.workflows.model_card import digests_of_weights
 from crossmorph.workflows.outputs import Outputs
 from crossmorph.workflows.template_affine import AffineTask, affines
 from crossmorph.workflows.template_average import Average, average, group_grid, sharpened, sharpness
 from crossmorph.workflows.template_group import (
+    INVERSE,
     MEAN,
+    MOVED,
     RECORD,
     ROUNDS,
     STATE,
     SUBJECTS,
     TEMPLATE,
+    TRANSFORM,
     Group,
     How,
     State,

@@ -12,6 +12,7 @@ from crossmorph.registration.settings import Settings
 from crossmorph.system.files import suffix_of
 
 TEMPLATE, STATE, RECORD, MEAN = "template.nii.gz", "state.json", "template.json", "mean.h5"
+TRANSFORM, INVERSE, MOVED = "transform.h5", "inverse.h5", "moved.nii.gz"
 ROUNDS, SUBJECTS = "rounds", "subjects.html"
 FEWEST = 2
 

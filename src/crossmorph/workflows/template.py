@@ -46,7 +46,7 @@ from crossmorph.workflows.batch import RESULT, Entry, Task, check_how, register_
 from crossmorph.workflows.model_card import digests_of_weights
 from crossmorph.workflows.outputs import Outputs
 from crossmorph.workflows.template_affine import AffineTask, affines
-from crossmorph.workflows.template_average import Average, average, group_grid, sharpened, sharpness
+from crossmorph.workflows.template_average import Average, average, foreground, group_grid, sharpened, sharpness
 from crossmorph.workflows.template_group import (
     INVERSE,
     MEAN,
@@ -205,7 +205,7 @@ def _round(group: Group, how: How, before: Sequence[State]) -> State:
     centring = mean.inverse()
     steps: Iterator[list[Step]] = ([centring, warp] for warp in warps())
     found = average(group.images, matrices, steps, grid)
-    removed = float(np.linalg.norm(mean.displacement, axis=0).mean())
+    removed = float(np.linalg.norm(mean.displacement, axis=0)[foreground(target)].mean())
     state = _keep(folder, key, how, found, matrices, removed, failed)
     _forget(group, number - 1)
     return state

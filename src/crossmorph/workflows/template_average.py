@@ -26,7 +26,7 @@ class Average(NamedTuple):
     Attributes:
         image: the mean of the images, each in [0, 1].
         variation: mean over the foreground of the standard deviation between the images.
-        mean_deformation: mean length over the grid of the mean of the deformations, millimetres.
+        mean_deformation: mean length there of the mean of the deformations, millimetres.
     """
 
     image: Image
@@ -91,8 +91,8 @@ def average(
     mean, count = total / len(images), len(images)
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     image = Image(mean.astype(np.float32), grid.affine)
-    length = np.linalg.norm(deformation / count, axis=0)
-    return Average(image, float(deviation[foreground(image)].mean()), float(length.mean()))
+    shown, length = foreground(image), np.linalg.norm(deformation / count, axis=0)
+    return Average(image, float(deviation[shown].mean()), float(length[shown].mean()))
 
 
 def sharpened(image: Image, amount: float) -> Image:

@@ -51,7 +51,7 @@ class State(NamedTuple):
         entropy: of the template, see :class:`crossmorph.workflows.template_average.Sharpness`.
         gradient: likewise.
         variation: between the images, see :class:`crossmorph.workflows.template_average.Average`.
-        removed: mean length of the mean deformation that was taken off, millimetres.
+        removed: mean length over the foreground of the mean deformation that was taken off, millimetres.
         mean_deformation: what is left of it, likewise.
         failed: the images of whose registration a check failed.
     """

@@ -142,6 +142,10 @@ def test_files_that_are_no_series_are_refused(
         register_series(tmp_path / "one.nii.gz", SeriesFiles(tmp_path / "still.nii"))
     with pytest.raises(InputError, match="is also the series or another output"):
         register_series(source, SeriesFiles(source))
+    (tmp_path / "still.json").write_text('{"RepetitionTime": 2}')
+    with pytest.raises(InputError, match=r"still\.json: .* a file that is no such record"):
+        register_series(source, SeriesFiles(tmp_path / "still.nii"))
+    (tmp_path / "still.json").unlink()
     volumes = read_series(source)
     volumes[2] = Image(np.zeros(SHAPE, np.float32), AFFINE)
     write_series(tmp_path / "blank.nii.gz", volumes)

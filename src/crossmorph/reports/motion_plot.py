@@ -42,7 +42,7 @@ def write_motion_plot(
         axis.legend(loc="upper left", ncols=3, frameon=False)
     frame.plot(volumes, displacement, color="black")
     frame.set_ylim(bottom=0)
-    frame.set_ylabel("framewise displacement (mm)")
+    frame.set_ylabel("displacement (mm)")
     frame.set_xlabel("volume")
     figure.suptitle(title, parse_math=False)
     with atomic_output(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "crossmorph"}):

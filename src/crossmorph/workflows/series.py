@@ -18,7 +18,7 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, read_series, write_series
 from crossmorph.images.nifti import NIFTI_SUFFIXES
 from crossmorph.networks.checkpoint import DEFAULT_MODELS, load_model
-from crossmorph.provenance.record import file_source, plain_settings, record_path
+from crossmorph.provenance.record import check_replaceable, file_source, plain_settings, record_path
 from crossmorph.registration.linear import register_linear
 from crossmorph.registration.register_images import register_images
 from crossmorph.registration.settings import DEFAULTS, Settings
@@ -148,7 +148,8 @@ def register_series(
             still = _reference(source, volumes, reference)
         found = _registered(source, volumes, starts, still, how, jobs)
         motion = _motion(found, still, began)
-        moved = [replace(each.moved, header=volumes[0].header) for each in found]
+        header = volumes[0].header if still.header is None else still.header
+        moved = [replace(each.moved, header=header) for each in found]
         write_series(files.series, moved, volumes[0].header)
         if files.motion is not None:
             write_whole(files.motion, _table(motion))
@@ -185,6 +186,7 @@ def _checked(
         if path.resolve() in seen:
             raise InputError(f"{path}: is also the series or another output; expected another name")
         seen.add(path.resolve())
+    check_replaceable(record_path(files.series), FORMAT)
     return How(stage, model, settings, device, threads)
 
 

@@ -160,17 +160,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="simulated pairs of each kind")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     options = parser.parse_args()
+    methods = {name: METHODS[name] for name in options.methods}
     torch.set_num_threads(1)
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
-    heads = [f"{name}, {unit}" for name in METHODS for unit in ("mm", "s")]
+    heads = [f"{name}, {unit}" for name in methods for unit in ("mm", "s")]
     print(f"| pair | apart | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
     cases = [simulated_cases(options.repeats), *([real_cases(options.folder)] if options.folder else [])]
     totals: list[list[float]] = []
     for some in cases:
         for case in some:
             numbers = []
-            for method in METHODS.values():
+            for method in methods.values():
                 began = time.process_time(), time.perf_counter()
                 found, seconds = method(case)
                 # What the tool itself took of the processor, whatever else runs on the machine.

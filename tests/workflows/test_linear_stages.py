@@ -26,7 +26,8 @@ def written(folder: Path, which: str) -> tuple[Path, Path]:
 def off(matrix: np.ndarray) -> float:
     """Largest distance from the truth within 20 mm of the centre."""
     dim = len(matrix) - 1
-    points = CENTRE[:dim, None] + np.random.default_rng(0).uniform(-20, 20, (dim, 200))
+    offsets = np.random.default_rng(0).uniform(-20, 20, (dim, 200, *[1] * (dim - 1)))
+    points = CENTRE[:dim].reshape(dim, *[1] * dim) + offsets
     return float(np.linalg.norm(transform_points(matrix, points) - pull(points), axis=0).max())
 
 

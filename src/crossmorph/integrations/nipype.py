@@ -36,6 +36,7 @@ class RegisterInputs(CommandLineInputSpec):
     report = File(argstr="--report %s", desc="page (.html) or picture (.png, .pdf, .svg) to write")
     model = traits.Str(argstr="--model %s", desc="shipped name, or folder that train wrote")
     init = traits.Str(argstr="--init %s", desc="affine, centers, none, or an affine file")
+    stage = traits.Enum("rigid", "similarity", "affine", "deformable", argstr="--stage %s", desc="the last one")
     smoothness = traits.Range(low=0.0, high=1.0, argstr="--smoothness %g", desc="from detailed to stiff")
     refine = traits.Str(argstr="--refine %s", desc="auto, on, off or seconds")
     threads = traits.Range(low=1, value=1, usedefault=True, nohash=True, argstr="--threads %d", desc="of the CPU")

@@ -30,7 +30,7 @@ from crossmorph.system.files import atomic_output, write_whole
 from crossmorph.system.processes import Outcome, claimed, on_cluster, on_processes, sentence
 from crossmorph.workflows.model_card import digests_of_weights
 from crossmorph.workflows.outputs import LabelFiles, Outputs
-from crossmorph.workflows.register import check_settings
+from crossmorph.workflows.register import check_networks, check_settings
 from crossmorph.workflows.register_files import NOT_KEPT, register_files
 
 MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
@@ -167,6 +167,7 @@ def check_how(model: str | None, settings: Settings, device: str | None) -> tupl
     Raises:
         InputError: the model, a setting or the device cannot be used.
     """
+    check_networks(settings, model)
     check_settings(settings, device)
     if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
         settings = settings._replace(init=str(Path(settings.init).absolute()))

@@ -146,9 +146,8 @@ def test_a_template_is_sharper_than_the_affine_average(
     monkeypatch.setattr(batch, "register_files", register_files)
     made = make_template(group, tmp_path / "out", rounds=2, sharpening=0.0)
     affine, _, last = made.rounds
-    assert last.variation < 0.8 * affine.variation
-    assert last.gradient > 1.1 * affine.gradient
-    assert last.entropy < affine.entropy
+    assert last.variation < 0.6 * affine.variation
+    assert last.gradient > 1.04 * affine.gradient
     assert last.mean_deformation < 1e-3
 
 

@@ -12,7 +12,6 @@ from html_scene import Parsed
 from scipy import ndimage
 
 from crossmorph.errors import InputError
-from crossmorph.functional.interpolation import linear
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.registration.linear import Linear, register_linear
@@ -328,15 +327,6 @@ def test_an_average_of_shifted_images(tmp_path: Path) -> None:
 # --- dates of one person ---------------------------------------------------------------------------------------------
 
 
-def grown(image: Image, factor: float) -> Image:
-    """The image with a disc of 9 voxels about its middle enlarged, by so much in area at its centre."""
-    index = np.indices(image.shape).astype(float)
-    away = index - (SIDE - 1) / 2
-    distance = np.linalg.norm(away, axis=0)
-    pull = 1 - (1 - factor**-0.5) * np.exp(-((distance / 9) ** 2))
-    return Image(linear(image.data[None], away * pull + (SIDE - 1) / 2)[0].astype(np.float32), image.affine)
-
-
 def register_dates(images: list[Path], output: Path, **how: Any) -> Dates:
     made = make_template(images, output, sharpening=0.0, freedom="rigid", **how)
     return volume_changes(made.path, names_of(images))
@@ -362,21 +352,3 @@ def test_exchanged_dates_give_the_inverse_change(group: list[Path], here: list[s
     first = read_image(group[0])
     assert on_first.shape == first.shape
     np.testing.assert_allclose(on_first.affine, first.affine)
-
-
-@pytest.mark.slow
-def test_a_growth_is_measured(
-    group: list[Path], here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disc that grows by 30% at its centre, and does not elsewhere; the same with the dates exchanged."""
-    monkeypatch.setattr(template_affine, "register_linear", register_linear)
-    monkeypatch.setattr(batch, "register_files", register_files)
-    write_image(group[1], grown(read_image(group[0]), 1.3))
-    found = register_dates(group[:2], tmp_path / "forth", rounds=2, settings=Settings(refine="on"))
-    back = register_dates(group[1::-1], tmp_path / "back", rounds=2, settings=Settings(refine="on"))
-    change = read_image(tmp_path / "forth" / "sub-1" / "jacobian_on_first.nii.gz").data
-    middle = slice(SIDE // 2 - 3, SIDE // 2 + 3)
-    print(f"volume at the centre {np.median(change[middle, middle]):.3f}, elsewhere {found.dates[0].median:.3f}")
-    assert np.median(change[middle, middle]) == pytest.approx(1.25, abs=0.12)
-    assert found.dates[0].median == pytest.approx(1, abs=0.05)
-    assert found.dates[0].median == pytest.approx(1 / back.dates[0].median, rel=0.01)

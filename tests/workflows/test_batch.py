@@ -25,6 +25,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_image, write_image
 from crossmorph.registration.settings import Settings
+from crossmorph.system import processes
 from crossmorph.workflows import batch
 from crossmorph.workflows.batch import Entry, Summary, Task, register_batch
 from crossmorph.workflows.outputs import Outputs
@@ -430,14 +431,14 @@ def test_the_process_of_a_pair_may_die_once(
         done[task.name] += 1
         return Entry(task.name, "done")
 
-    monkeypatch.setattr(batch, "workers", Pool)
-    monkeypatch.setattr(batch, "wait", wait_for_pool)
+    monkeypatch.setattr(processes, "workers", Pool)
+    monkeypatch.setattr(processes, "wait", wait_for_pool)
     monkeypatch.setattr(batch, "register_pair", work)
     monkeypatch.setattr(Pool, "deaths", Counter(deaths))
     entries = given.run(jobs=jobs).entries
     assert {entry.name for entry in entries if entry.status == "failed"} == set(failed)
     assert done == Counter(set("abc") - set(failed))
-    assert all(entry.error == batch.DIED for entry in entries if entry.status == "failed")
+    assert all(entry.error == processes.DIED for entry in entries if entry.status == "failed")
 
 
 @pytest.mark.slow
@@ -497,7 +498,7 @@ def test_the_list_is_not_replaced_by_the_summary(given: Given) -> None:
 def test_what_cannot_be_used_is_refused(
     given: Given, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(batch, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "CONNECT_SECONDS", 0.2)
     if "scheduler" in options:
         pytest.importorskip("distributed")
     with pytest.raises(InputError, match=message):

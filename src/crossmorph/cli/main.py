@@ -1,17 +1,14 @@
 """The command line: each command is the face of one library function. Heavy imports wait until a command needs them."""
 
 import json
-import os
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crossmorph.cli import checks, datasets, models, reproduce, training, transforms
+from crossmorph.cli import checks, datasets, groups, models, reproduce, training, transforms
 from crossmorph.cli.options import (
-    BAD_INPUT,
     FAILED,
     DeviceOption,
     FslMatrixOption,
@@ -22,23 +19,16 @@ from crossmorph.cli.options import (
     StageOption,
     ThreadsOption,
     VerboseOption,
+    print_version,
+    refine_of,
 )
-from crossmorph.cli.output import fail, words
+from crossmorph.cli.output import fail, run, words
 from crossmorph.errors import InputError
 
 if TYPE_CHECKING:
-    from crossmorph.registration.settings import Refine, Settings
+    from crossmorph.registration.settings import Settings
     from crossmorph.workflows.outputs import LabelFiles
     from crossmorph.workflows.register_files import Done
-
-# A waiting thread releases its core soon. Else a slice takes 9.5 s instead of 0.6 where another program has one of two
-# cores, since each of a thousand small operations waits for a thread that has no core; if threads release it at once, a
-# volume takes 5.8 s instead of 4.5 on an idle machine. GNU's OpenMP reads this when PyTorch starts.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-# What PyTorch says where memory is short, by CPU, by oneDNN, by CUDA.
-NO_MEMORY = ("can't allocate memory", "could not create a primitive", "out of memory", "bad_alloc")
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -49,52 +39,28 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool | None) -> None:
-    if wanted:
-        print(f"crossmorph {metadata.version('crossmorph')}")
-        raise typer.Exit
-
-
 @app.callback()
 def options(
     version: Annotated[
-        bool | None, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+        bool | None, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version.")
     ] = None,
 ) -> None:
     """Options before any command."""
 
 
 def main() -> None:
-    """Run the command line; an error of the input is one line on standard error and exit code 2."""
+    """The command line."""
     command = typer.main.get_command(app)
     register_command = command.commands["register"]  # type: ignore[attr-defined]
     # `--labels IN OUT`, repeated: typer has no lists of pairs, its parser does.
     next(option for option in register_command.params if option.name == "labels").nargs = 2
-    try:
-        command()
-    except InputError as error:
-        fail(str(error), BAD_INPUT)
-    except OSError as error:  # of a disk, standard output's included, that is full or cannot be written
-        where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}", BAD_INPUT)
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
-            raise
-        fail("out of memory: crop or downsample the images", BAD_INPUT)
+    run(command)
 
 
 def _label_files(value: tuple[str, str]) -> "LabelFiles":
     from crossmorph.workflows.outputs import LabelFiles
 
     return LabelFiles(Path(value[0]), Path(value[1]))
-
-
-def _refine(text: str) -> "Refine":
-    """`--refine` as a word, or as seconds."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 @app.command()
@@ -219,7 +185,7 @@ def register(
         from crossmorph.workflows.outputs import Outputs
         from crossmorph.workflows.register_files import register_files
 
-    settings = Settings(init, smoothness, _refine(refine), stage=stage)
+    settings = Settings(init, smoothness, refine_of(refine), stage=stage)
     outputs = Outputs(output, transform, inverse, translated, error_map, report, tuple(labels or ()), ants_prefix)
     outputs = outputs._replace(fsl=fsl_matrix)
     if header_only:
@@ -310,7 +276,7 @@ def demo(
     run_demo(output)
 
 
-for module in (transforms, checks, training, reproduce):
+for module in (transforms, groups, checks, training, reproduce):
     module.add_commands(app)
 app.add_typer(datasets.app, name="prepare")
 app.add_typer(models.app, name="models")

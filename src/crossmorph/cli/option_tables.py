@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from crossmorph.cli import bids_app
 from crossmorph.cli.main import app
 from crossmorph.errors import InputError
 
@@ -18,8 +19,10 @@ HEADING = "| option | default | meaning |\n|---|---|---|\n"
 
 
 def commands(group: Any = None, name: str = "crossmorph") -> Iterator[tuple[str, Any]]:
-    """Every command of a group, by default of the whole command line, with its full name."""
-    group = group or typer.main.get_command(app)
+    """Every command of a group, by default of all command lines, with its full name."""
+    if group is None:
+        yield "crossmorph-bids", typer.main.get_command(bids_app.app)
+        group = typer.main.get_command(app)
     for word, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{name} {word}")

@@ -1,11 +1,15 @@
 """Options that several commands have, and the completion of their values. Imports nothing heavy."""
 
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crossmorph.networks.shipped import DEFAULT_MODELS, pulled_models, shipped_models
+
+if TYPE_CHECKING:
+    from crossmorph.registration.settings import Refine
 
 BAD_INPUT, FAILED = 2, 3  # exit codes
 STAGES = ("rigid", "similarity", "affine", "deformable")
@@ -14,6 +18,21 @@ STAGES = ("rigid", "similarity", "affine", "deformable")
 def complete_model(incomplete: str) -> list[str]:
     """Names of shipped and pulled models that begin so; a shell completes names of folders by itself."""
     return [name for name in (*shipped_models(), *pulled_models()) if name.startswith(incomplete)]
+
+
+def print_version(wanted: bool | None) -> None:
+    """Print the version and end, where it is wanted."""
+    if wanted:
+        print(f"crossmorph {metadata.version('crossmorph')}")
+        raise typer.Exit
+
+
+def refine_of(text: str) -> "Refine":
+    """`--refine` as a word, or as seconds."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _complete_stage(incomplete: str) -> list[str]:
@@ -40,6 +59,24 @@ ModelArgument = Annotated[
 ]
 MovingArgument = Annotated[Path, typer.Argument(metavar="MOVING", help="Image to move.")]
 FixedArgument = Annotated[Path, typer.Argument(metavar="FIXED", help="Image to move it to.")]
+InitOption = Annotated[
+    str,
+    typer.Option(
+        metavar="affine|centers|none|FILE",
+        help="Initial affine: estimated, centre on centre, as the headers say, or an affine transform's file.",
+    ),
+]
+SmoothnessOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, metavar="NUMBER", help="From detailed (0) to stiff (1).", show_default="the model's"),
+]
+RefineOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|on|off|SECONDS",
+        help="Instance optimisation of this pair: to its end (on) or for so many seconds; auto: of volumes only.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.", show_default="all")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -258,15 +258,23 @@ def read_record(path: Path) -> Record:
     return read_json(path, Record, "a record that crossmorph wrote beside a transform")
 
 
-def check_replaceable(path: Path) -> None:
-    """Refuse to write a record over a file that is none: nobody named it. Raises InputError."""
+def check_replaceable(path: Path, form: str = FORMAT) -> None:
+    """Refuse to write a record over a file that is none: nobody named it.
+
+    Args:
+        path: where the record goes.
+        form: what the record says of its ``format``.
+
+    Raises:
+        InputError: another file has the name.
+    """
     if not path.exists():
         return
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         found = None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != form:
         raise InputError(
             f"{path}: the record of the transform goes there, but a file that is no such record has the name; expected "
             "another name for the transform"

@@ -37,20 +37,26 @@ class Line(NamedTuple):
     """A pair of the page.
 
     Attributes:
-        name: of the pair and of its folder, which lies beside the page.
+        name: of the pair.
         result: the content of its ``result.json``, empty where it has none.
         error: why it failed, empty where it did not.
+        folder: where its files lie, as seen from the page; empty: beside the page, in one of its name.
     """
 
     name: str
     result: dict[str, Any]
     error: str
+    folder: str = ""
 
 
 class Row(NamedTuple):
-    """A line as the template takes it; numbers are None where they are not known, and are sorted by."""
+    """A line as the template takes it; numbers are None where they are not known, and are sorted by.
+
+    ``place`` is the folder as a path, ``folder`` the same as a link.
+    """
 
     name: str
+    place: str
     folder: str
     hash: str
     level: Level
@@ -64,7 +70,7 @@ class Row(NamedTuple):
     seconds: float | None
 
 
-def keep_thumbnail(folder: Path, moved: Path, moving: Path, fixed: Path) -> None:
+def keep_thumbnail(folder: Path, moved: Path | None, moving: Path, fixed: Path) -> None:
     """Write the small picture of a pair into its folder, unless it is there: fixed, moved, checkerboard.
 
     Args:
@@ -83,7 +89,8 @@ def keep_thumbnail(folder: Path, moved: Path, moving: Path, fixed: Path) -> None
     panels: list[np.ndarray] = []
     with suppress(InputError):
         still = read_image(fixed)
-        panels = list(panels_of(read_image(moved if moved.exists() else moving), still, _nowhere(still)).values())
+        shown = moved if moved and moved.exists() else moving
+        panels = list(panels_of(read_image(shown), still, _nowhere(still)).values())
     if panels:
         gap = np.zeros((len(panels[0]), GAP), np.uint8)
         strip = np.hstack([part for panel in panels for part in (gap, panel)][1:])
@@ -120,8 +127,8 @@ def write_batch_page(path: Path, title: str, lines: Sequence[Line], facts: dict[
                 facts=facts,
                 review=REVIEW,
                 number_text=number_text,
-                picture=lambda row: _picture(path.parent / row.name / THUMBNAIL) if row.hash else "",
-                there=lambda row, name="": (path.parent / row.name / name).exists(),
+                picture=lambda row: _picture(path.parent / row.place / THUMBNAIL) if row.hash else "",
+                there=lambda row, name="": (path.parent / row.place / name).exists(),
                 **script_of(environment, SCRIPTS),
             )
         )
@@ -145,9 +152,11 @@ def _row(line: Line) -> Row:
         text = f"{number_text(expected)} {measures['unit']}"
     else:
         text = NO_ESTIMATE if measures.get("expected_error") is not None else "not known" if measures else ""
+    place = line.folder or line.name
     return Row(
         line.name,
-        quote(line.name),
+        place,
+        quote(place),
         str(line.result.get("hash", "")),
         _level(line, shown),
         line.error if not checks else "",

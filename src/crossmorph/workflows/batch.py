@@ -15,10 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections import deque
-from collections.abc import Generator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,7 +27,7 @@ from crossmorph.provenance.record import digest, plain_settings
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.reports.batch_page import PAGE, THUMBNAIL, Line, keep_thumbnail, load_result, write_batch_page
 from crossmorph.system.files import atomic_output, write_whole
-from crossmorph.system.processes import claimed, workers
+from crossmorph.system.processes import Outcome, claimed, on_cluster, on_processes, sentence
 from crossmorph.workflows.model_card import digests_of_weights
 from crossmorph.workflows.outputs import LabelFiles, Outputs
 from crossmorph.workflows.register import check_networks, check_settings
@@ -39,18 +36,16 @@ from crossmorph.workflows.register_files import NOT_KEPT, register_files
 MOVED, TRANSFORM, INVERSE, LABELS = "moved.nii.gz", "transform.h5", "inverse.h5", "moved_labels.nii.gz"
 RESULT, SUMMARY = "result.json", "summary.csv"
 SUMMARY_SECONDS = 5.0  # between two states of the summary: written after each pair it would cost a long list its time
-CONNECT_SECONDS = 20.0
-DIED = "its process died, and once more with no other pair at work: killed, or out of memory"
 
 
 class Task(NamedTuple):
-    """One pair, where its files go, and how it is registered; all paths absolute."""
+    """One pair, the folder of its result, its files, and how it is registered; all paths absolute."""
 
     name: str
     moving: Path
     fixed: Path
-    moving_labels: Path | None
     folder: Path
+    outputs: Outputs
     model: str | None
     settings: Settings
     device: str
@@ -144,26 +139,42 @@ def register_batch(
     """
     if jobs < 1:
         raise InputError(f"received {jobs} jobs; expected at least 1")
-    check_networks(settings, model)
-    check_settings(settings, device if scheduler is None else None)  # a cluster's devices are not this machine's
-    if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
-        settings = settings._replace(init=str(Path(settings.init).absolute()))
+    model, settings = check_how(model, settings, device if scheduler is None else None)
     output = Path(output).absolute()
     pairs = read_pairs(pairs_csv)
     _check_names(pairs_csv, pairs)
     _check_apart(Path(pairs_csv), pairs, output)
-    if model is not None and model not in shipped_models():
-        model = str(find_card(model).absolute())
-    digests_of_weights(model)  # a damaged card shows before the first pair
     if scheduler is None and threads is None:
         threads = max(1, (os.cpu_count() or 1) // jobs)
     how = (model, settings, device, threads, keep_failed, command)
     tasks = [_task(pair, output / pair.name, *how) for pair in pairs]
+    path = output / SUMMARY
     with claimed(output):
-        entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
-        summary = _collect(output / SUMMARY, tasks, entries)
+        entries = register_tasks(tasks, jobs, scheduler, lambda entries: _write_summary(path, entries))
+        summary = Summary(path, entries)
         _write_page(output, f"{len(tasks)} pairs of {pairs_csv}", summary, command)
         return summary
+
+
+def check_how(model: str | None, settings: Settings, device: str | None) -> tuple[str | None, Settings]:
+    """Model and settings for processes that may work elsewhere: with absolute paths, refused before the first pair.
+
+    Args:
+        model: as of :func:`register_batch`.
+        settings: likewise.
+        device: likewise; None for those of a cluster, which are not this machine's.
+
+    Raises:
+        InputError: the model, a setting or the device cannot be used.
+    """
+    check_networks(settings, model)
+    check_settings(settings, device)
+    if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
+        settings = settings._replace(init=str(Path(settings.init).absolute()))
+    if model is not None and model not in shipped_models():
+        model = str(find_card(model).absolute())
+    digests_of_weights(model)  # a damaged card shows before the first pair
+    return model, settings
 
 
 def _write_page(output: Path, title: str, summary: Summary, command: str | None) -> None:
@@ -174,8 +185,9 @@ def _write_page(output: Path, title: str, summary: Summary, command: str | None)
 
 
 def _task(pair: Pair, folder: Path, *how: Any) -> Task:
-    labels = pair.moving_labels and pair.moving_labels.absolute()
-    return Task(pair.name, pair.moving.absolute(), pair.fixed.absolute(), labels, folder, *how)
+    labels = (LabelFiles(pair.moving_labels.absolute(), folder / LABELS),) if pair.moving_labels else ()
+    outputs = Outputs(folder / MOVED, folder / TRANSFORM, folder / INVERSE, labels=labels)
+    return Task(pair.name, pair.moving.absolute(), pair.fixed.absolute(), folder, outputs, *how)
 
 
 # --- one pair --------------------------------------------------------------------------------------------------------
@@ -191,7 +203,7 @@ def register_pair(task: Task) -> Entry:
         key = _hash(task)
         result = _finished(task, key)
         entry = _entry(task, "done", _register(task, key)) if result is None else _entry(task, "skipped", result)
-        keep_thumbnail(task.folder, task.folder / MOVED, task.moving, task.fixed)
+        keep_thumbnail(task.folder, task.outputs.moved, task.moving, task.fixed)
         return entry
     except Exception as error:  # whatever it is, the other pairs go on
         return _failure(task.name, error)
@@ -199,7 +211,7 @@ def register_pair(task: Task) -> Entry:
 
 def _register(task: Task, key: str) -> dict[str, Any]:
     """Register and write everything, ``result.json`` last; where it fails, that says why, and the pair is not done."""
-    outputs = _outputs(task)
+    outputs = task.outputs
     task.folder.mkdir(parents=True, exist_ok=True)
     # What another input or setting made goes first, so that nothing here is ever of another input than the rest.
     ours = (task.folder / name for name in (RESULT, LABELS, THUMBNAIL))
@@ -213,22 +225,17 @@ def _register(task: Task, key: str) -> dict[str, Any]:
     except Exception as error:
         inputs = {"moving": str(task.moving), "fixed": str(task.fixed), "model": task.model}
         with contextlib.suppress(InputError):
-            _write_result(task, {"inputs": inputs, "error": _sentence(error)})
+            _write_result(task, {"inputs": inputs, "error": sentence(error)})
         raise
     return result
-
-
-def _outputs(task: Task) -> Outputs:
-    folder, labels = task.folder, task.moving_labels
-    moved_labels = (LabelFiles(labels, folder / LABELS),) if labels else ()
-    return Outputs(folder / MOVED, folder / TRANSFORM, folder / INVERSE, labels=moved_labels)
 
 
 def _hash(task: Task) -> str:
     """SHA-256 of all that decides the result: the bytes of inputs and weights, the settings, this program."""
     init = task.settings.init
     given = Path(init) if isinstance(init, str) and init not in NAMED_INITS else None
-    files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": task.moving_labels, "init": given}
+    labels = task.outputs.labels[0].source if task.outputs.labels else None
+    files = {"moving": task.moving, "fixed": task.fixed, "moving_labels": labels, "init": given}
     decisive = {
         **{role: digest(path) for role, path in files.items() if path},
         "weights": digests_of_weights(task.model),
@@ -246,12 +253,12 @@ def _finished(task: Task, key: str) -> dict[str, Any] | None:
         return None
     if not isinstance(result, dict) or result.get("hash") != key:
         return None
-    wanted = task.keep_failed or not _failed_checks(result)
-    there = [path.is_file() for _, path in _outputs(task).files()]
+    wanted = task.keep_failed or not failed_checks(result)
+    there = [path.is_file() for _, path in task.outputs.files()]
     return result if (all(there) if wanted else not any(there)) else None
 
 
-def _failed_checks(result: dict[str, Any]) -> list[str]:
+def failed_checks(result: dict[str, Any]) -> list[str]:
     """Names of the checks that failed."""
     return [check["name"] for check in result["checks"] if check["level"] == "failed"]
 
@@ -261,7 +268,7 @@ def _write_result(task: Task, result: dict[str, Any]) -> None:
 
 
 def _entry(task: Task, status: Literal["done", "skipped"], result: dict[str, Any]) -> Entry:
-    measures, failed = result["measures"], _failed_checks(result)
+    measures, failed = result["measures"], failed_checks(result)
     checks = "; ".join(f"{each['name']}:{each['level']}" for each in result["checks"] if each["level"] != "passed")
     entry = Entry(
         task.name,
@@ -279,103 +286,71 @@ def _entry(task: Task, status: Literal["done", "skipped"], result: dict[str, Any
 
 
 def _failure(name: str, error: BaseException) -> Entry:
-    return Entry(name, "failed", error=_sentence(error))
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    return Entry(name, "failed", error=sentence(error))
 
 
 # --- all pairs -------------------------------------------------------------------------------------------------------
 
 
 def _by_processes(tasks: list[Task], jobs: int) -> Generator[Entry, None, None]:
-    """Every pair in one of so many processes. When one dies, those that were at work are tried again, each alone."""
-    while tasks:
-        suspects, tasks = yield from _until_broken(tasks, jobs)
-        for task in suspects:
-            again, _ = yield from _until_broken([task], 1)
-            if again:
-                yield Entry(task.name, "failed", error=DIED)
-
-
-def _until_broken(tasks: list[Task], jobs: int) -> Generator[Entry, None, tuple[list[Task], list[Task]]]:
-    """Yield entries until all are done or a process dies; returns the pairs then at work, and those not begun."""
-    waiting = deque(tasks)
-    running: dict[Future[Entry], Task] = {}
-    # Spawned: a forked copy of a process that has used PyTorch's threads may hang.
-    with workers(jobs) as pool:
-        broken = False
-        while (waiting or running) and not broken:
-            # Never more than are at work, so that a death points at few.
-            while waiting and len(running) < jobs and not broken:
-                try:
-                    future = pool.submit(register_pair, waiting[0])
-                except BrokenProcessPool:
-                    broken = True
-                else:
-                    running[future] = waiting.popleft()
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    broken = True
-                else:
-                    task = running.pop(future)
-                    yield future.result() if error is None else _failure(task.name, error)
-    return list(running.values()), list(waiting)
+    yield from _entries(on_processes(register_pair, tasks, jobs))
 
 
 def _by_cluster(tasks: list[Task], address: str) -> Generator[Entry, None, None]:
-    """Every pair on an existing Dask cluster, which gives the pairs of a worker that dies to the others."""
-    try:
-        from distributed import Client, as_completed
-    except ImportError:
-        raise InputError(f"--scheduler {address}: expected the package distributed, pip install distributed") from None
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--scheduler {address}: {_sentence(error)}; expected a Dask scheduler's address") from error
-    with client:
-        names = {client.submit(register_pair, task, pure=False): task.name for task in tasks}
-        for future in as_completed(names, loop=client.loop):
-            try:
-                entry = future.result()
-            except Exception as error:  # the workers that had it died, or cannot run it
-                entry = _failure(names[future], error)
-            yield entry
+    yield from _entries(on_cluster(register_pair, tasks, address))
 
 
-def _collect(path: Path, tasks: list[Task], entries: Generator[Entry, None, None]) -> Summary:
-    """Take entries as they come, showing how far it is, and keep the summary."""
+def _entries(outcomes: Generator[Outcome[Task, Entry], None, None]) -> Generator[Entry, None, None]:
+    with contextlib.closing(outcomes):
+        for task, result in outcomes:
+            yield _failure(task.name, result) if isinstance(result, Exception) else result
+
+
+def register_tasks(
+    tasks: list[Task],
+    jobs: int,
+    scheduler: str | None = None,
+    keep: Callable[[list[Entry]], object] = lambda _: None,
+) -> list[Entry]:
+    """Register pairs on processes or a cluster, showing how far it is.
+
+    Args:
+        tasks: the pairs.
+        jobs: processes of this machine.
+        scheduler: as of :func:`register_batch`.
+        keep: is given the entries so far, in the order of the tasks, now and then and at the end, however it ends.
+    """
     from crossmorph.system.progress import progress_bar
 
     known: dict[str, Entry] = {}
 
-    def write() -> Summary:
-        summary = Summary(path, [known[task.name] for task in tasks if task.name in known])
-        with atomic_output(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-            rows = csv.writer(stream, lineterminator="\n")
-            rows.writerow(Entry._fields)
-            for entry in summary.entries:
-                rows.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in entry])
-        return summary
+    def so_far() -> list[Entry]:
+        return [known[task.name] for task in tasks if task.name in known]
 
+    entries = _by_processes(tasks, jobs) if scheduler is None else _by_cluster(tasks, scheduler)
     # Closed, so that no process is at work when the folder is let go of.
     with progress_bar(True) as progress, contextlib.closing(entries):
         bar = progress.add_task("pairs", total=len(tasks))
-        failed, written = 0, time.monotonic()
+        failed, kept = 0, time.monotonic()
         try:
             for entry in entries:
                 known[entry.name] = entry
                 failed += entry.status == "failed"
                 progress.update(bar, advance=1, description=f"pairs ({failed} failed)" if failed else "pairs")
-                if time.monotonic() - written > SUMMARY_SECONDS:
-                    write()
-                    written = time.monotonic()
+                if time.monotonic() - kept > SUMMARY_SECONDS:
+                    keep(so_far())
+                    kept = time.monotonic()
         finally:
-            summary = write()
-    return summary
+            keep(so_far())
+    return so_far()
+
+
+def _write_summary(path: Path, entries: list[Entry]) -> None:
+    with atomic_output(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(Entry._fields)
+        for entry in entries:
+            rows.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in entry])
 
 
 def _check_names(pairs_csv: str | Path, pairs: list[Pair]) -> None:

@@ -23,7 +23,7 @@ ROWS = (
     {"system"},
     {"errors"},
 )
-LONGEST_CHAIN = 15  # modules, each of which imports the next
+LONGEST_CHAIN = 16  # modules, each of which imports the next
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
 
 

@@ -14,12 +14,18 @@ from typer.testing import CliRunner
 from crossmorph.cli.main import app
 from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import Model, load_model, shipped_models
-from crossmorph.quality.calibration.calibrate import DEFAULTS, CalibrationSettings, calibrate, calibration_target
+from crossmorph.quality.calibration.calibrate import (
+    DEFAULTS,
+    CalibrationSettings,
+    calibrate,
+    calibration_target,
+    run_trials,
+)
 from crossmorph.quality.calibration.limits import ALARMS, RARE, fit
 from crossmorph.quality.calibration.predictions import Prediction, balance, pair_expected_error, predict, raised
 from crossmorph.quality.calibration.simulated_pair import Setting
 from crossmorph.quality.calibration.tables import roc, wilson
-from crossmorph.quality.calibration.trials import Trial, run_trials
+from crossmorph.quality.calibration.trials import Trial
 from crossmorph.quality.error_model import LIMITS, PREDICTORS, SUFFIX, calibration_of, read_calibration
 from crossmorph.quality.error_network import ErrorNetwork
 
@@ -224,7 +230,7 @@ def test_trials_are_kept_and_reused(tmp_path, monkeypatch):
     assert first.maps.shape == (9, *first.errors.shape)
     assert first.features.shape == (2, 96)
     assert first.measures.expected_error is None
-    monkeypatch.setattr("crossmorph.quality.calibration.trials.run_trial", None)
+    monkeypatch.setattr("crossmorph.quality.calibration.calibrate.run_trial", None)
     (again,) = run_trials(model, SLICES, 5, range(3, 4), tmp_path)
     assert again.measures == first.measures
     assert torch.equal(again.errors, first.errors)

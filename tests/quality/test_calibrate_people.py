@@ -13,10 +13,10 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import write_image
 from crossmorph.quality.calibration import pairs, people_pairs, scan_pairs
 from crossmorph.quality.calibration.other_objects import MADE, replaced
-from crossmorph.quality.calibration.people_pairs import affine_of
 from crossmorph.quality.calibration.people_pairs import draw_people as draw_pair
 from crossmorph.quality.calibration.scan_pairs import draw_scan
 from crossmorph.quality.calibration.simulated_pair import CANNOT_BE_REGISTERED, Setting, structure_distance
+from crossmorph.simulation.deformation import affine_of
 from crossmorph.transforms.warp import Warp, resample
 
 KNOWN = [kind for kind in people_pairs.KINDS if kind not in CANNOT_BE_REGISTERED and kind != "two people"]

@@ -225,6 +225,12 @@ def test_the_limits_themselves_pass():
     assert {each.level for each in check(edge, LIMITS)} == {"passed"}
 
 
+def test_stages_that_gained_nothing_are_named_and_no_warning():
+    left_out = [RejectedStage(name, "initial", "no gain", 0.6, 0.5) for name in ("coarse", "fine")]
+    found = named(check(GOOD, LIMITS, left_out))["stages"]
+    assert (found.level, found.message) == ("passed", "Stages that gained nothing were left out: coarse, fine.")
+
+
 def test_rejected_stages_are_named():
     rejected = [
         RejectedStage("fine", "coarse", "mutual information", 1.5, 1.0),

@@ -64,7 +64,7 @@ class Measures(NamedTuple):
         residual: median over the foreground of the local mean of ``|T o phi - F|``, images in [0, 1].
         rotation_ratio: mutual information that the coarse network reaches with the moving image rotated by 180
             degrees, as a multiple of what it reached.
-        rejected_stages: number of stages that were rejected.
+        rejected_stages: number of stages that were rejected, those left out because they gained nothing not counted.
         working_spacing: length of a voxel of the working grid.
         refine_steps: steps of instance optimisation, if there was any.
         mirror_ratio: as ``rotation_ratio``, with left and right exchanged; None of slices.

@@ -233,8 +233,10 @@ def _overlap(measures: Measures) -> Check:
 def _stages(measures: Measures, rejected: Sequence[RejectedStage]) -> Check:
     count = measures.rejected_stages
     if not count:
-        return Check("stages", "passed", 0.0, 0.0, "No stage was rejected.")
-    why = {"mutual information": "mutual information fell", "folds": "it added folds"}
+        left_out = ", ".join(each.stage for each in rejected)
+        found = f"Stages that gained nothing were left out: {left_out}." if left_out else "No stage was rejected."
+        return Check("stages", "passed", 0.0, 0.0, found)
+    why = {"mutual information": "mutual information fell", "folds": "it added folds", "no gain": "it gained nothing"}
     named = [f"{each.stage} ({why[each.reason]}; the {each.kept} field is used)" for each in rejected]
     found = f"Rejected stages: {', '.join(named) or count}; inspect the result."
     return Check("stages", "warning", float(count), 0.0, found)

@@ -67,7 +67,7 @@ def measure(registered: Registered, moving: Image, fixed: Image, maps: Consisten
         local_correlation=float(maps.correlation[inside].mean()),
         residual=_percentile(maps.residual[inside], 50),
         rotation_ratio=maps.rotated / max(reached["coarse"], 1e-6),
-        rejected_stages=len(registered.rejected),
+        rejected_stages=sum(each.reason != "no gain" for each in registered.rejected),
         working_spacing=spacing,
         refine_steps=registered.refinement.steps if registered.refinement else None,
         mirror_ratio=None if maps.mirrored is None else maps.mirrored / max(reached["coarse"], 1e-6),

@@ -42,14 +42,15 @@ class RejectedStage(NamedTuple):
     Attributes:
         stage: the stage, one of ``STAGES``.
         kept: the stage whose field is used instead.
-        reason: ``mutual information`` (it fell) or ``folds`` (the stage added some).
+        reason: ``mutual information`` (it fell against the stage before), ``folds`` (the stage added some) or ``no
+            gain`` (the images agreed no less as they were given, or after the initial affine).
         before: the measure in question of the field that is used: nats, or percent of the grid's cells.
         after: that of the rejected field.
     """
 
     stage: str
     kept: str
-    reason: Literal["mutual information", "folds"]
+    reason: Literal["mutual information", "folds", "no gain"]
     before: float
     after: float
 
@@ -227,9 +228,7 @@ def _never_worse(progress: _Progress, given: float) -> _Progress:
         stages.popitem()
     kept = next(reversed(stages))
     dropped = [
-        RejectedStage(stage, kept, "mutual information", least, reached[stage])
-        for stage in progress.stages
-        if stage not in stages
+        RejectedStage(stage, kept, "no gain", least, reached[stage]) for stage in progress.stages if stage not in stages
     ]
     return progress._replace(stages=stages, rejected=(*progress.rejected, *dropped))
 

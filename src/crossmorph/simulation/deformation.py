@@ -4,6 +4,7 @@ A displacement u has the shape (dim, *space), in voxels of its own grid, compone
 warped(p) = source(p + u(p)).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -104,6 +105,17 @@ def _jacobian_determinant(u: Float[np.ndarray, "dim *space"]) -> Float[np.ndarra
     gradient = np.stack([np.stack(np.gradient(component)) for component in u])
     jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(len(u))
     return np.asarray(np.linalg.det(jacobian))
+
+
+def affine_of(displacement: Float[np.ndarray, "dim *space"]) -> Float[np.ndarray, "n n"]:
+    """The affine map of voxel indices behind an affine displacement."""
+    dim = len(displacement)
+    flat = displacement.reshape(dim, -1)
+    next_along = [math.prod(displacement.shape[axis + 1 :]) for axis in range(1, dim + 1)]
+    matrix = np.eye(dim + 1)
+    matrix[:dim, :dim] += flat[:, next_along] - flat[:, :1]
+    matrix[:dim, dim] = flat[:, 0]
+    return matrix
 
 
 def true_field(

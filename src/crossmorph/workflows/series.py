@@ -148,20 +148,24 @@ def register_series(
             still = _reference(source, volumes, reference)
         found = _registered(source, volumes, starts, still, how, jobs)
         motion = _motion(found, still, began)
-        header = volumes[0].header if still.header is None else still.header
-        moved = [replace(each.moved, header=header) for each in found]
-        write_series(files.series, moved, volumes[0].header)
-        if files.motion is not None:
-            write_whole(files.motion, _table(motion))
-        if files.plot is not None:
-            from crossmorph.reports.motion_plot import write_motion_plot
-
-            write_motion_plot(files.plot, motion.parameters, motion.displacement, source.name)
-        if files.transforms is not None:
-            _write_transforms(files.transforms, found)
+        _write(files, found, motion, volumes[0], still, source.name)
         write_whole(record_path(files.series), _record(source, reference, how, motion, command))
         written.publish()
     return motion
+
+
+def _write(files: SeriesFiles, found: Sequence[Still], motion: Motion, first: Image, still: Image, title: str) -> None:
+    """The still series, and what else is wanted; ``first`` is the first volume, ``still`` the reference."""
+    header = first.header if still.header is None else still.header
+    write_series(files.series, [replace(each.moved, header=header) for each in found], first.header)
+    if files.motion is not None:
+        write_whole(files.motion, _table(motion))
+    if files.plot is not None:
+        from crossmorph.reports.motion_plot import write_motion_plot
+
+        write_motion_plot(files.plot, motion.parameters, motion.displacement, title)
+    if files.transforms is not None:
+        _write_transforms(files.transforms, found)
 
 
 def _checked(

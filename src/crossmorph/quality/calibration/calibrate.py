@@ -9,6 +9,8 @@ import csv
 import datetime
 import importlib.metadata
 import io
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +22,17 @@ from crossmorph.errors import InputError
 from crossmorph.networks.checkpoint import Model, shipped_models
 from crossmorph.quality.calibration.limits import fit
 from crossmorph.quality.calibration.network_training import train
+from crossmorph.quality.calibration.pairs import draw
 from crossmorph.quality.calibration.predictions import Prediction, balance, measures_of, predict, raised
 from crossmorph.quality.calibration.simulated_pair import Setting
 from crossmorph.quality.calibration.tables import tables
-from crossmorph.quality.calibration.trials import Trial, run_trials
+from crossmorph.quality.calibration.trials import Trial, read_trial, run_trial, write_trial
 from crossmorph.quality.error_model import SUFFIX, Calibration, calibration_path, read_calibration, write_calibration
 from crossmorph.quality.error_network import ErrorNetwork
 from crossmorph.system.files import output_set, write_whole
 
 SPLITS: tuple[PersonSplit, ...] = ("validation", "test")  # of which a row is written for every pair
+PROGRESS = 25  # pairs between two lines of progress
 
 
 class CalibrationSettings(NamedTuple):
@@ -111,6 +115,35 @@ def calibrate(
         _write(files, calibration, text, predictions)
         written.publish()
     return Calibrated(calibration, text, files)
+
+
+def run_trials(
+    model: Model, setting: Setting, seed: int, numbers: range, kept: Path | None = None
+) -> list[Trial | None]:
+    """Trials of simulated pairs; None where the registration refused the pair with an error.
+
+    Args:
+        model: the weights that register.
+        setting: what pairs are drawn for.
+        seed: of the pairs.
+        numbers: which of the seed's pairs.
+        kept: folder where trials are kept and reused.
+    """
+    split, sources = setting.split, "".join(f"-{name}" for name in ("anatomies", "scans") if getattr(setting, name))
+    of = f"{model.card.name}-{model.card.sha256[:12]}{sources}"
+    trials, began = [], time.perf_counter()
+    for number in numbers:
+        path = kept and kept / f"{of}-{split}-{seed}-{number}.safetensors"
+        if path and path.is_file():
+            trials.append(read_trial(path))
+            continue
+        trials.append(run_trial(model, draw(setting, seed, number)))
+        if path:
+            write_trial(path, trials[-1])
+        if number % PROGRESS == PROGRESS - 1:
+            spent = time.perf_counter() - began
+            print(f"{split} pair {number + 1} of {numbers.stop}, {spent:.0f} s", file=sys.stderr, flush=True)
+    return trials
 
 
 def calibration_target(model: Model, output: Path, ship: bool) -> Path:

@@ -9,7 +9,6 @@ from crossmorph.quality.calibration.simulated_pair import Setting, SimulatedPair
 # How often a pair is of each source, relative to the others that are given.
 TEMPLATE, ANATOMIES, SCANS = "template", "anatomies", "scans"
 SOURCES = {TEMPLATE: 1.0, ANATOMIES: 2.0, SCANS: 1.0}
-KINDS = tuple(dict.fromkeys((*template_pairs.KINDS, *people_pairs.KINDS, *scan_pairs.KINDS)))
 
 
 def draw(setting: Setting, seed: int, number: int) -> SimulatedPair:

@@ -6,7 +6,6 @@ field; how far structures lie apart then says whether they are registered. Signa
 those of training (:mod:`crossmorph.training.people`).
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from crossmorph.quality.calibration.simulated_pair import (
     chosen,
     with_lesion,
 )
+from crossmorph.simulation.deformation import affine_of
 from crossmorph.simulation.drawing import Lattice, Placement, Range, random_displacement
 from crossmorph.training.people import View, person_image, points_in, random_view, see
 from crossmorph.training.people_spec import PeopleSpec
@@ -153,17 +153,6 @@ def _fields(rng: np.random.Generator, kind: str, lattice: Lattice) -> tuple[ndar
     sigma = rng.uniform(8.0, 18.0) / lattice.spacing
     fixed = random_displacement(rng, lattice.shape, still, sigma, rng.uniform(*apart.strain))[0]
     return affine_of(moving.double().numpy()), (moving, fixed)
-
-
-def affine_of(displacement: Float[ndarray, "dim *space"]) -> Float[ndarray, "n n"]:
-    """The affine map of voxel indices behind an affine displacement."""
-    dim = len(displacement)
-    flat = displacement.reshape(dim, -1)
-    next_along = [math.prod(displacement.shape[axis + 1 :]) for axis in range(1, dim + 1)]
-    matrix = np.eye(dim + 1)
-    matrix[:dim, :dim] += flat[:, next_along] - flat[:, :1]
-    matrix[:dim, dim] = flat[:, 0]
-    return matrix
 
 
 def _turned(displacement: Float[Tensor, "dim *space"], axes: tuple[int, int]) -> Float[Tensor, "dim *space"]:

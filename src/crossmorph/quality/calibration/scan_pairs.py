@@ -17,8 +17,8 @@ from crossmorph.functional.similarity import foreground
 from crossmorph.images.image import Image
 from crossmorph.images.io import READABLE_SUFFIXES, read_image
 from crossmorph.quality.calibration.other_objects import replaced
-from crossmorph.quality.calibration.people_pairs import affine_of
 from crossmorph.quality.calibration.simulated_pair import CANNOT_BE_REGISTERED, Setting, SimulatedPair, chosen
+from crossmorph.simulation.deformation import affine_of
 from crossmorph.simulation.drawing import Placement, random_displacement
 from crossmorph.transforms.grid import Grid, covering_grid
 from crossmorph.transforms.warp import from_voxel_displacement, resample

@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from crossmorph.quality.calibration.pairs import KINDS
 from crossmorph.quality.calibration.predictions import Prediction, pair_expected_error, raised
 from crossmorph.quality.error_model import Calibration
 from crossmorph.quality.error_network import MOST
@@ -68,14 +67,12 @@ def by_kind(predictions: Sequence[Prediction], checks: Sequence[Mapping[str, str
     """The same by kind of pair; arguments as of :func:`detected`."""
     lines = ["| kind | pairs | median error mm | bad | bad detected | good with a check raised |"]
     lines.append("|---" * 6 + "|")
-    for kind in KINDS:
+    for kind in sorted({each.trial.kind for each in predictions}):
         of = [
             (each.trial, bool(alarm))
             for each, alarm in zip(predictions, checks, strict=True)
             if each.trial.kind == kind
         ]
-        if not of:
-            continue
         known = [trial.error for trial, _ in of if math.isfinite(trial.error)]
         bad = sum(trial.bad for trial, _ in of)
         hits = sum(trial.bad and alarm for trial, alarm in of)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +16,7 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model, load_tensors, save_tensors
 from crossmorph.quality.assessment import Measures
-from crossmorph.quality.calibration.pairs import draw
-from crossmorph.quality.calibration.simulated_pair import Setting, SimulatedPair, structure_distance
+from crossmorph.quality.calibration.simulated_pair import SimulatedPair, structure_distance
 from crossmorph.quality.consistency import consistency, encoder_features, network_maps
 from crossmorph.quality.measures import measure
 from crossmorph.registration.register_images import Registered, register_images
@@ -27,14 +25,13 @@ from crossmorph.transforms.warp import resample
 
 MAX_ERROR = 2.0  # mm of median error in tissue, above which a check should warn
 TENSORS = ("features", "maps", "errors", "tissue", "lesion", "foreground")
-PROGRESS = 25  # pairs between two lines of progress
 
 
 class Trial(NamedTuple):
     """A simulated pair and its registration.
 
     Attributes:
-        kind: of the pair, one of :data:`crossmorph.quality.calibration.pairs.KINDS`.
+        kind: of the pair, one of the modules that draw pairs.
         error: true median error in tissue, mm; of two people the median distance of structures; infinite where the
             pair cannot be registered.
         measures: of the registration, without those that need a calibration.
@@ -62,35 +59,6 @@ class Trial(NamedTuple):
     def bad(self) -> bool:
         """Whether a check should detect it: an error above ``MAX_ERROR``, or a pair that cannot be registered."""
         return not self.error <= MAX_ERROR
-
-
-def run_trials(
-    model: Model, setting: Setting, seed: int, numbers: range, kept: Path | None = None
-) -> list[Trial | None]:
-    """Trials of simulated pairs; None where the registration refused the pair with an error.
-
-    Args:
-        model: the weights that register.
-        setting: what pairs are drawn for.
-        seed: of the pairs.
-        numbers: which of the seed's pairs.
-        kept: folder where trials are kept and reused.
-    """
-    split, sources = setting.split, "".join(f"-{name}" for name in ("anatomies", "scans") if getattr(setting, name))
-    of = f"{model.card.name}-{model.card.sha256[:12]}{sources}"
-    trials, began = [], time.perf_counter()
-    for number in numbers:
-        path = kept and kept / f"{of}-{split}-{seed}-{number}.safetensors"
-        if path and path.is_file():
-            trials.append(read_trial(path))
-            continue
-        trials.append(run_trial(model, draw(setting, seed, number)))
-        if path:
-            write_trial(path, trials[-1])
-        if number % PROGRESS == PROGRESS - 1:
-            spent = time.perf_counter() - began
-            print(f"{split} pair {number + 1} of {numbers.stop}, {spent:.0f} s", file=sys.stderr, flush=True)
-    return trials
 
 
 def run_trial(model: Model, pair: SimulatedPair) -> Trial | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from crossmorph.images.image import Image
 from crossmorph.images.io import write_image
@@ -24,5 +25,9 @@ def save_weights(folder: Path, seed: int) -> None:
 
 
 def draw(path: Path, seed: int) -> None:
-    data = np.random.default_rng(seed).random((16, 18)).astype(np.float32)
+    """One smooth anatomy in all images, with noise of its own; odd seeds invert it."""
+    anatomy = gaussian_filter(np.random.default_rng(99).random((16, 18)), 1.5)
+    anatomy = (anatomy - anatomy.min()) / np.ptp(anatomy)
+    noise = np.random.default_rng(seed).random((16, 18)) / 20
+    data = ((1 - anatomy if seed % 2 else anatomy) + noise).astype(np.float32)
     write_image(path, Image(data, np.diag([1.5, 1.5, 1.0])))

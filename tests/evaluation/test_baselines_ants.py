@@ -61,7 +61,7 @@ def test_a_known_deformation_is_found(which: str, kind: peer.Kind) -> None:
     moving, fixed = pair(which)
     nowhere = Warp(np.zeros((fixed.dim, *fixed.shape)), fixed.affine)
     found, seconds = peer.register(moving, fixed, kind)
-    assert error_mm(found) < 0.25 * error_mm(nowhere)
+    assert error_mm(found) < 0.3 * error_mm(nowhere)
     assert 0 < seconds < 60
 
 

@@ -166,11 +166,11 @@ def test_networks_translate_and_coarse_does_not(pairs: Path, model: str) -> None
     scores = by_method(rows, "flat")
     assert {"psnr", "ssim"} <= set(scores["crossmorph"])
     assert not {"psnr", "ssim"} & set(scores["coarse"])
-    # An untrained mask is about zero, so the translation is still the moving image.
+    # The translation is fitted to the fixed image, so that it is nearer to it than the moving image is.
     moving, same = (scale_intensity(read_image(pairs.with_name(f"flat_{part}.nii.gz")).data).data
                     for part in ("moving", "moving_same"))  # fmt: skip
     expected = -10 * np.log10(np.mean((moving - same) ** 2))
-    assert scores["crossmorph"]["psnr"] == pytest.approx(expected, abs=1.5)
+    assert scores["crossmorph"]["psnr"] > expected + 3
     assert all(each["seconds"] > 0 for each in scores.values())
 
 

@@ -160,7 +160,7 @@ def test_without_calibration_some_limits_are_not_known():
             "warning",
             "1.00 times the mutual information: one image may be upside",
         ),
-        ({"mirror_ratio": 1.0}, "left and right", "warning", "1.00 times the mutual information"),
+        ({"mirror_ratio": 1.01}, "left and right", "warning", "1.01 times the mutual information"),
         ({"mirror_ratio": 1.02}, "left and right", "failed", "may name left what is right"),
         ({"translation_correlation": 0.69}, "translation", "warning", "correlate with 0.69 over the foreground"),
         ({"translation_correlation": 0.49}, "translation", "failed", "do not use the translated image"),

@@ -30,7 +30,8 @@ def test_maps_are_shown_in_the_documented_order(dim):
         name: torch.full(shape, float(place)) for place, name in enumerate(("moved", "translated", "correlation"))
     }
     vectors = {name: torch.full((dim, *shape), value) for name, value in (("shifted", 8.0), ("swapped", 9.0))}
-    others = {"residual": torch.full(shape, 3.0), "foreground": torch.ones(shape, dtype=torch.bool), "rotated": 0.0}
+    others = {"residual": torch.full(shape, 3.0), "foreground": torch.ones(shape, dtype=torch.bool)}
+    others |= {"rotated": 0.0, "mirrored": None}
     found = Consistency(**values, **vectors, **others)
     shown = network_maps(torch.full((1, 1, *shape), -1.0), found)
     assert shown.shape == (1, 5 + 2 * dim, *shape)

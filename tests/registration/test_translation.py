@@ -62,8 +62,10 @@ def test_curves_differ_from_place_to_place():
     fixed[:, :, :32] = 1 - moving[:, :, :32]
     found = fit_translation(everywhere(moving, fixed), 0 * moving, still(2))
     off = (image(found, moving) - fixed).abs()
-    assert float(off[:, :, :16].mean()) < 0.05
-    assert float(off[:, :, 48:].mean()) < 0.05
+    assert float(off[:, :, :16].mean()) < 0.1
+    assert float(off[:, :, 48:].mean()) < 0.1
+    # What a single curve leaves: the two halves cancel.
+    assert float((fixed - fixed.mean()).abs().mean()) > 0.12
 
 
 def test_it_lies_where_the_moving_image_lies():

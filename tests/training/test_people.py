@@ -191,7 +191,7 @@ def test_a_cut_takes_up_to_a_third_from_one_end():
 
 
 def test_slices_show_all_three_orientations(plain):
-    axes = {people._view(plain, SLICE, np.random.default_rng(seed)).axes for seed in range(20)}
+    axes = {people.random_view(plain, SLICE, np.random.default_rng(seed)).axes for seed in range(20)}
     assert axes == {(0, 1), (0, 2), (1, 2)}
     turned = drawn(plain.model_copy(update={"turned": 1.0}), SLICE, count=2)
     assert overlap(turned.moving_truth[:, :3], turned.fixed_truth[:, :3]).min() > 0.6

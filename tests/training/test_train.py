@@ -321,7 +321,7 @@ def test_the_table_has_the_scores_before_and_after_each_stage(smoke, tmp_path, m
         main.main()
     assert end.value.code == 0
     out = capsys.readouterr().out
-    rows = {tuple(line.split()[:2]): line.split()[-2:] for line in out.splitlines()[1:-1]}
+    rows = {tuple(line.split()[:2]): line.split()[-2:] for line in out.splitlines()[1:-2]}
     assert set(rows) == {
         (stage, score) for stage in ("coarse", "fine") for score in ("Dice", "mutual")
     } | {("translation", "error")}  # fmt: skip

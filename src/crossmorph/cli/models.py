@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from crossmorph.cli.options import FolderOption, JsonOption, ModelArgument
-from crossmorph.system.progress import working
 
 app = typer.Typer(
     rich_markup_mode=None, help="Weights that ship or were pulled, and their cards.", no_args_is_help=True
@@ -44,6 +43,7 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch the weights of others, check what they say, and keep them under the name on their card."""
+    from crossmorph.system.progress import working
     from crossmorph.workflows.pull_model import pull_model
 
     with working("fetching"):

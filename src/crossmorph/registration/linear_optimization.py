@@ -111,7 +111,7 @@ def _compared(moving: Image, fixed: Image, matrix: Float[ndarray, "n n"], level:
     box = _common_box(moving, fixed, matrix)
     extent = (box[1] - box[0]) * fixed.spacing
     ours, theirs = (_averaged(image, extent.max() / level.detail) for image in (fixed, moving))
-    count = min(level.points, math.ceil(A_VOXEL * np.prod(box[1] - box[0])))
+    count = max(1, min(level.points, math.ceil(A_VOXEL * np.prod(box[1] - box[0]))))
     world = transform_points(fixed.affine, _scattered(box, extent, count))
     within = inside(transform_points(np.linalg.inv(moving.affine) @ matrix, world), moving.shape)
     smaller = min(np.prod(image.shape) * np.prod(image.spacing) for image in (moving, fixed))

@@ -48,10 +48,10 @@ class CalibrationSettings(NamedTuple):
         scans: scans in the subfolders ``train``, ``validation`` and ``test``, to draw pairs of as well.
     """
 
-    learn: int = 5000
-    iterations: int = 8000
-    validation: int = 1000
-    test: int = 600
+    learn: int = 600
+    iterations: int = 2500
+    validation: int = 300
+    test: int = 250
     seed: int = 5
     anatomies: Path | None = None
     scans: Path | None = None

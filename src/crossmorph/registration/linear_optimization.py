@@ -115,7 +115,7 @@ def _compared(moving: Image, fixed: Image, matrix: Float[ndarray, "n n"], level:
     world = transform_points(fixed.affine, _scattered(box, extent, count))
     within = inside(transform_points(np.linalg.inv(moving.affine) @ matrix, world), moving.shape)
     smaller = min(np.prod(image.shape) * np.prod(image.spacing) for image in (moving, fixed))
-    common = float(within.mean() * extent.prod() / smaller)
+    common = float(within.mean() * extent.prod() / smaller) if within.size else 0.0
     world = world[:, within]
     still = _sampled(ours, transform_points(np.linalg.inv(ours.affine), world))
     moved = _sampled(theirs, transform_points(np.linalg.inv(theirs.affine) @ matrix, world))

@@ -100,6 +100,7 @@ def _limits(model: Model) -> list[str]:
     return [
         "other anatomy, contrasts or fields of view than it was trained on: train on your own scans (https://crossmorph.github.io/crossmorph/train/)",
         checks,
+        *(f"calibration, {key}: {text}" for key, text in model.card.data.get("calibration", {}).items()),
         "not a medical device",
     ]
 

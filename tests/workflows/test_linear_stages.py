@@ -58,7 +58,7 @@ def test_a_linear_result_is_written_as_matrices_and_made_again(tmp_path: Path) -
     placed, given = read_image(tmp_path / "placed.nii.gz"), read_image(moving)
     np.testing.assert_array_equal(placed.data, given.data)
     np.testing.assert_allclose(placed.affine, np.linalg.inv(matrix) @ given.affine, atol=1e-4)
-    assert "similarity" in (tmp_path / "page.html").read_text()
+    assert "similarity" in (tmp_path / "page.html").read_text(encoding="utf-8")
     again = replay(tmp_path / "t.json")
     # The page holds the date.
     assert {each.kind for each in again.outputs if not each.same} <= {"report"}

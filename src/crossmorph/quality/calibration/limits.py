@@ -10,14 +10,14 @@ from torch import Tensor
 
 from crossmorph.errors import InputError
 from crossmorph.quality.calibration.network_training import pair_error
-from crossmorph.quality.calibration.predictions import Prediction, pair_expected_error, raised
+from crossmorph.quality.calibration.predictions import Prediction, pair_expected_error
 from crossmorph.quality.calibration.simulated_pair import CANNOT_BE_REGISTERED
 from crossmorph.quality.calibration.trials import MAX_ERROR
 from crossmorph.quality.error_model import LIMITS, Calibration, feature_statistics, training_distance
 from crossmorph.quality.error_network import ErrorNetwork
 from crossmorph.quality.measures import error_predictors
 
-ALARMS = 0.045  # of the good pairs may raise a check
+ALARMS = 0.045  # of the good pairs may raise the check of the expected error
 RARE = 0.998  # the limit of a single measure, as a quantile of the good pairs
 CERTAIN = 0.998  # the same for the failure limit of the expected error
 FAILED = 1.5  # times the limit of the expected error, at least, is its failure limit
@@ -36,15 +36,13 @@ def fit(predictions: Sequence[Prediction], network: ErrorNetwork, origin: dict[s
         origin: see :class:`crossmorph.quality.error_model.Calibration`.
 
     Raises:
-        InputError: no pair is good, or all good pairs raise other checks than the expected error.
+        InputError: no pair is good.
     """
     limits = _limits(predictions, network, origin)
     if not all(map(math.isfinite, limits.values())):
-        good = sum(not prediction.trial.bad for prediction in predictions)
-        which = f", and all {good} raise other checks than the expected error" if good else ""
         raise InputError(
-            f"{good} of {len(predictions)} pairs were registered within {MAX_ERROR:g} mm{which}, so that limits cannot "
-            "be set; expected more pairs (--validation) or a better model"
+            f"0 of {len(predictions)} pairs were registered within {MAX_ERROR:g} mm, so that limits cannot be set; "
+            "expected more pairs (--validation) or a better model"
         )
     return _without_limits(predictions, network, origin)._replace(limits=limits)
 
@@ -63,7 +61,7 @@ def _without_limits(predictions: Sequence[Prediction], network: ErrorNetwork, or
 
 
 def _limits(predictions: Sequence[Prediction], network: ErrorNetwork, origin: dict[str, str]) -> dict[str, float]:
-    """Of single measures by what is rare among good pairs, of the expected error by how many may raise a check.
+    """Of single measures by what is rare among good pairs, of the expected error by how many may exceed it.
 
     Pairs that the error model was fitted to look nearer and better predicted than others do, so each is measured by the
     model of the other folds. Infinite where there are too few good pairs.
@@ -86,10 +84,7 @@ def _limits(predictions: Sequence[Prediction], network: ErrorNetwork, origin: di
     )
     limits = {"swap_consistency": swap / spacing, "shift_consistency": shift / spacing, "training_distance": distance}
     expected = np.array([pair_expected_error(each, others) for each, others in seen])
-    alarms = [bool(raised(each, others._replace(limits=others.limits | limits))) for each, others in seen]
-    free = np.sort(np.where(alarms, -math.inf, expected))
-    allowed = int(ALARMS * len(seen)) - sum(alarms)
-    limits["expected_error"] = float(free[-1 - max(allowed, 0)]) * 1.0001
+    limits["expected_error"] = float(np.quantile(expected, 1 - ALARMS))
     certain = float(np.quantile(expected, CERTAIN))
     return {**limits, "expected_error_failed": max(certain, FAILED * limits["expected_error"])}
 

@@ -20,7 +20,7 @@ LEAST_INFORMATION = 0.05  # nats; noise and patterns reach less beside any head,
 MAX_STRETCH = 2.0  # |log-Jacobian|, 99th percentile: volumes changed by a factor of 7
 MAX_INCONSISTENCY = 1.0  # voxels of the working grid, of forward and inverse transform
 ROTATION_WARNING, ROTATION_FAILED = 1.0, 1.1  # times the mutual information
-# The same with left and right exchanged. Two people reach up to 1.006; one person mirrored 1.02 and more.
+# The same with left and right exchanged. Two people reach up to 1.006, one person .98: mirrored, the inverse of it.
 MIRROR_WARNING, MIRROR_FAILED = 1.01, 1.02
 TRANSLATION_WARNING, TRANSLATION_FAILED = 0.7, 0.5  # correlations of translated and fixed image
 MIN_OVERLAP = 0.6  # of the fixed field of view, by the headers

@@ -26,11 +26,13 @@ from crossmorph.networks.onnx_export import (
 )
 
 EQUAL = 1e-4  # of images in [0, 1], nats, or voxels
+# The whole chain, over which the last digits add up: PyTorch itself is up to 1.2e-4 voxels from its own double precision.
+WHOLE = 3e-4
 
 
 def test_the_exponential_is_pytorchs() -> None:
     matrix = torch.randn(50, 2, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(matrix_exponential(matrix), torch.linalg.matrix_exp(matrix), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(matrix_exponential(matrix), torch.linalg.matrix_exp(matrix), atol=1e-6, rtol=1e-6)
     turn = torch.tensor([[[0.0, -0.5], [0.5, 0.0]]])
     cosine, sine = np.cos(0.5), np.sin(0.5)
     torch.testing.assert_close(matrix_exponential(turn)[0].numpy(), np.float32([[cosine, -sine], [sine, cosine]]))
@@ -63,7 +65,7 @@ def test_replacements_change_nothing_but_the_last_digits(phantom: Path) -> None:
     with Replaced():
         replaced = chain(moving, fixed, smoothness)
     for name, ours, theirs in zip(Found._fields, replaced, plain, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0, msg=name)
+        torch.testing.assert_close(ours, theirs, atol=WHOLE, rtol=0, msg=name)
     given, aligned, after = plain.information.tolist()
     assert given < aligned < after
     assert plain.displacement.abs().max() > 2
@@ -106,7 +108,6 @@ def test_onnx_runtime_computes_what_pytorch_does(exported: Path, phantom: Path) 
         result = hierarchy.go_on(found.aligned, fixed, Flow(found.coarse, torch.zeros_like(coarse)), wanted)
         close(found.final, result.final.displacement, "final")
         close(found.translated, spatial.warp(result.translated, found.final), "translated")
-        # The whole chain, over which the last digits of single precision add up.
         for name, ours, theirs in zip(Found._fields, found, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(ours, theirs, atol=WHOLE, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
             print(name, float((ours - theirs).abs().max()))

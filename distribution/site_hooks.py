@@ -11,6 +11,8 @@ from mkdocs.structure.pages import Page
 import crossmorph
 
 PUBLIC_NAMES = "<!-- public names -->"
+ITEM = re.compile(r"\d+\. |- ")
+CODE = re.compile(r"`[^`]+`")
 OUTSIDE = re.compile(r"\]\((?:\.\./)+((?!\.)[^)]+)\)")  # from docs/ or a folder of it
 
 
@@ -32,8 +34,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def as_python_markdown(markdown: str) -> str:
+    """What GitHub reads and Python-Markdown does not: parts of a list item set in by less than four, bars in code."""
+    lines, more = [], 0
+    for line in markdown.splitlines():
+        if item := ITEM.match(line):
+            more = 4 - len(item[0])
+        elif line and not line.startswith(" "):
+            more = 0
+        if line.startswith("|"):
+            line = CODE.sub(lambda found: found[0].replace(r"\|", "|"), line)
+        lines.append(" " * more + line if line.startswith(" ") else line)
+    return "\n".join(lines)
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
     """Links that lead out of docs/ lead to those pictures, or else to the repository."""
+    # Columns that would be empty: the first page stands alone in its section, and short ones have no headings.
+    headings = "\n## " in markdown or PUBLIC_NAMES in markdown
+    page.meta["hide"] = ["navigation"] if page.is_homepage else [] if headings else ["toc"]
+    markdown = as_python_markdown(markdown)
     depth = page.file.src_uri.count("/")
 
     def inside(found: re.Match[str]) -> str:

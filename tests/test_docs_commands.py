@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,21 +15,31 @@ import pytest
 import typer
 from project import ROOT, command
 
+from crossmorph.cli import bids_app
 from crossmorph.cli.main import app
+from crossmorph.datasets.pairs import read_pairs
+from crossmorph.datasets.phantom import prepare_phantom
+from crossmorph.datasets.phantom_3d import prepare_volumes
 from crossmorph.images.io import write_image
 from crossmorph.workflows.demo import demo_pair
 
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 GUIDES = sorted([DOCS / "index.md", DOCS / "tutorial.md", *(DOCS / "howto").glob("*.md")])
-CODE = re.compile(r"^```python\n(?P<python>.*?)^```|^ {4,}(?:\.venv/bin/)?crossmorph (?P<words>[^\n]+)$", re.S | re.M)
+CODE = re.compile(
+    r"^```python\n(?P<python>.*?)^```|^ {4,}(?:\.venv/bin/)?(?P<program>crossmorph(?:-bids)?) (?P<words>[^\n]+)$",
+    re.S | re.M,
+)
 ALLOWED_CODES = {0, 3}  # 3: the command ran, and the result failed its own checks
 
 
-def code(page: Path) -> Iterator[tuple[str | None, str | None]]:
-    """The Python snippets and the commands of a page, in its order; without comments at the end."""
+def code(page: Path) -> Iterator[tuple[str, str]]:
+    """The Python snippets and the commands of a page, in its order, as program and words; without comments."""
     for found in CODE.finditer(page.read_text(encoding="utf-8")):
-        yield found["python"], found["words"] and re.sub(r" +#.*", "", found["words"])
+        if found["python"]:
+            yield "python", found["python"]
+        else:
+            yield found["program"], re.sub(r" +#.*", "", found["words"])
 
 
 def filled(words: str) -> list[str]:
@@ -37,12 +48,15 @@ def filled(words: str) -> list[str]:
     return [re.sub(r"[\[\]]|\.\.\.|\|.*", "", word) for word in shlex.split(words) if word != "..."]
 
 
-GROUP: Any = typer.main.get_command(app)
+PROGRAMS: dict[str, Any] = {
+    "crossmorph": typer.main.get_command(app),
+    "crossmorph-bids": typer.main.get_command(bids_app.app),
+}
 
 
-def parse(words: list[str]) -> None:
+def parse(words: list[str], program: str = "crossmorph") -> None:
     """Let the command line read a command, without running it."""
-    group = GROUP
+    group = PROGRAMS[program]
     while hasattr(group, "commands"):
         group, words = group.commands[words[0]], words[1:]
         for option in group.params:
@@ -52,13 +66,13 @@ def parse(words: list[str]) -> None:
 
 
 def test_the_command_line_takes_every_command_in_the_documents() -> None:
-    lines = [words for page in PAGES for _, words in code(page) if words]
+    lines = [line for page in PAGES for line in code(page) if line[0] in PROGRAMS]
     assert len(lines) > 50
-    for words in lines:
+    for program, words in lines:
         try:
-            parse(filled(words))
+            parse(filled(words), program)
         except Exception as error:
-            raise AssertionError(f"crossmorph {words}: {error}") from error
+            raise AssertionError(f"{program} {words}: {error}") from error
     with pytest.raises(Exception, match="No such option"):
         parse(filled("register MOVING FIXED -o OUT --modle any-2d"))
 
@@ -68,13 +82,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every file that the guides begin with."""
     folder = tmp_path_factory.mktemp("images")
     pair = demo_pair()
-    for name, image in (("T2", pair.moving), ("T1", pair.fixed)):
+    for name, image in (("T2", pair.moving), ("T1", pair.fixed), ("date1", pair.moving), ("date2", pair.moving)):
         write_image(folder / f"{name}.nii.gz", image)
     for name, image in (("T2_labels", pair.moving_labels), ("T1_labels", pair.fixed_labels)):
         write_image(folder / f"{name}.nii.gz", image)
-    volume = nib.load(folder / "T2.nii.gz")
-    frames = np.stack([np.asarray(volume.dataobj, np.float32).reshape(*volume.shape[:2], 1)] * 3, axis=-1)
-    nib.save(nib.Nifti1Image(frames * [1, 0.9, 1.1], volume.affine), folder / "series.nii.gz")
+    session = folder / "bids" / "sub-01" / "anat"
+    session.mkdir(parents=True)
+    (folder / "bids" / "dataset_description.json").write_text('{"Name": "two slices", "BIDSVersion": "1.9.0"}')
+    for name, image in (("T2w", pair.moving), ("T1w", pair.fixed)):
+        write_image(session / f"sub-01_{name}.nii.gz", image)
+    prepare_phantom(folder / "group", test=3, train=3, validation=1)
+    for number, each in enumerate(read_pairs(folder / "group" / "test" / "pairs.csv"), start=1):
+        shutil.copy(each.moving, folder / f"sub-{number:02}.nii.gz")
+    shutil.rmtree(folder / "group")
+    volumes(folder)
     done = command("register", "T2.nii.gz", "T1.nii.gz", "-o", "ants.nii.gz", "--ants-prefix", "ants", cwd=folder)
     assert done.returncode == 0, done.stderr
     (pairs,) = re.findall(r"^    (name,moving.*?)\n\n", (DOCS / "howto/many-pairs.md").read_text("utf-8"), re.S | re.M)
@@ -82,16 +103,37 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def volumes(folder: Path) -> None:
+    """A series of three volumes and a T1w volume, small ones."""
+    prepare_volumes(folder / "volumes", validation=1, test=1, contrasts=1, spacing=4.0)
+    (pair,) = read_pairs(folder / "volumes" / "test" / "pairs.csv")
+    shutil.copy(pair.fixed, folder / "T1_volume.nii.gz")
+    volume = nib.load(pair.fixed)
+    frames = np.stack([1 - np.asarray(volume.dataobj, np.float32)] * 3, axis=-1)
+    nib.save(nib.Nifti1Image(frames * [1, 0.9, 1.1], volume.affine), folder / "series.nii.gz")
+    shutil.rmtree(folder / "volumes")
+
+
+def run(program: str, words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A snippet or a command in a process of its own."""
+    if program == "python":
+        call = ["-c", words]
+    else:
+        module = "crossmorph.cli.main" if program == "crossmorph" else "crossmorph.cli.bids_app"
+        call = ["-c", f"from {module} import main; main()", *shlex.split(words)]
+    return subprocess.run([sys.executable, *call], cwd=folder, capture_output=True, text=True, timeout=600)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
 def test_the_commands_of_a_guide_run_one_after_the_other(page: Path, images: Path, tmp_path: Path) -> None:
-    for file in images.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(images, tmp_path, dirs_exist_ok=True)
     snippets = list(code(page))
     assert snippets or page.stem == "index"
-    for python, words in snippets:
-        call = ["-c", python] if python else ["-m", "crossmorph", *shlex.split(words or "")]
-        done = subprocess.run([sys.executable, *call], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode in (ALLOWED_CODES if words else {0}), f"{python or words}\n{done.stderr}"
-        outputs = [word for word in shlex.split(words or "") if word.endswith((".nii.gz", ".h5", ".html"))]
-        assert done.returncode == 3 or all((tmp_path / name).exists() for name in outputs), words
+    for program, words in snippets:
+        done = run(program, words, tmp_path)
+        assert done.returncode in (ALLOWED_CODES if program in PROGRAMS else {0}), f"{words}\n{done.stderr}"
+        if program == "python" or done.returncode == 3:
+            continue
+        outputs = [word for word in shlex.split(words) if word.endswith((".nii.gz", ".h5", ".html"))]
+        assert all((tmp_path / name).exists() for name in outputs), words

@@ -1,5 +1,6 @@
 """The plugin of napari, with the real napari and no screen. Skipped where napari, or what Qt needs, is missing."""
 
+import ctypes.util
 import os
 import shutil
 import subprocess
@@ -266,8 +267,8 @@ def test_settings_are_those_of_register(opened) -> None:
 
 @pytest.mark.slow
 def test_the_plugin_in_a_window_of_napari(phantom: Path, tmp_path: Path) -> None:
-    if not shutil.which("xvfb-run"):
-        pytest.skip("needs Xvfb")
+    if not shutil.which("xvfb-run") or not ctypes.util.find_library("xcb-cursor"):
+        pytest.skip("needs Xvfb and libxcb-cursor0")
     pair = read_pairs(phantom / "test" / "pairs.csv")[0]
     picture = tmp_path / "window.png"
     words = [sys.executable, str(Path(__file__).parent / "napari_window.py"), pair.moving, pair.fixed, picture]

@@ -156,8 +156,8 @@ def _check_kind(card: Card) -> None:
 def matrix_exponential(matrix: Float[Tensor, "batch n n"]) -> Float[Tensor, "batch n n"]:
     """``exp(A) = (sum_k (A / 2^s)^k / k!)^(2^s)``, scaling and squaring of the Taylor series.
 
-    In float64: every squaring doubles the rounding error of the one before. In float32 the matrix was wrong by 6e-6, the
-    field by 7e-4 voxels.
+    In float64: every squaring doubles the rounding error of the one before. In float32 the matrix was wrong by 6e-6,
+    the field by 7e-4 voxels.
     """
     scaled = matrix.double() / 2**SQUARINGS
     power = total = torch.eye(matrix.shape[-1]).to(scaled).expand_as(scaled)

@@ -23,7 +23,6 @@ from crossmorph.workflows.register_files import Done, register_files
 
 LEVEL = anatomy.split_levels("test")[6]  # mm; a level that no training pair shows
 SEED = 7
-SITE = "https://crossmorph.github.io/crossmorph/"
 TISSUES = {1: "CSF", 2: "grey matter", 3: "white matter"}
 
 
@@ -150,8 +149,7 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
         f"Look at   {output / 'report.html'}\n"
         f"Files     {output}/moved.nii.gz, translated.nii.gz, moved_labels.nii.gz, transform.h5, inverse.h5\n"
         f"Try next  {program} register YOUR_T2.nii.gz YOUR_T1.nii.gz -o moved.nii.gz -t transform.h5 --report r.html\n"
-        f"          {program} register --help     {program} models show\n"
-        f"          {SITE}tutorial/, and {SITE}train/ for weights of your own scans",
+        f"          {program} register --help     {program} models show     {program} doctor YOUR_T2.nii.gz",
         soft_wrap=True,
         highlight=False,
     )

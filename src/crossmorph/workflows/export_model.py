@@ -17,7 +17,12 @@ PAPER = (
     'X. Dai, T. Ma, H. Cai, Y. Wen, "Unsupervised hierarchical translation-based model for multi-modal medical image '
     'registration"'
 )
-SHIPPED_LICENCE = "apache-2.0"
+# A hub has no identifier for it: the data that weights are computed from have licences of their own.
+SHIPPED_LICENCE = {
+    "license": "other",
+    "license_name": "apache-2.0-with-notices-of-the-data",
+    "license_link": "LICENSE.md",
+}
 # `python -m monai.bundle run` reads it: two files in, the moved image out. The weights stay safetensors, which MONAI's
 # own loading does not know, so the network brings them.
 INFERENCE: dict[str, Any] = {
@@ -61,6 +66,7 @@ def export_model(name: str, output: Path, form: str) -> list[Path]:
         output: folder to make; it appears complete or not at all.
         form: ``huggingface``: ``README.md`` with the metadata of a model card, beside the files of the model.
             ``monai``: ``configs/metadata.json``, ``configs/inference.json``, ``docs/README.md`` and ``models/``.
+            Shipped models have ``LICENSE.md`` beside them.
 
     Returns:
         The files, relative to the folder.
@@ -73,6 +79,8 @@ def export_model(name: str, output: Path, form: str) -> list[Path]:
     card = find_card(name)
     model = load_model(str(card), "cpu")
     with new_dataset(output) as folder:
+        if _shipped(model):
+            _write(folder / "LICENSE.md", _licence(model))
         if form == "huggingface":
             _copy(card, folder)
             _write(folder / "README.md", _front_matter(model) + _readme(model))
@@ -105,9 +113,26 @@ def _front_matter(model: Model) -> str:
     """The metadata of a model card (https://huggingface.co/docs/hub/model-cards); a licence of shipped weights only."""
     lines = ["library_name: crossmorph", "pipeline_tag: image-to-image"]
     if _shipped(model):
-        lines.append(f"license: {SHIPPED_LICENCE}")
+        lines += [f"{key}: {value}" for key, value in SHIPPED_LICENCE.items()]
     tags = ("image-registration", "medical-imaging", "mri", f"{model.card.hierarchy.dim}d", "safetensors")
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---", "", ""])
+
+
+def _licence(model: Model) -> str:
+    """The licence of shipped weights, with the notices that the data behind them ask for."""
+    data = {"networks": model.card.data} | {"calibration": model.card.data.get("calibration", {})}
+    notices = [
+        f"- {part}: {facts['source']}. {facts['licence']}. Cite: {facts['cite']}."
+        for part, facts in data.items()
+        if "licence" in facts
+    ]
+    return (
+        f"# Licence of {model.card.name}\n\n"
+        "The crossmorph authors share these weights under the Apache License 2.0\n"
+        "(https://www.apache.org/licenses/LICENSE-2.0), as far as they hold rights in them. The weights were computed\n"
+        "from data of others, whose licences and notices are these. Where the law takes weights for an adaptation of\n"
+        "such data, the licence of the data holds for them too (CC BY-SA: name the source, share alike).\n\n"
+    ) + "\n".join([*notices, ""])
 
 
 def _readme(model: Model) -> str:

@@ -98,7 +98,7 @@ def _limits(model: Model) -> list[str]:
     else:
         checks = "no calibration: some checks have no known limit (crossmorph calibrate sets them)"
     return [
-        "other anatomy, contrasts or fields of view than it was trained on: train on your own scans (https://crossmorph.github.io/crossmorph/train/)",
+        "other anatomy, contrasts or fields of view than it was trained on: train on your own scans (crossmorph train)",
         checks,
         *(f"calibration, {key}: {text}" for key, text in model.card.data.get("calibration", {}).items()),
         "not a medical device",

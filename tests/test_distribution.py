@@ -100,15 +100,27 @@ def root() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def anyones_python() -> str | None:
+    """A Python in which every user can look, as in the image; one below /root is the superuser's alone."""
+    for each in (sys.executable, "/usr/bin/python3"):
+        folders = Path(each).resolve().parents
+        if Path(each).exists() and all(folder.stat().st_mode & 0o001 for folder in folders):
+            return each
+    return None
+
+
 @pytest.mark.slow
 def test_the_steps_of_the_image_run_and_a_user_without_rights_registers(root: Path) -> None:
+    python = anyones_python()
+    if python is None:
+        pytest.skip("needs a Python that every user can run")
     words = [sys.executable, "-m", "build", "--wheel", "--outdir", str(root / "dist"), str(ROOT)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     subprocess.run(words, check=True, capture_output=True, env=clean)
     for step in build_steps():
         # Paths of the image lie below the folder; pip's own index may be the only one in reach.
         here = step.replace(CPU_INDEX, "").replace("/opt/", f"{root}/opt/").replace("/dist/", f"{root}/dist/")
-        here = re.sub(r"^python ", f"{sys.executable} ", here)
+        here = re.sub(r"^python ", f"{python} ", here)
         done = subprocess.run(["sh", "-ec", here], env=clean, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stderr
     work = root / "work"

@@ -128,7 +128,7 @@ CASES: dict[str, Case] = {
     ),
     "gap": (
         lambda path, t2: save(path, changed(t2, 0, (slice(None), slice(60, 63)))), "empty slices", "problem",
-        "3 slices along axis 1 are empty, between others",
+        "Empty slices along axis 1, between others that are not: 3.",
     ),
     "room": (
         lambda path, t2: save(path, np.pad(t2, ((0, 0), (0, 40)))), "empty slices", "note",

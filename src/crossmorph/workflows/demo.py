@@ -149,7 +149,8 @@ def _print(pair: DemoPair, done: Done, output: Path) -> None:
         f"Look at   {output / 'report.html'}\n"
         f"Files     {output}/moved.nii.gz, translated.nii.gz, moved_labels.nii.gz, transform.h5, inverse.h5\n"
         f"Try next  {program} register YOUR_T2.nii.gz YOUR_T1.nii.gz -o moved.nii.gz -t transform.h5 --report r.html\n"
-        f"          {program} register --help     {program} models show     {program} doctor YOUR_T2.nii.gz",
+        f"          {program} doctor YOUR_T2.nii.gz\n"
+        f"          {program} register --help",
         soft_wrap=True,
         highlight=False,
     )

@@ -260,7 +260,7 @@ def _slices(found: _Found) -> list[Finding]:
         full = np.flatnonzero(~empty)
         inside = empty[full[0] : full[-1]].sum()
         if inside:
-            sentence = f"{inside} slices along axis {axis} are empty, between others that are not."
+            sentence = f"Empty slices along axis {axis}, between others that are not: {inside}."
             findings.append(Finding("problem", "empty slices", sentence))
         elif empty.sum() > EMPTY_PART * size:
             sentence = f"{empty.sum()} of {size} slices along axis {axis} are empty; cropping them saves time."

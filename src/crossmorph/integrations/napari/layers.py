@@ -151,7 +151,7 @@ def result_layers(result: Result, moving: str) -> list[LayerData]:
         look: dict[str, Any] = {"colormap": "inferno", "opacity": 0.5, "visible": False, "contrast_limits": (0, most)}
         layers.append(layer_of(error, f"{moving} expected error", **look))
     lines = warped_grid(result.transform, result.moving)
-    look = {"colormap": "yellow", "blending": "additive", "opacity": 0.35, "contrast_limits": (0, 1)}
+    look = {"colormap": "yellow", "blending": "additive", "opacity": 0.2, "contrast_limits": (0, 1)}
     return [*layers, layer_of(lines, f"{moving} warped grid", **look)]
 
 

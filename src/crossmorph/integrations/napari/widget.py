@@ -45,6 +45,7 @@ class RegisterWidget(Container):
         self.model = LineEdit(
             label="model", tooltip="Shipped model, or folder that train wrote; empty: the shipped one of the dimension."
         )
+        self.model.native.setPlaceholderText("any-2d or any-3d")
         self.init = ComboBox(
             label="initial affine",
             choices=NAMED_INITS,
@@ -56,7 +57,7 @@ class RegisterWidget(Container):
         )
         self.start = PushButton(text="Register")
         self.state = Label(value="")
-        self.checks = TextEdit(label="checks")
+        self.checks = TextEdit(label="", tooltip="The checks, those that did not pass first.")
         self.checks.read_only = True
         self.save = PushButton(text="Save transform...", enabled=False)
         super().__init__(
@@ -118,9 +119,10 @@ class RegisterWidget(Container):
         """The layers and the checks of a result, those that did not pass first."""
         self.result = result
         self.save.enabled = True
-        self._tell(f"{'registered' if result.passed else 'checks failed'}, {result.seconds:.1f} s")
         checks = sorted(shown_checks(result.checks), key=lambda check: ORDER.index(check.level))
         self.checks.value = "\n".join(f"{level_text(check)}: {check.name}: {check.message}" for check in checks)
+        passed = f"{sum(check.level == 'passed' for check in checks)} of {len(checks)} checks passed"
+        self._tell(f"{'registered' if result.passed else 'checks failed'}, {result.seconds:.1f} s; {passed}")
         for data, what, kind in result_layers(result, moving):
             self._viewer.add_layer(Layer.create(data, what, kind))
 

@@ -37,7 +37,8 @@ site: .venv/.docs
 	$(BIN)/python -m mkdocs build
 
 notebook: .venv/.docs
-	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/notebook.ipynb
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False docs/notebook.ipynb
 
 # The page that registers two slices in a browser, with onnxruntime-web from npm: build/browser.
 ORT := node_modules/onnxruntime-web/dist

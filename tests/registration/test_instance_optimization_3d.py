@@ -85,7 +85,7 @@ class Scene:
         self.start = Flow(nowhere, nowhere)
 
     def refine(self, level: Any = QUICK, **budget: Any) -> RefinedVolume:
-        return refine_volume(self.moving, self.fixed, self.seen, self.start, self.working, level, **budget)
+        return refine_volume([(self.moving, self.fixed)], self.seen, self.start, self.working, level, **budget)
 
     def error(self, found: RefinedVolume) -> tuple[float, float]:
         """Mean endpoint error inside the ball in millimetres, and that of no displacement."""
@@ -147,7 +147,7 @@ def test_it_starts_from_the_field_it_is_given(scene: Scene) -> None:
     known[:, 0] = 2.0
     given = Flow(known, -known)
     seen = torch.from_numpy(onto_grid(Image(scene.moving.data, affine), scene.working).data)[None, None], scene.seen[1]
-    found = refine_volume(Image(scene.moving.data, affine), scene.fixed, seen, given, scene.working, QUICK)
+    found = refine_volume([(Image(scene.moving.data, affine), scene.fixed)], seen, given, scene.working, QUICK)
     here = places(found.grid.affine, found.grid.shape)
     ball = np.sqrt((here**2).sum(0)) < 18
     ours = FIELD * found.field.displacement[0].numpy() - shift.reshape(3, 1, 1, 1)
@@ -179,7 +179,7 @@ def test_constant_images_are_left_alone(scene: Scene) -> None:
     seen = torch.from_numpy(onto_grid(flat, scene.working).data)[None, None]
     dark = torch.zeros_like(seen)
     for each in (seen, dark):
-        found = refine_volume(flat, flat, (each, each), scene.start, scene.working, QUICK)
+        found = refine_volume([(flat, flat)], (each, each), scene.start, scene.working, QUICK)
         assert not found.refinement.improved
 
 

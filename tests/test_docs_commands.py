@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from project import ROOT, command
 
 from crossmorph.cli.main import app
 from crossmorph.images.io import write_image
-from crossmorph.workflows.demo import demo_pair
+from crossmorph.workflows.demo import DemoPair, demo_pair
 
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
@@ -72,6 +73,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(folder / f"{name}.nii.gz", image)
     for name, image in (("T2_labels", pair.moving_labels), ("T1_labels", pair.fixed_labels)):
         write_image(folder / f"{name}.nii.gz", image)
+    _add_masks_and_points(folder, pair)
     volume = nib.load(folder / "T2.nii.gz")
     frames = np.stack([np.asarray(volume.dataobj, np.float32).reshape(*volume.shape[:2], 1)] * 3, axis=-1)
     nib.save(nib.Nifti1Image(frames * [1, 0.9, 1.1], volume.affine), folder / "series.nii.gz")
@@ -80,6 +82,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (pairs,) = re.findall(r"^    (name,moving.*?)\n\n", (DOCS / "howto/many-pairs.md").read_text("utf-8"), re.S | re.M)
     (folder / "pairs.csv").write_text(pairs.replace("\n    ", "\n") + "\n", encoding="utf-8")
     return folder
+
+
+def _add_masks_and_points(folder: Path, pair: DemoPair) -> None:
+    """A lesion and a brain mask of the fixed image, points of both, and each image in the other's place."""
+    brain = pair.fixed_labels.data > 0
+    lesion = np.zeros_like(brain)
+    lesion[50:60, 60:70] = True
+    for name, mask in (("lesion", lesion), ("brain", brain)):
+        write_image(folder / f"{name}.nii.gz", replace(pair.fixed_labels, data=mask.astype(np.uint8)))
+    write_image(folder / "T1b.nii.gz", pair.moving)
+    write_image(folder / "T2b.nii.gz", pair.fixed)
+    for name in ("T2", "T1"):
+        (folder / f"{name}_points.csv").write_text("x,y,z\n10,20,0\n-20,5,0\n", encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -328,3 +328,34 @@ def test_it_works_while_inferring() -> None:
     plain = refine([SeenPair(*pair(SHAPE)[:3])], still(SHAPE), None, steps=3)
     for found in (inside, outside):
         assert torch.equal(found.final.displacement, plain.final.displacement)
+
+
+def test_what_does_not_count_has_no_say() -> None:
+    """Noise where nothing counts changes nothing, but for what the field moves into view."""
+    moving, fixed, translated, truth = pair(SHAPE)
+    counted = torch.ones_like(fixed, dtype=torch.bool)
+    counted[..., 12:30, 12:30] = False
+    noise = torch.rand(fixed.shape, generator=torch.Generator().manual_seed(0))
+    spoilt = torch.where(counted, fixed, noise)
+    errors = [
+        error(
+            refine([SeenPair(moving, image, translated)], still(SHAPE), None, steps=30, where=where).final.displacement,
+            truth.displacement,
+        )
+        for image, where in ((fixed, None), (spoilt, None), (spoilt, counted))
+    ]
+    assert errors[2] < errors[1]
+    assert errors[2] < 1.5 * errors[0]
+    steps = [
+        refine([SeenPair(moving, each, translated)], still(SHAPE), None, steps=5, where=counted)
+        for each in (fixed, spoilt)
+    ]
+    assert torch.allclose(steps[0].final.displacement, steps[1].final.displacement, atol=1e-4)
+
+
+def test_the_same_pair_twice_adds_up(monkeypatch) -> None:
+    seen = SeenPair(*pair(SHAPE)[:3])
+    twice = refine([seen, seen], still(SHAPE), None, steps=5)
+    monkeypatch.setattr(refinement, "BENDING_WEIGHT", refinement.BENDING_WEIGHT / 2)
+    halved = refine([seen], still(SHAPE), None, steps=5)
+    assert torch.allclose(twice.final.displacement, halved.final.displacement, atol=1e-4)

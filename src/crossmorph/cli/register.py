@@ -136,7 +136,7 @@ def register(
     if pairs is not None:
         if movings or fixeds or outputs != Outputs(output) or further != NO_MORE:
             raise InputError(
-                "register: --pairs names its own files; expected no MOVING, FIXED, masks, points or single outputs"
+                "register: --pairs chooses its own files; expected no MOVING, FIXED, masks, points or single outputs"
             )
         _register_pairs(pairs, output, jobs, scheduler, *how)
         return

@@ -96,7 +96,7 @@ def refine(
     need not.
 
     Args:
-        pairs: of images that one field aligns; with more than one the similarities are averaged.
+        pairs: of images that one field aligns; with more than one the similarities are added.
         final: the networks' field on this grid and its inverse, voxels.
         seconds: wall time allowed, all included, kept by the pace of the first steps; None: no limit.
         steps: the most steps.
@@ -174,7 +174,7 @@ def _objective(pairs: Sequence[SeenPair], displacement: Tensor, bases: list[Tens
         whole = _composed(displacement, residual, points, shape)
         similarity = similarities[0](points + whole)
         if len(pairs) > 1:
-            similarity = torch.stack([each(points + whole) for each in similarities]).mean(0)
+            similarity = torch.stack([each(points + whole) for each in similarities]).sum(0)
         return (similarity - BENDING_WEIGHT * bending_energy(whole)).squeeze(0)
 
     return objective

@@ -135,7 +135,7 @@ def refine_volume(
 
     Args:
         pairs: moving and fixed images in [0, 1], the moving ones after the initial affine; with more than one pair
-            ``LCC`` is their mean.
+            ``LCC`` is their sum.
         seen: both images of the first pair as the networks saw them.
         start: the networks' field on their grid and its inverse, voxels.
         working: that grid.
@@ -221,8 +221,7 @@ def _view(
 
 def _reached(view: _View, whole: Float[Tensor, "1 3 x y z"]) -> float:
     """``LCC`` of a field in the window."""
-    reached = [correlation(_moved(moving, whole), False)[0] for moving, correlation in view.pairs]
-    return sum(reached) / len(reached)
+    return sum(correlation(_moved(moving, whole), False)[0] for moving, correlation in view.pairs)
 
 
 def _seen(
@@ -289,9 +288,7 @@ def _pull(
         # The transpose of doubling, but for voxels at the border: each voxel of the velocity moves eight of the image
         # by twice as many of their voxels.
         forces.append(16 * F.avg_pool3d(_slopes(moved).mul_(slope), 2))
-    if len(forces) == 1:
-        return reached[0], forces[0]
-    return sum(reached) / len(reached), torch.stack(forces).mean(0)
+    return sum(reached), forces[0] if len(forces) == 1 else torch.stack(forces).sum(0)
 
 
 def _moved(moving: Float[Tensor, "x y z"], displacement: Float[Tensor, "1 3 *space"]) -> Float[Tensor, "x y z"]:

@@ -6,6 +6,7 @@ an edge of the anatomy, and a map that moves the image out of sight a good one.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -14,6 +15,7 @@ from crossmorph.functional import spatial
 from crossmorph.functional.similarity import BINS, mi, windows_correlation
 from crossmorph.images.image import Image
 from crossmorph.transforms.grid import Grid, evidence_on
+from crossmorph.transforms.warp import Warp, resample
 
 # Of an image in [0, 1], at the working resolution: with less range it lies in one bin of the histogram.
 LEAST_RANGE = 1 / BINS
@@ -67,6 +69,14 @@ def moved_and_common(
 def seen_on(image: Image, grid: Grid) -> Bool[Tensor, "1 1 *space"]:
     """:func:`crossmorph.transforms.grid.evidence_on` as a tensor."""
     return torch.from_numpy(evidence_on(image, grid))[None, None]
+
+
+def ignored_on(image: Image, grid: Grid) -> Bool[Tensor, "1 1 *space"] | None:
+    """What is ignored of an image, at the voxels of a grid; None where that is nothing."""
+    if image.ignored is None:
+        return None
+    ignored = Image(image.ignored.astype(np.uint8), image.affine, image.physical)
+    return torch.from_numpy(resample(ignored, Warp.identity(grid), "nearest").data > 0)[None, None]
 
 
 def spread(image: Float[Tensor, "1 1 *space"], where: Bool[Tensor, "1 1 *space"]) -> float:

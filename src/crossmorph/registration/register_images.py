@@ -18,11 +18,11 @@ from crossmorph.networks.hierarchy import Flow, Registration
 from crossmorph.registration.evidence import NOTHING, Evidence, Points
 from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, SeenPair, refine
 from crossmorph.registration.instance_optimization_3d import RefinedVolume, refine_volume
-from crossmorph.registration.pair_similarity import Pair, moved_and_common, pair_similarity
+from crossmorph.registration.pair_similarity import Pair, ignored_on, moved_and_common, pair_similarity
 from crossmorph.registration.points import WIDTHS, VoxelPoints, follow_points
 from crossmorph.registration.preparation import Prepared, prepare
 from crossmorph.registration.settings import DEFAULTS, Init, Refine, Settings, refinement_seconds
-from crossmorph.registration.translation import Translation, fit_translation, translated_image
+from crossmorph.registration.translation import Translation, fit_translation, refilled, translated_image
 from crossmorph.system.progress import stage
 from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import (
@@ -139,11 +139,10 @@ def register_images(
     stage("initial affine, coarse")
     prepared = prepare(moving, fixed, model, settings.init, smoothness)
     seconds = {"coarse": time.perf_counter() - began}
-    progress = _after_coarse(prepared)
     stage("fine")
     with torch.inference_mode():
-        result = model.hierarchy.go_on(prepared.pair.moving, prepared.pair.fixed, prepared.coarse, smoothness)
-        progress = _after(progress, "fine", result.final, prepared)
+        prepared, result = _networks(prepared, fixed, model, smoothness)
+        progress = _after(_after_coarse(prepared), "fine", result.final, prepared)
     seconds["fine"] = time.perf_counter() - began - seconds["coarse"]
     refined = None
     if to_spend:
@@ -172,6 +171,22 @@ def register_images(
         smoothness=smoothness,
         points=evidence.points,
     )
+
+
+def _networks(
+    prepared: Prepared, fixed: Image, model: Model, smoothness: Tensor | None
+) -> tuple[Prepared, Registration]:
+    """All fields of the networks; where something is ignored, of a second pass that sees it filled anew."""
+    hierarchy, pair = model.hierarchy, prepared.pair
+    result = hierarchy.go_on(pair.moving, pair.fixed, prepared.coarse, smoothness)
+    ignored = [ignored_on(image, prepared.grid) for image in (prepared.aligned, fixed)]
+    if all(each is None for each in ignored):
+        return prepared, result
+    pair = refilled(pair, (ignored[0], ignored[1]), result, hierarchy)
+    coarse = hierarchy.register_coarse(pair.moving, pair.fixed, smoothness)
+    after = pair_similarity(pair, coarse.displacement)
+    prepared = prepared._replace(pair=pair, coarse=coarse, after=after)
+    return prepared, hierarchy.go_on(pair.moving, pair.fixed, coarse, smoothness)
 
 
 def _ended(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.images.image import Image
-from crossmorph.networks.hierarchy import Flow
+from crossmorph.networks.hierarchy import Flow, Hierarchy, Registration
 from crossmorph.registration.pair_similarity import WHOLLY, Pair
 from crossmorph.simulation.drawing import gaussian_matrix
 from crossmorph.transforms.grid import Grid, onto_grid
@@ -77,6 +77,43 @@ def moved_pictures(
     curve = _hats(pair.moving)
     moved = spatial.warp(torch.cat([pair.moving_seen, curve, drawn], 1), final.displacement, outside="zero")
     return curve, moved[:, 1:], (moved[:, :1] > WHOLLY) & pair.fixed_seen
+
+
+@torch.inference_mode()
+def refilled(
+    pair: Pair,
+    ignored: tuple[Bool[Tensor, "1 1 *space"] | None, Bool[Tensor, "1 1 *space"] | None],
+    result: Registration,
+    hierarchy: Hierarchy,
+) -> Pair:
+    """The pair with what is ignored filled by the other image, translated and moved: what the networks see there.
+
+    A smooth fill says nothing, and networks answer it with a field of their own. What agrees with the field so far
+    pulls no more than that.
+
+    Args:
+        pair: both images on the working grid.
+        ignored: of the moving and of the fixed image, there.
+        result: the fields of a first pass.
+        hierarchy: whose translation network draws the fixed image in the moving one's modality.
+    """
+    final, moving, fixed = result.final, pair.moving, pair.fixed
+    if ignored[1] is not None:
+        fixed = torch.where(ignored[1].to(fixed.device), _moved_translation(pair, result.drawn, final), fixed)
+    if ignored[0] is not None:
+        back = Flow(final.inverse, final.displacement)
+        swapped = Pair(pair.fixed, pair.moving, pair.fixed_seen.to(moving), pair.moving_seen > WHOLLY)
+        drawn = hierarchy.draw(pair.fixed, pair.moving)
+        moving = torch.where(ignored[0].to(moving.device), _moved_translation(swapped, drawn, back), moving)
+    return pair._replace(moving=moving, fixed=fixed)
+
+
+def _moved_translation(
+    pair: Pair, drawn: Float[Tensor, "1 channels *space"], final: Flow
+) -> Float[Tensor, "1 1 *space"]:
+    """The moving image in the fixed one's modality, moved."""
+    base, slope = fit_translation(pair, drawn, final)
+    return spatial.warp(base + slope * pair.moving, final.displacement).clamp(0, 1)
 
 
 def _hats(image: Float[Tensor, "1 1 *space"]) -> Float[Tensor, "1 knots *space"]:

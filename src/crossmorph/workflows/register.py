@@ -159,18 +159,26 @@ def register_read(
         assessment = assess(registered, start, fixed)
         registered = continued(registered, moving, fixed, start, steps)
     else:
-        start, registered = None, register_images(moving, fixed, model, settings, evidence)
+        start = None
         if settings.ignore == "auto":
-            stage("disagreement")
-            first = registered.pair, registered.result, registered.grid, registered.inverse
-            found = with_disagreement((moving, fixed), *first)
-            if found is not None:
-                moving, fixed = found
-                registered = register_images(moving, fixed, model, settings, evidence)
+            moving, fixed = _without_disagreement(moving, fixed, model, settings, evidence)
+        registered = register_images(moving, fixed, model, settings, evidence)
         assessment = assess(registered, moving, fixed)
     moved = replace(resample(moving, registered.warp), header=fixed.header)
     run = run._replace(settings={**run.settings, **_as_done(settings, registered)})
     return Result(moved, registered.translated, moving, fixed, registered, assessment, run, start)
+
+
+def _without_disagreement(
+    moving: Image, fixed: Image, model: Model, settings: Settings, evidence: Evidence
+) -> tuple[Image, Image]:
+    """Both images, with what they show differently after a first registration ignored."""
+    # Of no limited time, so that the same images give the same bits.
+    refine = settings.refine if isinstance(settings.refine, str) else "on"
+    found = register_images(moving, fixed, model, settings._replace(refine=refine, refine_steps=None), evidence)
+    stage("disagreement")
+    ignoring = with_disagreement((moving, fixed), found.pair, found.result, found.grid, found.inverse)
+    return ignoring or (moving, fixed)
 
 
 def _as_done(settings: Settings, registered: Registered) -> dict[str, Any]:
@@ -217,6 +225,8 @@ def check_networks(settings: Settings, model: str | Model | None, further: Furth
         "--smoothness": settings.smoothness is not None,
         "--refine": settings.refine not in ("auto", "off"),
     }
+    if further.others and settings.refine == "off":
+        raise InputError("refine off: further images take part in the refinement alone; expected --refine auto or on")
     if settings.freedom is not None and any(given.values()):
         received = ", ".join(option for option, wanted in given.items() if wanted)
         raise InputError(f"stage {settings.stage}: received {received}; expected none, that is for deformable")

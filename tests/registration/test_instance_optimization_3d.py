@@ -305,7 +305,7 @@ def test_what_is_ignored_in_the_moving_image_is_the_same_wherever_it_shows_what(
     ]
     found = [refine_volume([(each, scene.fixed)], scene.seen, scene.start, scene.working, QUICK[:1]) for each in moving]
     apart = (found[0].field.displacement - found[1].field.displacement).abs().max()
-    assert apart < 0.02 * found[0].field.displacement.abs().max()
+    assert apart < 0.1 * found[0].field.displacement.abs().max()
 
 
 def test_a_second_pair_says_what_the_first_does_not(scene: Scene) -> None:

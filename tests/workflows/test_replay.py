@@ -147,9 +147,9 @@ def test_a_registration_limited_by_time_is_repeated_by_its_steps(tmp_path, monke
     given = register(tmp_path, outputs, Settings("none", refine=0.5))
     asked: list[Settings] = []
 
-    def noted(*words: Any) -> Any:
+    def noted(*words: Any, **further: Any) -> Any:
         asked.append(words[4])
-        return register_files(*words)
+        return register_files(*words, **further)
 
     monkeypatch.setattr(replay, "register_files", noted)
     assert replay.replay(given.record).same

@@ -8,8 +8,8 @@ each of cubic B-splines whose control points maximise
 ``LCC`` is the mean squared correlation over small windows (:mod:`crossmorph.functional.local_correlation`), which
 neither bias fields nor unlike contrasts mislead, and ``E`` the mean squared difference between neighbouring control
 points, in millimetres a millimetre. It runs on a grid of its own, finer than the networks', around what both images
-show, from the images as they came; nothing moves at its border. Windows that reach out of an image's mask, or into
-what is ignored, do not count: there the field only stays smooth.
+show, from the images as they came; nothing moves at its border. Windows that reach out of an image's field of view or
+mask, or into what is ignored, do not count: there the field only stays smooth.
 
 Within a round ``exp(v)`` is taken as ``id + v``, and the gradient of the moved image as that of what the round began
 with, shifted: neither integration nor composition in the steps. The round ends with the true exponential of ``v`` and
@@ -48,7 +48,7 @@ from crossmorph.registration.optimization_grid import (
     onto,
     seen_window,
 )
-from crossmorph.registration.pair_similarity import WHOLLY
+from crossmorph.registration.pair_similarity import WHOLLY, is_cut
 from crossmorph.transforms.grid import Grid, evidence_on
 
 
@@ -227,11 +227,11 @@ def _reached(view: _View, whole: Float[Tensor, "1 3 x y z"]) -> float:
 def _seen(
     images: tuple[Image, Image], grid: Grid, window: int, whole: Float[Tensor, "1 3 *coarser"]
 ) -> tuple[Float[Tensor, "x y z"], Correlation]:
-    """A moving image on a grid, and the correlation with its fixed one where windows hold nothing but evidence."""
+    """A moving image on a grid, and the correlation with its fixed one of windows that neither image cuts."""
     moving, fixed = (onto(image, grid) for image in images)
     weight = _shown(fixed)
     for image, field in zip(images, (whole, None), strict=True):
-        if image.evidence is not None:
+        if is_cut(image):
             evidence = torch.from_numpy(evidence_on(image, grid)).float()
             there = evidence if field is None else (_moved(evidence, field) > WHOLLY).float()
             weight *= _windows_within(there, window)

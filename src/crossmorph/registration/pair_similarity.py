@@ -19,6 +19,7 @@ from crossmorph.transforms.warp import Warp, resample
 
 # Of an image in [0, 1], at the working resolution: with less range it lies in one bin of the histogram.
 LEAST_RANGE = 1 / BINS
+AIR = 0.05  # of an image in [0, 1]: below it nothing is shown
 WHOLLY = 0.999  # of the voxels that an interpolated value comes from: inside the field of view
 
 
@@ -69,6 +70,12 @@ def moved_and_common(
 def seen_on(image: Image, grid: Grid) -> Bool[Tensor, "1 1 *space"]:
     """:func:`crossmorph.transforms.grid.evidence_on` as a tensor."""
     return torch.from_numpy(evidence_on(image, grid))[None, None]
+
+
+def is_cut(image: Image) -> bool:
+    """Whether windows at its edge, or at that of its mask, hold only part of what an image in [0, 1] shows there."""
+    faces = (image.data.take(end, axis) for axis in range(image.dim) for end in (0, -1))
+    return image.evidence is not None or any(face.max() > AIR for face in faces)
 
 
 def ignored_on(image: Image, grid: Grid) -> Bool[Tensor, "1 1 *space"] | None:

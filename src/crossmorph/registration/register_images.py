@@ -18,7 +18,7 @@ from crossmorph.networks.hierarchy import Flow, Registration
 from crossmorph.registration.evidence import NOTHING, Evidence, Points
 from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, SeenPair, refine
 from crossmorph.registration.instance_optimization_3d import RefinedVolume, refine_volume
-from crossmorph.registration.pair_similarity import Pair, ignored_on, moved_and_common, pair_similarity
+from crossmorph.registration.pair_similarity import Pair, ignored_on, is_cut, moved_and_common, pair_similarity
 from crossmorph.registration.points import WIDTHS, VoxelPoints, follow_points
 from crossmorph.registration.preparation import Prepared, prepare
 from crossmorph.registration.settings import DEFAULTS, Init, Refine, Settings, refinement_seconds
@@ -222,8 +222,8 @@ def _refined(
         return refine_volume(pairs, (pair.moving, pair.fixed), final, grid, seconds=seconds, steps=steps)
     seen = [SeenPair(pair.moving, pair.fixed, result.translated)]
     seen += [SeenPair(ours, theirs, ours) for ours, theirs in (_on_grid(other, pair, grid) for other in pairs[1:])]
-    whole = prepared.aligned.evidence is None and prepared.target.evidence is None
-    where = None if whole else moved_and_common(pair, final.displacement)[1]
+    cut = is_cut(prepared.aligned) or is_cut(prepared.target)
+    where = moved_and_common(pair, final.displacement)[1] if cut else None
     found = refine(seen, final, seconds, MOST_STEPS if steps is None else steps, where)
     return RefinedVolume(found, found.final, grid)
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from crossmorph.datasets.pairs import read_pairs
 from crossmorph.datasets.phantom import prepare_phantom
 from crossmorph.datasets.phantom_3d import prepare_volumes
 from crossmorph.images.io import write_image
-from crossmorph.workflows.demo import demo_pair
+from crossmorph.workflows.demo import DemoPair, demo_pair
 
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
@@ -96,6 +97,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(each.moving, folder / f"sub-{number:02}.nii.gz")
     shutil.rmtree(folder / "group")
     volumes(folder)
+    add_masks_and_points(folder, pair)
     done = command("register", "T2.nii.gz", "T1.nii.gz", "-o", "ants.nii.gz", "--ants-prefix", "ants", cwd=folder)
     assert done.returncode == 0, done.stderr
     (pairs,) = re.findall(r"^    (name,moving.*?)\n\n", (DOCS / "howto/many-pairs.md").read_text("utf-8"), re.S | re.M)
@@ -122,6 +124,19 @@ def run(program: str, words: str, folder: Path) -> subprocess.CompletedProcess[s
         module = "crossmorph.cli.main" if program == "crossmorph" else "crossmorph.cli.bids_app"
         call = ["-c", f"from {module} import main; main()", *shlex.split(words)]
     return subprocess.run([sys.executable, *call], cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def add_masks_and_points(folder: Path, pair: DemoPair) -> None:
+    """A lesion and a brain mask of the fixed image, points of both, and each image in the other's place."""
+    brain = pair.fixed_labels.data > 0
+    lesion = np.zeros_like(brain)
+    lesion[50:60, 60:70] = True
+    for name, mask in (("lesion", lesion), ("brain", brain)):
+        write_image(folder / f"{name}.nii.gz", replace(pair.fixed_labels, data=mask.astype(np.uint8)))
+    write_image(folder / "T1b.nii.gz", pair.moving)
+    write_image(folder / "T2b.nii.gz", pair.fixed)
+    for name in ("T2", "T1"):
+        (folder / f"{name}_points.csv").write_text("x,y,z\n10,20,0\n-20,5,0\n", encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def test_measures_that_are_not_known_are_left_out_of_the_dictionary():
     """Without refinement and calibration; the others are there, in their order, as plain numbers."""
     found = measured(registered(Flow(constant(2), constant(-1.5))))
     unknown = {"mutual_information_refined", "mirror_ratio", "refine_steps", "expected_error", "training_distance"}
+    unknown |= {"points_initial", "points_final", "points_accuracy", "ignored"}
     assert {name for name, value in found._asdict().items() if value is None} == unknown
     known = found.as_dict()
     assert list(known) == [name for name in Measures._fields if name not in unknown]

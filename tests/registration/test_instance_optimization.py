@@ -16,7 +16,7 @@ from crossmorph.functional import similarity, spatial
 from crossmorph.functional.regularization import bending_energy
 from crossmorph.networks.hierarchy import Flow
 from crossmorph.registration import instance_optimization as refinement
-from crossmorph.registration.instance_optimization import Refinement, refine
+from crossmorph.registration.instance_optimization import Refinement, SeenPair, refine
 
 SHAPE = (64, 56)
 
@@ -64,7 +64,7 @@ def error(displacement: Tensor, truth: Tensor) -> float:
 
 def test_a_residual_deformation_is_corrected() -> None:
     moving, fixed, translated, truth = pair(SHAPE)
-    found = refine(moving, fixed, translated, still(SHAPE), None, steps=30)
+    found = refine([SeenPair(moving, fixed, translated)], still(SHAPE), None, steps=30)
     assert found.improved
     assert found.after > found.before
     assert error(found.final.displacement, truth.displacement) < 0.5 * error(
@@ -77,7 +77,7 @@ def test_it_starts_from_the_field_it_is_given() -> None:
     moving, fixed, translated, truth = pair(SHAPE)
     known = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1).expand_as(truth.displacement)
     shifted = [spatial.warp(image, -known) for image in (moving, translated)]
-    found = refine(shifted[0], fixed, shifted[1], Flow(known, -known), None, steps=30)
+    found = refine([SeenPair(shifted[0], fixed, shifted[1])], Flow(known, -known), None, steps=30)
     wanted = truth.displacement + known
     assert error(found.final.displacement, wanted) < 0.5 * error(known, wanted)
 
@@ -85,7 +85,7 @@ def test_it_starts_from_the_field_it_is_given() -> None:
 def test_mutual_information_alone_suffices() -> None:
     """A translation that shows nothing leaves the images themselves."""
     moving, fixed, translated, truth = pair(SHAPE)
-    found = refine(moving, fixed, torch.full_like(translated, 0.5), still(SHAPE), None, steps=30)
+    found = refine([SeenPair(moving, fixed, torch.full_like(translated, 0.5))], still(SHAPE), None, steps=30)
     assert error(found.final.displacement, truth.displacement) < 0.5 * error(
         torch.zeros_like(truth.displacement), truth.displacement
     )
@@ -93,7 +93,7 @@ def test_mutual_information_alone_suffices() -> None:
 
 def test_the_translation_alone_suffices() -> None:
     moving, fixed, translated, truth = pair(SHAPE)
-    found = refine(torch.full_like(moving, 0.5), fixed, translated, still(SHAPE), None, steps=30)
+    found = refine([SeenPair(torch.full_like(moving, 0.5), fixed, translated)], still(SHAPE), None, steps=30)
     assert error(found.final.displacement, truth.displacement) < 0.5 * error(
         torch.zeros_like(truth.displacement), truth.displacement
     )
@@ -102,7 +102,7 @@ def test_the_translation_alone_suffices() -> None:
 def test_the_inverse_inverts() -> None:
     moving, fixed, translated, _ = pair(SHAPE)
     given = smooth_flow(SHAPE, 1.0, seed=7)
-    final = refine(moving, fixed, translated, given, None, steps=10).final
+    final = refine([SeenPair(moving, fixed, translated)], given, None, steps=10).final
     inner = (..., *[slice(6, -6)] * len(SHAPE))
     for loop in (spatial.compose(*final), spatial.compose(*final[::-1])):
         assert loop[inner].abs().max() < 0.1
@@ -117,7 +117,7 @@ def test_wrinkles_of_the_start_are_straightened() -> None:
     inverse = -wrinkled
     for _ in range(50):  # v <- -u(p + v)
         inverse = -spatial.warp(wrinkled, inverse)
-    found = refine(flat, flat, flat, Flow(wrinkled, inverse), None, steps=40)
+    found = refine([SeenPair(flat, flat, flat)], Flow(wrinkled, inverse), None, steps=40)
     assert found.improved
     assert bending_energy(found.final.displacement) < 0.3 * bending_energy(wrinkled)
 
@@ -127,7 +127,7 @@ def test_wrinkles_of_the_start_are_straightened() -> None:
 
 def test_identical_images_keep_the_very_field() -> None:
     image, final = textured(SHAPE), still(SHAPE)
-    found = refine(image, image, image, final, None, steps=15)
+    found = refine([SeenPair(image, image, image)], final, None, steps=15)
     assert found.final is final
     assert not found.improved
     assert found.after == found.before
@@ -136,7 +136,7 @@ def test_identical_images_keep_the_very_field() -> None:
 
 def test_constant_images() -> None:
     flat, final = torch.full((1, 1, *SHAPE), 0.5), still(SHAPE)
-    found = refine(flat, flat, flat, final, None, steps=5)
+    found = refine([SeenPair(flat, flat, flat)], final, None, steps=5)
     assert math.isfinite(found.before)
     assert math.isfinite(found.after)
     assert found.final is final
@@ -156,9 +156,9 @@ def test_a_field_that_folds_anew_is_rejected(monkeypatch: pytest.MonkeyPatch) ->
     moving, fixed, translated, _ = pair(SHAPE)
     final = still(SHAPE)
     claim(monkeypatch, 0.4)
-    assert refine(moving, fixed, translated, final, None).improved
+    assert refine([SeenPair(moving, fixed, translated)], final, None).improved
     claim(monkeypatch, 40.0)
-    found = refine(moving, fixed, translated, final, None)
+    found = refine([SeenPair(moving, fixed, translated)], final, None)
     assert found.final is final
     assert (found.improved, found.before, found.after) == (False, 0.0, 0.0)
 
@@ -168,7 +168,7 @@ def test_a_fold_that_was_there_before_is_no_obstacle(monkeypatch: pytest.MonkeyP
     given = still(SHAPE)
     given.displacement[0, 0, 30, 30] = 1.5
     claim(monkeypatch, 1e-4)
-    found = refine(moving, fixed, translated, given, None)
+    found = refine([SeenPair(moving, fixed, translated)], given, None)
     assert found.improved
     assert spatial.strict_jacobian(found.final.displacement).min() <= 0
 
@@ -176,7 +176,7 @@ def test_a_fold_that_was_there_before_is_no_obstacle(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("steps", [0, 1, 2, 7])
 def test_never_worse(steps: int) -> None:
     moving, fixed, translated, _ = pair(SHAPE)
-    found = refine(moving, fixed, translated, still(SHAPE), None, steps=steps)
+    found = refine([SeenPair(moving, fixed, translated)], still(SHAPE), None, steps=steps)
     assert found.steps == steps
     assert found.after >= found.before
     assert found.improved == (found.after > found.before) == (steps > 0)
@@ -202,7 +202,7 @@ def test_the_objective_is_that_of_the_fields(rate: float, monkeypatch: pytest.Mo
     monkeypatch.setattr(refinement, "RATE", rate)
     moving, fixed, translated, _ = pair(SHAPE)
     given = smooth_flow(SHAPE, 3.0, seed=7)
-    found = refine(moving, fixed, translated, given, None, steps=8)
+    found = refine([SeenPair(moving, fixed, translated)], given, None, steps=8)
     assert found.improved
     for reported, flow in ((found.before, given), (found.after, found.final)):
         assert reported == pytest.approx(objective(moving, fixed, translated, flow.displacement), abs=1e-3)
@@ -231,7 +231,7 @@ def test_the_best_point_is_kept() -> None:
 
 def test_the_correlation_is_near_that_of_all_windows() -> None:
     _, fixed, translated, _ = pair(SHAPE)
-    some, every = refinement._correlation(fixed, refinement.WINDOW)(translated), similarity.ncc(translated, fixed)
+    some, every = refinement._correlation(fixed, refinement.WINDOW, None)(translated), similarity.ncc(translated, fixed)
     assert float(some) == pytest.approx(float(every), abs=0.03)
 
 
@@ -245,7 +245,7 @@ def test_bending_by_hand() -> None:
 
 
 def test_same_steps_same_bits() -> None:
-    first, second = (refine(*pair(SHAPE)[:3], still(SHAPE), None, steps=6) for _ in range(2))
+    first, second = (refine([SeenPair(*pair(SHAPE)[:3])], still(SHAPE), None, steps=6) for _ in range(2))
     assert torch.equal(first.final.displacement, second.final.displacement)
     assert torch.equal(first.final.inverse, second.final.inverse)
     assert (first.steps, first.before, first.after) == (second.steps, second.before, second.after)
@@ -253,15 +253,15 @@ def test_same_steps_same_bits() -> None:
 
 def test_it_stops_when_it_stops_gaining() -> None:
     moving, fixed, translated, _ = pair(SHAPE)
-    found = refine(moving, fixed, translated, still(SHAPE), None, steps=500)
+    found = refine([SeenPair(moving, fixed, translated)], still(SHAPE), None, steps=500)
     assert refinement.PATIENCE <= found.steps < 200
-    assert found.after >= refine(moving, fixed, translated, still(SHAPE), None, steps=10).after
+    assert found.after >= refine([SeenPair(moving, fixed, translated)], still(SHAPE), None, steps=10).after
 
 
 def timed(seconds: float) -> tuple[Refinement, float]:
     moving, fixed, translated, _ = pair((128, 128))
     began = time.perf_counter()
-    found = refine(moving, fixed, translated, still((128, 128)), seconds, steps=2000)
+    found = refine([SeenPair(moving, fixed, translated)], still((128, 128)), seconds, steps=2000)
     return found, time.perf_counter() - began
 
 
@@ -283,7 +283,7 @@ def test_no_time_no_steps() -> None:
 def test_bad_budgets(seconds: float | None, steps: int) -> None:
     moving, fixed, translated, _ = pair((16, 16))
     with pytest.raises(InputError, match="expected at least 0"):
-        refine(moving, fixed, translated, still((16, 16)), seconds, steps)
+        refine([SeenPair(moving, fixed, translated)], still((16, 16)), seconds, steps)
 
 
 def test_the_first_call_pays_for_no_imports() -> None:
@@ -291,9 +291,9 @@ def test_the_first_call_pays_for_no_imports() -> None:
     code = (
         "import sys, torch\n"
         "from crossmorph.networks.hierarchy import Flow\n"
-        "from crossmorph.registration.instance_optimization import refine\n"
+        "from crossmorph.registration.instance_optimization import SeenPair, refine\n"
         "image = torch.rand(1, 1, 32, 32)\n"
-        "refine(image, image.flip(2), image, Flow(*torch.zeros(2, 1, 2, 32, 32)), None, steps=1)\n"
+        "refine([SeenPair(image, image.flip(2), image)], Flow(*torch.zeros(2, 1, 2, 32, 32)), None, steps=1)\n"
         "print('torch._dynamo' not in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -311,7 +311,7 @@ def test_no_gradient_leaks() -> None:
     field = 0.1 * network(moving)
     inputs = [tensor.clone().requires_grad_() for tensor in (moving, fixed, translated)]
     kept = [tensor.detach().clone() for tensor in (*inputs, field)]
-    found = refine(*inputs, Flow(field, -field), None, steps=3)
+    found = refine([SeenPair(*inputs)], Flow(field, -field), None, steps=3)
     assert found.improved
     assert not any(tensor.requires_grad for tensor in found.final)
     assert all(tensor.grad is None for tensor in (*inputs, *network.parameters()))
@@ -323,8 +323,38 @@ def test_it_works_while_inferring() -> None:
     """The networks' answer is made of inference tensors, and the caller may still be inferring."""
     with torch.inference_mode():
         moving, fixed, translated, _ = pair(SHAPE)
-        inside = refine(moving, fixed, translated, still(SHAPE), None, steps=3)
-    outside = refine(moving, fixed, translated, still(SHAPE), None, steps=3)
-    plain = refine(*pair(SHAPE)[:3], still(SHAPE), None, steps=3)
+        inside = refine([SeenPair(moving, fixed, translated)], still(SHAPE), None, steps=3)
+    outside = refine([SeenPair(moving, fixed, translated)], still(SHAPE), None, steps=3)
+    plain = refine([SeenPair(*pair(SHAPE)[:3])], still(SHAPE), None, steps=3)
     for found in (inside, outside):
         assert torch.equal(found.final.displacement, plain.final.displacement)
+
+
+def test_what_does_not_count_has_no_say() -> None:
+    """Noise where nothing counts changes nothing, but for what the field moves into view."""
+    moving, fixed, translated, truth = pair(SHAPE)
+    counted = torch.ones_like(fixed, dtype=torch.bool)
+    counted[..., 12:30, 12:30] = False
+    noise = torch.rand(fixed.shape, generator=torch.Generator().manual_seed(0))
+    spoilt = torch.where(counted, fixed, noise)
+    errors = [
+        error(
+            refine([SeenPair(moving, image, translated)], still(SHAPE), None, steps=30, where=where).final.displacement,
+            truth.displacement,
+        )
+        for image, where in ((fixed, None), (spoilt, None), (spoilt, counted))
+    ]
+    assert errors[2] < errors[1]
+    assert errors[2] < 1.5 * errors[0]
+    steps = [
+        refine([SeenPair(moving, each, translated)], still(SHAPE), None, steps=5, where=counted)
+        for each in (fixed, spoilt)
+    ]
+    assert torch.allclose(steps[0].final.displacement, steps[1].final.displacement, atol=1e-4)
+
+
+def test_the_similarities_of_pairs_add_up() -> None:
+    seen = SeenPair(*pair(SHAPE)[:3])
+    once, twice = (refine(pairs, still(SHAPE), None, steps=5) for pairs in ([seen], [seen, seen]))
+    assert twice.before == pytest.approx(2 * once.before)  # nothing is bent yet
+    assert twice.after > twice.before

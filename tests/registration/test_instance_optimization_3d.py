@@ -1,5 +1,6 @@
 """Refinement of volumes: it finds a deformation it was not told, in millimetres, and leaves alone what it must."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Scene:
         self.start = Flow(nowhere, nowhere)
 
     def refine(self, level: Any = QUICK, **budget: Any) -> RefinedVolume:
-        return refine_volume(self.moving, self.fixed, self.seen, self.start, self.working, level, **budget)
+        return refine_volume([(self.moving, self.fixed)], self.seen, self.start, self.working, level, **budget)
 
     def error(self, found: RefinedVolume) -> tuple[float, float]:
         """Mean endpoint error inside the ball in millimetres, and that of no displacement."""
@@ -147,7 +148,7 @@ def test_it_starts_from_the_field_it_is_given(scene: Scene) -> None:
     known[:, 0] = 2.0
     given = Flow(known, -known)
     seen = torch.from_numpy(onto_grid(Image(scene.moving.data, affine), scene.working).data)[None, None], scene.seen[1]
-    found = refine_volume(Image(scene.moving.data, affine), scene.fixed, seen, given, scene.working, QUICK)
+    found = refine_volume([(Image(scene.moving.data, affine), scene.fixed)], seen, given, scene.working, QUICK)
     here = places(found.grid.affine, found.grid.shape)
     ball = np.sqrt((here**2).sum(0)) < 18
     ours = FIELD * found.field.displacement[0].numpy() - shift.reshape(3, 1, 1, 1)
@@ -179,7 +180,7 @@ def test_constant_images_are_left_alone(scene: Scene) -> None:
     seen = torch.from_numpy(onto_grid(flat, scene.working).data)[None, None]
     dark = torch.zeros_like(seen)
     for each in (seen, dark):
-        found = refine_volume(flat, flat, (each, each), scene.start, scene.working, QUICK)
+        found = refine_volume([(flat, flat)], (each, each), scene.start, scene.working, QUICK)
         assert not found.refinement.improved
 
 
@@ -273,3 +274,55 @@ def test_an_image_on_a_part_of_the_world_is_that_of_the_slow_way(scene: Scene) -
     for each in (grid, finer(grid, 2)):
         wanted = onto_grid(Scene(1.0).moving, each).data
         np.testing.assert_allclose(onto(Scene(1.0).moving, each).numpy(), wanted, atol=2e-3)
+
+
+# --- masks and further images ----------------------------------------------------------------------------------------
+
+
+def spoilt(scene: Scene) -> tuple[Image, ndarray]:
+    """The fixed image with something else in a ball of 9 mm beside the middle, and the ball."""
+    here = places(scene.fixed.affine, scene.fixed.shape)
+    ball = np.sqrt(((here - np.array([8.0, 0, 0]).reshape(3, 1, 1, 1)) ** 2).sum(0)) < 9
+    other = anatomy(here * 1.3 + np.array([5.0, 9, -7]).reshape(3, 1, 1, 1))
+    return replace(scene.fixed, data=np.where(ball, other, scene.fixed.data).astype(np.float32)), ball
+
+
+def test_what_is_ignored_pulls_nothing(scene: Scene, refined: RefinedVolume) -> None:
+    fixed, ball = spoilt(scene)
+    start = scene.seen, scene.start, scene.working, QUICK
+    whole = refine_volume([(scene.moving, fixed)], *start)
+    masked = refine_volume([(scene.moving, replace(fixed, ignored=ball))], *start)
+    assert scene.error(masked)[0] < 0.9 * scene.error(whole)[0]
+    assert scene.error(masked)[0] < 0.6 * scene.error(refined)[1]  # of no displacement
+
+
+def test_what_is_ignored_in_the_moving_image_is_the_same_wherever_it_shows_what(scene: Scene) -> None:
+    """Windows see none of it, but for what a round moves into view."""
+    ball = np.sqrt((places(scene.moving.affine, scene.moving.shape) ** 2).sum(0)) < 9
+    moving = [
+        replace(scene.moving, data=np.where(ball, value, scene.moving.data).astype(np.float32), ignored=ball)
+        for value in (0.2, 0.3)
+    ]
+    found = [refine_volume([(each, scene.fixed)], scene.seen, scene.start, scene.working, QUICK[:1]) for each in moving]
+    apart = (found[0].field.displacement - found[1].field.displacement).abs().max()
+    assert apart < 0.1 * found[0].field.displacement.abs().max()
+
+
+def test_a_second_pair_says_what_the_first_does_not(scene: Scene) -> None:
+    """One pair of images shows the left half, the other the right one."""
+    sides = []
+    for left in (True, False):
+        images = []
+        for image in (scene.moving, scene.fixed):
+            half = (places(image.affine, image.shape)[0] < 0) == left
+            images.append(replace(image, data=np.where(half, image.data, 0.5).astype(np.float32)))
+        sides.append((images[0], images[1]))
+    start = scene.seen, scene.start, scene.working, QUICK
+    both, alone = (scene.error(refine_volume(pairs, *start))[0] for pairs in (sides, sides[:1]))
+    assert both < 0.8 * alone
+
+
+def test_the_correlations_of_pairs_add_up(scene: Scene, refined: RefinedVolume) -> None:
+    twice = refine_volume([(scene.moving, scene.fixed)] * 2, scene.seen, scene.start, scene.working, QUICK)
+    assert twice.refinement.before == 2 * refined.refinement.before
+    assert twice.refinement.after > 1.9 * refined.refinement.after

@@ -1,12 +1,16 @@
 """Similarity where both images show something, by hand and by properties."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.functional.similarity import mi
-from crossmorph.registration.pair_similarity import Pair, pair_similarity
+from crossmorph.images.image import Image
+from crossmorph.registration.pair_similarity import Pair, is_cut, pair_similarity
 
 
 def picture(seed: int = 0) -> Tensor:
@@ -65,3 +69,14 @@ def test_the_mask_moves_with_the_image() -> None:
     found = pair_similarity(pair(shifted * seen, image, seen), field)
     moved = float(mi(image[..., 20:], image[..., 20:]))
     assert found.information == pytest.approx(moved / 2, rel=1e-3)
+
+
+def test_an_image_is_cut_where_it_shows_something_at_its_edge_or_has_a_mask() -> None:
+    data = np.zeros((12, 12, 12), np.float32)
+    data[4:8, 4:8, 4:8] = 1
+    image = Image(data, np.eye(4))
+    assert not is_cut(image)
+    assert is_cut(replace(image, mask=data > 0))
+    data = data.copy()
+    data[6, 11, 6] = 0.2
+    assert is_cut(Image(data, np.eye(4)))

@@ -89,7 +89,7 @@ def test_mutual_information_that_is_no_number_is_worse(pair, model, monkeypatch)
 
 
 def test_a_refinement_that_makes_it_worse_is_rejected(pair, model, monkeypatch):
-    def ruin(moving, fixed, translated, final, seconds, steps):
+    def ruin(pairs, final, seconds, steps, where):
         return Refinement(waves(final, 6.0), steps, 0.1, 1.0, 2.0, True)
 
     monkeypatch.setattr(module, "refine", ruin)

@@ -110,6 +110,7 @@ def test_settings_that_leave_a_choice_are_recorded_as_what_they_came_to(given):
     networks = model.card.hierarchy
     low, high = networks.smoothness_range
     done = {"init": "none", "smoothness": networks.smoothness if low != high else None}
+    done |= {"ignore": "none", "points_accuracy": 2.0}
     plain = crossmorph.register(*pair, model=model, init="none")
     assert plain.run.settings == {**done, "refine": "off", "refine_steps": None, "stage": "deformable"}
     refined = crossmorph.register(*pair, model=model, init="none", refine=30.0)

@@ -139,17 +139,17 @@ def test_a_registration_limited_by_time_is_repeated_by_its_steps(tmp_path, monke
     """Time for a few steps when it was made, and for any number now."""
 
     def hasty(*words: Any) -> Any:
-        *images, seconds, steps = words
-        return refine(*images, None, 3 if seconds == 0.5 else steps)
+        pairs, final, seconds, steps, where = words
+        return refine(pairs, final, None, 3 if seconds == 0.5 else steps, where)
 
     monkeypatch.setattr("crossmorph.registration.register_images.refine", hasty)
     outputs = Outputs(tmp_path / "moved.nii.gz", tmp_path / "t.nii.gz")
     given = register(tmp_path, outputs, Settings("none", refine=0.5))
     asked: list[Settings] = []
 
-    def noted(*words: Any) -> Any:
+    def noted(*words: Any, **further: Any) -> Any:
         asked.append(words[4])
-        return register_files(*words)
+        return register_files(*words, **further)
 
     monkeypatch.setattr(replay, "register_files", noted)
     assert replay.replay(given.record).same

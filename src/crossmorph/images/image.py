@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from jaxtyping import Float, Num, Shaped
+from jaxtyping import Bool, Float, Num, Shaped
 from nibabel.spatialimages import SpatialImage
 from numpy import ndarray
 from numpy.typing import DTypeLike
+from scipy import ndimage
 
 from crossmorph.errors import InputError
 
 # On T1w, T2w and PDw slices of the phantom (3% Rician noise, half of them background) the upper one moves by at most
 # 0.6% (one standard deviation) from one noise to the next and clips 1.1% of the brain.
 SCALE_PERCENTILES = (0.5, 99.5)
+FILL_SIGMA = 4.0  # mm, of what an ignored part is filled with
 MOST_SCALED = 2**20  # voxels that the percentiles are taken of, twice that at most; of a larger image every n-th
 
 
@@ -37,6 +39,8 @@ class Image:
             format stores with three axes, one that holds its place in the volume.
         stored: type of the file's voxels where they are the intensities or labels themselves, without a scale.
         cautions: sentences on what is uncertain about the geometry: a file that contradicts itself or does not say.
+        mask: where a registration looks at it, ``(*space)``; None is everywhere.
+        ignored: what is no evidence although it lies there, say a lesion, likewise; None is nothing.
     """
 
     data: Shaped[ndarray, "*space"]
@@ -45,6 +49,8 @@ class Image:
     header: nibabel.Nifti1Header | None = None
     stored: np.dtype | None = None
     cautions: tuple[str, ...] = ()
+    mask: Bool[ndarray, "*space"] | None = None
+    ignored: Bool[ndarray, "*space"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an affine of another dimension than the data."""
@@ -94,9 +100,22 @@ class Image:
         """Unit of lengths: ``mm``, or ``pixels`` where the image has no millimetres."""
         return "mm" if self.physical else "pixels"
 
-    def scaled(self) -> "Image":
-        """The image with its intensities scaled to [0, 1], see :func:`scale_intensity`."""
-        return Image(scale_intensity(self.data).data, self.affine, self.physical)
+    @property
+    def evidence(self) -> Bool[ndarray, "*space"] | None:
+        """Where a registration takes evidence from: in the mask and not ignored; None is everywhere."""
+        if self.ignored is None:
+            return self.mask
+        return ~self.ignored if self.mask is None else self.mask & ~self.ignored
+
+    def scaled(self, filled: bool = True) -> "Image":
+        """The image with its intensities scaled to [0, 1], see :func:`scale_intensity`.
+
+        What is ignored has no part in the scale, and is filled from around it, or not.
+        """
+        data = scale_intensity(self.data, self.ignored).data
+        if filled and self.ignored is not None:
+            data = fill(data, self.ignored, self.spacing)
+        return Image(data, self.affine, self.physical, mask=self.mask, ignored=self.ignored)
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -157,7 +176,7 @@ def storable(data: ndarray) -> ndarray:
     return data if data.dtype.kind in "iu" else data.astype(np.float32)
 
 
-def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
+def scale_intensity(data: Num[ndarray, "*space"], ignored: Bool[ndarray, "*space"] | None = None) -> Scaled:
     """Scale intensities to [0, 1] by percentiles 0.5 and 99.5: ``clip((data - low) / (high - low), 0, 1)``.
 
     The same call prepares images for training and for registration. Where the two percentiles coincide (fewer bright
@@ -165,6 +184,7 @@ def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
 
     Args:
         data: finite intensities.
+        ignored: voxels that have no part in the percentiles.
 
     Returns:
         Float32 intensities in [0, 1], and the ``low`` and ``high`` used.
@@ -174,15 +194,42 @@ def scale_intensity(data: Num[ndarray, "*space"]) -> Scaled:
     """
     if not np.isfinite(data).all():
         raise InputError("intensities to scale must be finite, received NaN or infinity")
-    step = max(1, data.size // MOST_SCALED) | 1  # odd, so that it walks through all columns of a volume
-    some = np.asarray(data.reshape(-1)[::step], np.float64)
+    counted = data.reshape(-1) if ignored is None else data[~ignored]
+    step = max(1, counted.size // MOST_SCALED) | 1  # odd, so that it walks through all columns of a volume
+    some = np.asarray(counted[::step], np.float64)
     low, high = (float(value) for value in np.percentile(some, SCALE_PERCENTILES))
     if high <= low:
-        low, high = float(data.min()), float(data.max())
+        low, high = float(counted.min()), float(counted.max())
     if high <= low:
         raise InputError(f"intensities to scale are all {low:g}: a constant image; expected at least two intensities")
     scaled = (np.asarray(data, np.float64) - low) / (high - low)
     return Scaled(np.clip(scaled, 0, 1, out=scaled).astype(np.float32), low, high)
+
+
+def fill(
+    data: Float[ndarray, "*space"], ignored: Bool[ndarray, "*space"], spacing: tuple[float, ...]
+) -> Float[ndarray, "*space"]:
+    """A copy whose ignored voxels have the values of the nearest other ones, smoothed, as no image of anatomy is.
+
+    Args:
+        data: intensities.
+        ignored: the voxels to fill; not all of them.
+        spacing: of the voxels, mm.
+    """
+    places = np.argwhere(ignored)
+    if not len(places):
+        return data
+    margin = np.ceil(3 * FILL_SIGMA / np.array(spacing)).astype(int)
+    low, high = np.maximum(places.min(0) - margin, 0), np.minimum(places.max(0) + margin + 1, data.shape)
+    box = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+    if ignored[box].all():  # an end of the image
+        box = (slice(None),) * data.ndim
+    hole = ignored[box]
+    nearest = ndimage.distance_transform_edt(hole, spacing, return_distances=False, return_indices=True)
+    smooth = ndimage.gaussian_filter(data[box][tuple(nearest)], FILL_SIGMA / np.array(spacing), mode="nearest")
+    whole = data.copy()
+    whole[box][hole] = smooth[hole]
+    return whole
 
 
 def slice_header(affine: Float[ndarray, "4 4"], shape: tuple[int, ...]) -> nibabel.Nifti1Header:

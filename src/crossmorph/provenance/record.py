@@ -169,10 +169,12 @@ def file_source(role: str, path: str | Path) -> Source:
     return Source(role=role, path=str(path), absolute=str(path.absolute()), sha256=digest(path))
 
 
-def memory_source(role: str, image: Image) -> Source:
-    """An input that was in memory."""
-    found = hashlib.sha256(image.data.tobytes())
-    found.update(image.affine.astype(np.float64).tobytes())
+def memory_source(role: str, content: Image | ndarray) -> Source:
+    """An input that was in memory: an image, or points."""
+    parts = (content.data, content.affine.astype(np.float64)) if isinstance(content, Image) else (content,)
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.tobytes())
     return Source(role=role, path=None, absolute=None, sha256=found.hexdigest())
 
 

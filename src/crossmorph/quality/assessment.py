@@ -70,6 +70,10 @@ class Measures(NamedTuple):
         mirror_ratio: as ``rotation_ratio``, with left and right exchanged; None of slices.
         translation_correlation: correlation of the translation, moved by the final field, and the fixed image over the
             foreground.
+        points_initial: largest distance of where the initial affine leads corresponding points from their partners.
+        points_final: the same after the whole transform.
+        points_accuracy: to within which the points were to be led.
+        ignored: volume of what was ignored in the fixed image, cubic ``unit``; of slices the area.
         expected_error: expected median error over the foreground, if the model is calibrated.
         training_distance: distance of the images from the training images, as a multiple of its limit, likewise.
     """
@@ -100,6 +104,10 @@ class Measures(NamedTuple):
     refine_steps: int | None = None
     mirror_ratio: float | None = None
     translation_correlation: float | None = None
+    points_initial: float | None = None
+    points_final: float | None = None
+    points_accuracy: float | None = None
+    ignored: float | None = None
     expected_error: float | None = None
     training_distance: float | None = None
 

@@ -68,6 +68,9 @@ def check(measures: Measures, limits: Limits | None, rejected: Sequence[Rejected
         measures: of the pair.
         limits: those of the model's calibration, or None where it has none.
         rejected: the stages that were rejected, to name them.
+
+    Returns:
+        The checks; with corresponding points one more.
     """
     return (
         _expected_error(measures, limits),
@@ -82,6 +85,7 @@ def check(measures: Measures, limits: Limits | None, rejected: Sequence[Rejected
         _inverse(measures),
         _overlap(measures),
         _stages(measures, rejected),
+        *_points(measures),
     )
 
 
@@ -228,6 +232,18 @@ def _overlap(measures: Measures) -> Check:
     )
     advice = ": check that both images show the same anatomy." if small else "."
     return Check("overlap", "warning" if small else "passed", before, MIN_OVERLAP, found + advice)
+
+
+def _points(measures: Measures) -> list[Check]:
+    """Whether corresponding points are led to their partners; nothing where none were given."""
+    distance, limit = measures.points_final, measures.points_accuracy
+    if distance is None or limit is None:
+        return []
+    found = f"The points are led to within {distance:.2f} {measures.unit} of their partners, limit {limit:g}"
+    if distance <= limit:
+        return [Check("points", "passed", distance, limit, f"{found}.")]
+    advice = ": some of them contradict each other, or are not the same places; inspect them."
+    return [Check("points", "warning", distance, limit, found + advice)]
 
 
 def _stages(measures: Measures, rejected: Sequence[RejectedStage]) -> Check:

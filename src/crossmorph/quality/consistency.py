@@ -9,7 +9,7 @@ rotated by 180 degrees.
 from itertools import combinations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossmorph.functional import spatial
@@ -31,7 +31,7 @@ def consistency(registered: Registered) -> Consistency:
     results too would cost many times as much.
     """
     moving, fixed, result = registered.moving, registered.fixed, registered.result
-    network = next(flow for stage, flow in reversed(registered.stages.items()) if stage != "refined")
+    network = next(flow for stage, flow in reversed(registered.stages.items()) if stage not in ("refined", "points"))
     shift = torch.tensor(SHIFT[: moving.ndim - 2]).to(moving).view(1, -1, *[1] * (moving.ndim - 2))
     again = _again(registered)
     shifted = again.displacement[:1] + shift - network.displacement
@@ -44,10 +44,17 @@ def consistency(registered: Registered) -> Consistency:
         translated=translated[0, 0],
         correlation=local_correlation_map(moved, fixed, WINDOW)[0, 0],
         residual=local_mean((translated - fixed).abs())[0, 0],
-        foreground=foreground(fixed)[0, 0],
+        foreground=_foreground(registered)[0, 0],
         rotated=_rotated(registered),
         mirrored=_mirrored(registered) if moving.ndim == 5 else None,
     )
+
+
+def _foreground(registered: Registered) -> Bool[Tensor, "1 1 *space"]:
+    """Where the fixed image shows something that is evidence."""
+    shown = foreground(registered.fixed)
+    seen = shown & registered.pair.fixed_seen
+    return seen if seen.any() else shown
 
 
 def network_maps(fixed: Float[Tensor, "1 1 *space"], maps: Consistency) -> Float[Tensor, "1 maps *space"]:

@@ -5,6 +5,7 @@ right under which the images agree less than when one is turned upside down.
 """
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -70,7 +71,7 @@ def assess_linear(registered: RegisteredLinear, moving: Image, fixed: Image) -> 
 
 
 def _information(source: Image, target: Image, still: torch.Tensor, grid: Grid, matrix: Float[ndarray, "n n"]) -> float:
-    laid = Image(source.data, np.linalg.inv(matrix) @ source.affine, source.physical)
+    laid = replace(source, affine=np.linalg.inv(matrix) @ source.affine)
     moved = torch.from_numpy(onto_grid(laid, grid).data)[None, None]
     return pair_similarity(Pair(moved, still, seen_on(laid, grid).to(moved), seen_on(target, grid))).information
 

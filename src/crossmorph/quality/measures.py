@@ -5,6 +5,7 @@
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,6 +17,7 @@ from crossmorph.quality.assessment import Consistency, Measures
 from crossmorph.quality.error_model import Calibration, predicted_error, training_distance
 from crossmorph.registration.pair_similarity import WHOLLY, Pair, pair_similarity, seen_on
 from crossmorph.registration.register_images import Registered
+from crossmorph.transforms.composition import move_points
 from crossmorph.transforms.grid import onto_grid
 from crossmorph.transforms.warp import fields_overlap
 
@@ -72,7 +74,19 @@ def measure(registered: Registered, moving: Image, fixed: Image, maps: Consisten
         refine_steps=registered.refinement.steps if registered.refinement else None,
         mirror_ratio=None if maps.mirrored is None else maps.mirrored / max(reached["coarse"], 1e-6),
         translation_correlation=_translation_correlation(registered, inside),
+        ignored=None if fixed.ignored is None else float(fixed.ignored.sum() * np.prod(fixed.spacing)),
+        **_points(registered),
     )
+
+
+def _points(registered: Registered) -> dict[str, float]:
+    """How far corresponding points are from their partners, if there are any."""
+    points = registered.points
+    if points is None:
+        return {}
+    ends = [move_points([step], points.fixed) for step in (registered.initial_affine, registered.warp)]
+    initial, final = (float(np.linalg.norm(end - points.moving, axis=0).max()) for end in ends)
+    return {"points_initial": initial, "points_final": final, "points_accuracy": points.accuracy}
 
 
 def _translation_correlation(registered: Registered, inside: Bool[Tensor, "*space"]) -> float:

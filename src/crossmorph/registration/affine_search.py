@@ -32,6 +32,7 @@ AROUND = 5  # of slices, where they may lie any way: 11 rotations of 33 degrees
 AROUND_TURN, AROUND_KEPT = 0.5, 30
 KEPT = 5  # candidates that are optimised
 TISSUE = 0.05  # brighter voxels show something
+MOSTLY = 0.5  # of a voxel of the search: in the mask
 SHARED = 0.5  # weight of the mutual information where both images show something
 # Weight of the change of size: 0.005 for a tenth in all directions, 0.04 for a quarter. Without it a head that ends at
 # the mouth is stretched over the neck of the other.
@@ -45,22 +46,26 @@ MOMENTS = 0.8, 0.95
 class View(NamedTuple):
     """An image to search with: voxels in [0, 1], ``(1, 1, *space)``, and half the sides of its field of view.
 
-    The field of view is a box about the grid's centre, along its axes; its sides are in voxels.
+    The field of view is a box about the grid's centre, along its axes; its sides are in voxels. ``mask`` is 1 where the
+    image may be looked at, 0 elsewhere.
     """
 
     image: Float[Tensor, "1 1 *space"]
     half: Float[Tensor, " dim"]
+    mask: Float[Tensor, "1 1 *space"] | None = None
 
 
 class _Pair(NamedTuple):
     """Two images at low resolution: ``shrunk`` of their voxels make one of it.
 
     ``still`` is on a square grid of ``side`` voxels that spans the longest side of ``shape``, at ``points`` about its
-    centre, ``(1, dim, voxels)``, ``still_seen`` where it is in the field of view; ``half`` is of the other image.
+    centre, ``(1, dim, voxels)``, ``still_seen`` where it is in the field of view and in the mask; ``half`` and
+    ``other_mask`` are of the other image.
     """
 
     shape: tuple[int, ...]
     other: Tensor
+    other_mask: Tensor | None
     half: Tensor
     shrunk: float
     points: Tensor
@@ -100,7 +105,7 @@ def search_affine(
             has no millimetres.
         freedom: what may change from the start on.
     """
-    moving, fixed = (View(*(part.detach().clone() for part in view)) for view in (moving, fixed))
+    moving, fixed = _copied(moving), _copied(fixed)
     start = Affine(*(part.detach().clone() for part in start))
     exchanged = bool(moving.half.prod() < fixed.half.prod())
     still, other, begin = (moving, fixed, _inverse(start)) if exchanged else (fixed, moving, start)
@@ -120,6 +125,12 @@ def search_affine(
     if torch.equal(found.matrix, begin.matrix) and torch.equal(found.shift, begin.shift):
         return start
     return _inverse(found) if exchanged else found
+
+
+def _copied(view: View) -> View:
+    """Of its own tensors: those made while inferring cannot take part in a gradient."""
+    mask = None if view.mask is None else view.mask.detach().clone()
+    return View(view.image.detach().clone(), view.half.detach().clone(), mask)
 
 
 def generators(freedom: Freedom, dim: int) -> Float[Tensor, "freedom dim dim"]:
@@ -145,14 +156,19 @@ def _inverse(affine: Affine) -> Affine:
 
 def _pair(still: View, other: View, side: int, stretch: float) -> _Pair:
     shrunk = max(1.0, max(still.image.shape[2:]) / side)
-    small, sampled = (
-        spatial.resize_image(_averaged(view.image, shrunk), _divided(view.image, shrunk)) for view in (still, other)
-    )
+    small, sampled = (_shrunk(view.image, shrunk) for view in (still, other))
+    masks = [None if view.mask is None else _shrunk(view.mask, shrunk) for view in (still, other)]
     shape = tuple(small.shape[2:])
     points = (canvas(len(shape), side).to(small) * (max(shape) / side)).flatten(2)
     square = move(small, same_place(small), shape, side)
     seen = _within(points, still.half / shrunk).view(square.shape)
-    return _Pair(shape, sampled, other.half / shrunk, shrunk, points, square, seen, stretch)
+    if masks[0] is not None:
+        seen &= move(masks[0], same_place(small), shape, side) > MOSTLY
+    return _Pair(shape, sampled, masks[1], other.half / shrunk, shrunk, points, square, seen, stretch)
+
+
+def _shrunk(image: Tensor, factor: float) -> Tensor:
+    return spatial.resize_image(_averaged(image, factor), _divided(image, factor))
 
 
 def _within(points: Float[Tensor, "maps dim voxels"], half: Float[Tensor, " dim"]) -> Bool[Tensor, "maps voxels"]:
@@ -253,11 +269,11 @@ def _extent(image: Tensor) -> Float[Tensor, "2 dim"]:
 def _similarity(pair: _Pair, affine: Affine) -> Float[Tensor, " maps"]:
     """How well the images fit under each map, ``f (MI + 0.5 s MI_shared) - 0.2 E``.
 
-    Only voxels count that are in both fields of view; ``f`` is their part of the still image's, the smaller of the two,
-    so that nothing is gained by moving out of each other's sight. ``MI_shared`` is of the voxels where both show
-    something, and ``s`` how much of the smaller of the two shares. Mutual information alone enlarges a brain until it
-    fills the head of the other image; the shared one alone is high where next to nothing is shared. ``E`` is the change
-    of size, see :func:`_change_of_size`.
+    Only voxels count that are in both fields of view and masks; ``f`` is their part of the still image's, the smaller
+    of the two, so that nothing is gained by moving out of each other's sight. ``MI_shared`` is of the voxels where both
+    show something, and ``s`` how much of the smaller of the two shares. Mutual information alone enlarges a brain until
+    it fills the head of the other image; the shared one alone is high where next to nothing is shared. ``E`` is the
+    change of size, see :func:`_change_of_size`.
     """
     count = len(affine.matrix)
     small = Affine(affine.matrix, affine.shift / pair.shrunk)
@@ -265,6 +281,9 @@ def _similarity(pair: _Pair, affine: Affine) -> Float[Tensor, " maps"]:
     places = (points + _middle(pair.other)).unflatten(2, pair.still.shape[2:])
     moved = spatial.sample(pair.other.expand(count, *pair.other.shape[1:]), places, outside="zero")
     seen = _within(points.detach(), pair.half).view(moved.shape) & pair.still_seen
+    if pair.other_mask is not None:
+        masks = pair.other_mask.expand(count, *pair.other.shape[1:])
+        seen = seen & (spatial.sample(masks, places.detach(), outside="zero") > MOSTLY)
     still = pair.still.expand_as(moved)
     ours, theirs = (moved.detach() > TISSUE) & seen, (still > TISSUE) & seen
     shared = ours & theirs

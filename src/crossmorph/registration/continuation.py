@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
 
 from crossmorph.images.image import Image
 from crossmorph.registration.register_images import Registered
@@ -18,14 +20,20 @@ from crossmorph.transforms.warp import nearest_affine, resample
 def laid(moving: Image, fixed: Image, steps: Sequence[Step]) -> Image:
     """The moving image as a transform lays it, on its own grid, moved by the affine map nearest to the transform.
 
+    Its masks are laid likewise.
+
     Args:
         moving: the moving image.
         fixed: the image that the transform leads from.
         steps: the transform, fixed to moving space, in the order of :mod:`crossmorph.transforms.composition`.
     """
     back = np.linalg.inv(nearest_affine(as_warp(steps, fixed.affine, fixed.shape)))
-    there = resample(moving, as_warp(steps, back @ moving.affine, moving.shape))
-    return replace(there, header=moving.header)
+    warp = as_warp(steps, back @ moving.affine, moving.shape)
+
+    def there(mask: Bool[ndarray, "*space"] | None) -> Bool[ndarray, "*space"] | None:
+        return None if mask is None else resample(replace(moving, data=mask.astype(np.uint8)), warp, "nearest").data > 0
+
+    return replace(resample(moving, warp), header=moving.header, mask=there(moving.mask), ignored=there(moving.ignored))
 
 
 def continued(registered: Registered, moving: Image, fixed: Image, start: Image, steps: Sequence[Step]) -> Registered:

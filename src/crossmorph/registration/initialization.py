@@ -15,7 +15,7 @@ from crossmorph.networks.affine import Affine
 from crossmorph.networks.hierarchy import Hierarchy
 from crossmorph.registration.affine_search import View, search_affine
 from crossmorph.registration.settings import NAMED_INITS, Freedom, Init
-from crossmorph.transforms.grid import Grid, centre, covering_grid, onto_grid
+from crossmorph.transforms.grid import Grid, centre, covering_grid, evidence_on, onto_grid
 from crossmorph.transforms.warp import fields_overlap
 
 Method = Callable[[View, View, Affine], Affine]  # moving, fixed and a map to a better one
@@ -125,7 +125,8 @@ def _improved(
 def _view(voxels: Tensor, image: Image, grid: Grid) -> View:
     """An image on the grid that covers it, whose axes are the image's in another order."""
     extent = np.abs(np.linalg.inv(grid.affine[:-1, :-1]) @ image.affine[:-1, :-1]) @ image.shape
-    return View(voxels, torch.from_numpy(extent / 2).to(voxels))
+    mask = None if image.evidence is None else torch.from_numpy(evidence_on(image, grid))[None, None].to(voxels)
+    return View(voxels, torch.from_numpy(extent / 2).to(voxels), mask)
 
 
 def _about_centres(voxels: Float[ndarray, "n n"], fixed: Grid, moving: Grid, like: Tensor) -> Affine:

@@ -13,11 +13,11 @@ than a dense field, because a dense one fits the images' noise. For volumes ther
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossmorph.errors import InputError
@@ -60,6 +60,18 @@ class Refinement(NamedTuple):
     improved: bool
 
 
+class SeenPair(NamedTuple):
+    """A pair of images in [0, 1] on the working grid, ``(1, 1, *space)`` each.
+
+    ``translated`` is the moving image in the fixed one's modality, still where the moving image is, or the moving image
+    itself.
+    """
+
+    moving: Float[Tensor, "1 1 *space"]
+    fixed: Float[Tensor, "1 1 *space"]
+    translated: Float[Tensor, "1 1 *space"]
+
+
 class _Optimised(NamedTuple):
     """The best control points seen, the steps taken, and the objective of the first and of the best."""
 
@@ -70,12 +82,11 @@ class _Optimised(NamedTuple):
 
 
 def refine(
-    moving: Float[Tensor, "1 1 *space"],
-    fixed: Float[Tensor, "1 1 *space"],
-    translated: Float[Tensor, "1 1 *space"],
+    pairs: Sequence[SeenPair],
     final: Flow,
     seconds: float | None,
     steps: int = MOST_STEPS,
+    where: Bool[Tensor, "1 1 *space"] | None = None,
 ) -> Refinement:
     """Optimise the field of one pair, starting from the networks' field.
 
@@ -85,12 +96,11 @@ def refine(
     need not.
 
     Args:
-        moving: the moving image in [0, 1], on the working grid.
-        fixed: the fixed image in [0, 1], on the same grid.
-        translated: the moving image in the fixed one's modality, still where the moving image is.
+        pairs: of images that one field aligns; with more than one the similarities are added.
         final: the networks' field on this grid and its inverse, voxels.
         seconds: wall time allowed, all included, kept by the pace of the first steps; None: no limit.
         steps: the most steps.
+        where: the voxels of the fixed image that count; None: all.
 
     Returns:
         The refined flow and how it came about; nothing that came in is changed or gets a gradient.
@@ -103,13 +113,14 @@ def refine(
         raise InputError(f"received {seconds} seconds and {steps} steps to refine; expected at least 0 of each")
     # Tensors made while inferring cannot take part in a gradient, hence the copies.
     with torch.inference_mode(False), torch.enable_grad():
-        moving, fixed, translated = (image.detach().clone() for image in (moving, fixed, translated))
+        pairs = [SeenPair(*(image.detach().clone() for image in pair)) for pair in pairs]
+        fixed = pairs[0].fixed
         start = Flow(*(field.detach().clone() for field in final))
         bases = _bases(fixed)
         folded = spatial.folds(start.displacement)
         # The last check will take about as long as the first.
         deadline = math.inf if seconds is None else 2 * began + seconds - time.perf_counter()
-        objective = _objective(moving, fixed, translated, start.displacement, bases)
+        objective = _objective(pairs, start.displacement, bases, where)
         controls = fixed.new_zeros(1, len(bases), *(basis.shape[1] for basis in bases))
         found = _optimise(objective, controls, steps, deadline)
     improved = found.after > found.before
@@ -152,23 +163,33 @@ def _flow(controls: Tensor, bases: list[Tensor], shape: tuple[int, ...]) -> Flow
     return Flow(*spatial.resize(both, shape).chunk(2))
 
 
-def _objective(
-    moving: Tensor, fixed: Tensor, translated: Tensor, displacement: Tensor, bases: list[Tensor]
-) -> Objective:
+def _objective(pairs: Sequence[SeenPair], displacement: Tensor, bases: list[Tensor], where: Tensor | None) -> Objective:
     """``J`` of the control points, larger is better."""
-    shape = tuple(fixed.shape[2:])
-    images = torch.cat([moving, translated], dim=1)
-    points = spatial.identity_grid(shape).to(fixed)
-    correlation = _correlation(fixed, WINDOW)
+    shape = tuple(displacement.shape[2:])
+    points = spatial.identity_grid(shape).to(displacement)
+    similarities = [_similarity(pair, where) for pair in pairs]
 
     def objective(controls: Tensor) -> Tensor:
         residual = spatial.integrate(_velocity(controls, bases, shape), SQUARINGS)
         whole = _composed(displacement, residual, points, shape)
-        moved, translation = spatial.sample(images, points + whole).split(1, dim=1)
-        similarity = mi(moved, fixed) + NCC_WEIGHT * correlation(translation)
+        similarity = similarities[0](points + whole)
+        if len(pairs) > 1:
+            similarity = torch.stack([each(points + whole) for each in similarities]).sum(0)
         return (similarity - BENDING_WEIGHT * bending_energy(whole)).squeeze(0)
 
     return objective
+
+
+def _similarity(pair: SeenPair, where: Tensor | None) -> Objective:
+    """``MI + a NCC`` of a pair, of the points that the voxels are taken to."""
+    images = torch.cat([pair.moving, pair.translated], dim=1)
+    correlation = _correlation(pair.fixed, WINDOW, where)
+
+    def similarity(places: Tensor) -> Tensor:
+        moved, translation = spatial.sample(images, places).split(1, dim=1)
+        return mi(moved, pair.fixed, where) + NCC_WEIGHT * correlation(translation)
+
+    return similarity
 
 
 def _composed(displacement: Tensor, residual: Tensor, points: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -179,11 +200,12 @@ def _composed(displacement: Tensor, residual: Tensor, points: Tensor, shape: tup
     return here + spatial.sample(displacement, points + here)
 
 
-def _correlation(fixed: Tensor, window: int) -> Objective:
+def _correlation(fixed: Tensor, window: int, where: Tensor | None) -> Objective:
     """:func:`crossmorph.functional.similarity.ncc` with this image, by every other window along each axis.
 
     The windows overlap so much that the others say nothing new. Sums by matrices that hold the window of each centre
-    in a row cost less than sums over shifted copies, and the fixed image's are taken once.
+    in a row cost less than sums over shifted copies, and the fixed image's are taken once. Windows that reach beyond
+    ``where`` do not count.
     """
     bands = []
     for size in fixed.shape[2:]:
@@ -197,11 +219,13 @@ def _correlation(fixed: Tensor, window: int) -> Objective:
 
     size, j, jj = total(torch.cat([torch.ones_like(fixed), fixed, fixed * fixed], dim=1)).split(1, dim=1)
     variance = (jj - j * j / size).clamp_min(0)
+    within = None if where is None else (total(where.to(fixed)) > size - 0.5).to(fixed)
 
     def correlation(moved: Tensor) -> Tensor:
         i, ii, ij = total(torch.cat([moved, moved * moved, moved * fixed], dim=1)).split(1, dim=1)
         cross = ij - i * j / size
-        return (cross * cross / ((ii - i * i / size).clamp_min(0) * variance + 1e-5)).flatten(1).mean(1)
+        squared = (cross * cross / ((ii - i * i / size).clamp_min(0) * variance + 1e-5)).flatten(1)
+        return squared.mean(1) if within is None else (squared * within.flatten(1)).sum(1) / within.sum().clamp_min(1)
 
     return correlation
 

@@ -8,7 +8,8 @@ each of cubic B-splines whose control points maximise
 ``LCC`` is the mean squared correlation over small windows (:mod:`crossmorph.functional.local_correlation`), which
 neither bias fields nor unlike contrasts mislead, and ``E`` the mean squared difference between neighbouring control
 points, in millimetres a millimetre. It runs on a grid of its own, finer than the networks', around what both images
-show, from the images as they came; nothing moves at its border.
+show, from the images as they came; nothing moves at its border. Windows that reach out of an image's field of view or
+mask, or into what is ignored, do not count: there the field only stays smooth.
 
 Within a round ``exp(v)`` is taken as ``id + v``, and the gradient of the moved image as that of what the round began
 with, shifted: neither integration nor composition in the steps. The round ends with the true exponential of ``v`` and
@@ -17,6 +18,7 @@ of ``-v``, so that field and inverse are diffeomorphisms, and the next one moves
 
 import math
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +48,8 @@ from crossmorph.registration.optimization_grid import (
     onto,
     seen_window,
 )
-from crossmorph.transforms.grid import Grid
+from crossmorph.registration.pair_similarity import WHOLLY, is_cut
+from crossmorph.transforms.grid import Grid, evidence_on
 
 
 class Round(NamedTuple):
@@ -116,8 +119,7 @@ class _Refined(NamedTuple):
 
 
 def refine_volume(
-    moving: Image,
-    fixed: Image,
+    pairs: Sequence[tuple[Image, Image]],
     seen: tuple[Float[Tensor, "1 1 *space"], Float[Tensor, "1 1 *space"]],
     start: Flow,
     working: Grid,
@@ -132,9 +134,9 @@ def refine_volume(
     the same bits on any number of threads; the same time need not.
 
     Args:
-        moving: in [0, 1], after the initial affine.
-        fixed: in [0, 1].
-        seen: both as the networks saw them.
+        pairs: moving and fixed images in [0, 1], the moving ones after the initial affine; with more than one pair
+            ``LCC`` is their sum.
+        seen: both images of the first pair as the networks saw them.
         start: the networks' field on their grid and its inverse, voxels.
         working: that grid.
         schedule: the rounds.
@@ -151,12 +153,12 @@ def refine_volume(
     if (steps is not None and steps < 0) or (seconds is not None and not seconds >= 0):
         raise InputError(f"received {seconds} seconds and {steps} steps to refine; expected at least 0 of each")
     deadline = math.inf if seconds is None else began + seconds
-    grid = field_grid(working, field_spacing(moving, fixed))
+    grid = field_grid(working, field_spacing(*pairs[0]))
     with torch.inference_mode():
         networks = Flow(*(between(field, working, grid) for field in start))
         window = seen_window(*seen, start.displacement, working, grid)
         most = sum(each.steps for each in schedule) if steps is None else steps
-        found = _rounds((moving, fixed), cut(networks.displacement, window), window, schedule, _Budget(most, deadline))
+        found = _rounds(pairs, cut(networks.displacement, window), window, schedule, _Budget(most, deadline))
         if found.after > found.before:
             field = _inverted(chain(networks, Flow(*(embedded(each, window, grid) for each in found.residual))))
             final = Flow(*(between(each, grid, working).to(start.displacement) for each in field))
@@ -170,7 +172,7 @@ def refine_volume(
 
 
 def _rounds(
-    images: tuple[Image, Image],
+    pairs: Sequence[tuple[Image, Image]],
     networks: Float[Tensor, "1 3 x y z"],
     window: Window,
     schedule: Schedule,
@@ -180,41 +182,65 @@ def _rounds(
     nowhere = torch.zeros_like(networks)
     residual, taken = Flow(nowhere, nowhere), 0
     folded = spatial.folds(networks)
-    coarsest = max(*images[0].spacing, *images[1].spacing)
-    views = [_view(images, window, schedule[0])]
-    before = views[0].correlation(_moved(views[0].moving, networks), False)[0]
+    coarsest = max(side for images in pairs for image in images for side in image.spacing)
+    views = [_view(pairs, window, schedule[0], networks)]
+    before = _reached(views[0], networks)
     for each in schedule:
         if each.spacing < FIELD and coarsest > FINEST * each.spacing:
             continue
-        if (each.spacing, each.window) != views[-1].of:
-            views[1:] = [_view(images, window, each)]
         whole = spatial.compose(networks, residual.displacement)
+        if (each.spacing, each.window) != views[-1].of:
+            views[1:] = [_view(pairs, window, each, whole)]
         optimised = _optimise(views[-1], whole, each, budget._replace(steps=budget.steps - taken))
         taken += optimised.steps
         if not optimised.steps:
             break
         refined = chain(residual, _flow(optimised.velocity, tuple(whole.shape[2:])))
         whole = spatial.compose(networks, refined.displacement)
-        gained = views[-1].correlation(_moved(views[-1].moving, whole), False)[0] > optimised.began
+        gained = _reached(views[-1], whole) > optimised.began
         if not gained or not (spatial.folds(whole) <= folded).all():
             break
         residual = refined
     whole = spatial.compose(networks, residual.displacement)
-    return _Refined(residual, taken, before, views[0].correlation(_moved(views[0].moving, whole), False)[0])
+    return _Refined(residual, taken, before, _reached(views[0], whole))
 
 
 class _View(NamedTuple):
-    """What a round looks at: the moving image, the correlation with the fixed one, and its spacing and window."""
+    """What a round looks at: each moving image with the correlation with its fixed one; its spacing and window."""
 
-    moving: Float[Tensor, "x y z"]
-    correlation: Correlation
+    pairs: tuple[tuple[Float[Tensor, "x y z"], Correlation], ...]
     of: tuple[float, int]
 
 
-def _view(images: tuple[Image, Image], window: Window, each: Round) -> _View:
+def _view(
+    pairs: Sequence[tuple[Image, Image]], window: Window, each: Round, whole: Float[Tensor, "1 3 x y z"]
+) -> _View:
     grid = finer(window.grid, round(FIELD / each.spacing))
+    return _View(tuple(_seen(images, grid, each.window, whole) for images in pairs), (each.spacing, each.window))
+
+
+def _reached(view: _View, whole: Float[Tensor, "1 3 x y z"]) -> float:
+    """``LCC`` of a field in the window."""
+    return sum(correlation(_moved(moving, whole), False)[0] for moving, correlation in view.pairs)
+
+
+def _seen(
+    images: tuple[Image, Image], grid: Grid, window: int, whole: Float[Tensor, "1 3 *coarser"]
+) -> tuple[Float[Tensor, "x y z"], Correlation]:
+    """A moving image on a grid, and the correlation with its fixed one of windows that neither image cuts."""
     moving, fixed = (onto(image, grid) for image in images)
-    return _View(moving, local_correlation(fixed, each.window, _shown(fixed)), (each.spacing, each.window))
+    weight = _shown(fixed)
+    for image, field in zip(images, (whole, None), strict=True):
+        if is_cut(image):
+            evidence = torch.from_numpy(evidence_on(image, grid)).float()
+            there = evidence if field is None else (_moved(evidence, field) > WHOLLY).float()
+            weight *= _windows_within(there, window)
+    return moving, local_correlation(fixed, window, weight)
+
+
+def _windows_within(evidence: Float[Tensor, "x y z"], window: int) -> Float[Tensor, "x y z"]:
+    """1 where the window around a voxel holds nothing but evidence."""
+    return -F.max_pool3d(-evidence[None, None], window, stride=1, padding=window // 2)[0, 0]
 
 
 class _Optimised(NamedTuple):
@@ -231,28 +257,38 @@ def _optimise(view: _View, whole: Float[Tensor, "1 3 x y z"], each: Round, budge
     The velocity has voxels twice as large as the image's: finer ones would only cost time.
     """
     began = time.perf_counter()
-    space = tuple(side // 2 for side in view.moving.shape)
+    space = tuple(side // 2 for side in view.pairs[0][0].shape)
     apart = round(each.control / (2 * each.spacing))
     controls = whole.new_zeros(3, *(control_points(side, apart) for side in space))
     adam = Adam(controls, MOMENTS)
-    first = _moved(view.moving, whole)
+    first = [_moved(moving, whole) for moving, _ in view.pairs]
     reached, steps = 0.0, 0
     while True:
         pace = (time.perf_counter() - began) / max(1, steps)
         if steps == min(each.steps, budget.steps) or time.perf_counter() + pace > budget.deadline:
             return _Optimised(spread(controls, apart, space)[None], steps, reached)
-        moved = first
-        if steps:
-            moved = spatial.warp(first[None, None], doubled(spread(controls, apart, space))[None])[0, 0]
-        similarity, slope = view.correlation(moved, True)
-        assert slope is not None
+        velocity = doubled(spread(controls, apart, space))[None] if steps else None
+        similarity, force = _pull(view, first, velocity)
         reached = similarity if not steps else reached
-        # The transpose of doubling, but for voxels at the border: each voxel of the velocity moves eight of the image
-        # by twice as many of their voxels.
-        force = 16 * F.avg_pool3d(_slopes(moved).mul_(slope), 2)
         uphill = gather(force, apart) - each.smoothness * _roughness_slope(controls, apart)
         controls = controls + RATE * adam.direction(uphill)
         steps += 1
+
+
+def _pull(
+    view: _View, first: list[Float[Tensor, "x y z"]], velocity: Float[Tensor, "1 3 x y z"] | None
+) -> tuple[float, Float[Tensor, "3 *half"]]:
+    """``LCC`` after a velocity, and its gradient by the velocity's voxels."""
+    reached, forces = [], []
+    for begun, (_, correlation) in zip(first, view.pairs, strict=True):
+        moved = begun if velocity is None else spatial.warp(begun[None, None], velocity)[0, 0]
+        similarity, slope = correlation(moved, True)
+        assert slope is not None
+        reached.append(similarity)
+        # The transpose of doubling, but for voxels at the border: each voxel of the velocity moves eight of the image
+        # by twice as many of their voxels.
+        forces.append(16 * F.avg_pool3d(_slopes(moved).mul_(slope), 2))
+    return sum(reached), forces[0] if len(forces) == 1 else torch.stack(forces).sum(0)
 
 
 def _moved(moving: Float[Tensor, "x y z"], displacement: Float[Tensor, "1 3 *space"]) -> Float[Tensor, "x y z"]:

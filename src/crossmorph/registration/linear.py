@@ -4,6 +4,7 @@ No network takes part, so that any images can be registered, of two or three dim
 """
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +17,11 @@ from crossmorph.functional.similarity import BINS
 from crossmorph.images.image import Image
 from crossmorph.registration.initialization import MIN_OVERLAP, centred, fields_apart, searched_affine
 from crossmorph.registration.linear_optimization import LEVELS, Reached, optimise_linear
+from crossmorph.registration.pair_similarity import seen_on
 from crossmorph.registration.settings import NAMED_INITS, Freedom, Init
 from crossmorph.system.progress import stage
 from crossmorph.transforms.grid import Grid, covering_grid, onto_grid
-from crossmorph.transforms.warp import Warp, field_of_view, fields_overlap, followed_by
+from crossmorph.transforms.warp import Warp, fields_overlap, followed_by
 
 SEARCHED = 80  # voxels along the longest side of either field of view, on the grids that the search averages from
 
@@ -70,7 +72,7 @@ def register_images_linear(moving: Image, fixed: Image, freedom: Freedom, init: 
     """
     found = register_linear(moving, fixed, freedom, init)
     matrix = found.matrix
-    laid = Image(moving.data, np.linalg.inv(matrix) @ moving.affine, moving.physical)
+    laid = replace(moving, affine=np.linalg.inv(matrix) @ moving.affine)
     return RegisteredLinear(
         warp=followed_by(Warp.identity(fixed), matrix),
         inverse=followed_by(Warp.identity(moving), np.linalg.inv(matrix)),
@@ -149,7 +151,7 @@ def _best(
 
 def _check_apart(source: Image, target: Image, start: Float[ndarray, "n n"], init: Init) -> None:
     """Refuse a search that ends with fields of view that hardly overlap."""
-    moved = Image(source.data, np.linalg.inv(start) @ source.affine, source.physical)
+    moved = replace(source, affine=np.linalg.inv(start) @ source.affine)
     if isinstance(init, str) and init == "affine" and fields_apart(moved, target):
         raise InputError(
             f"the fields of view share less than {MIN_OVERLAP:.0%} of the smaller one; if the images show the same "
@@ -167,10 +169,10 @@ def _translated(moving: Image, fixed: Image, laid: Image) -> Image:
     """``T = E[F | M]``: of every bin of the moved image's intensities the mean of the fixed image there."""
     grid = search_grid(moving, fixed)
     still, moved = (onto_grid(image.scaled(), grid).data.ravel() for image in (fixed, laid))
-    both = (field_of_view(laid, *grid) & field_of_view(fixed, *grid)).ravel()
+    both = (seen_on(laid, grid) & seen_on(fixed, grid)).numpy().ravel()
     bins = np.minimum((moved[both] * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     means = np.bincount(bins, still[both], BINS)[counts > 0] / counts[counts > 0]
     middles = (np.flatnonzero(counts) + 0.5) / BINS
-    data = np.interp(moving.scaled().data, middles, means).astype(np.float32)
+    data = np.interp(moving.scaled(filled=False).data, middles, means).astype(np.float32)
     return Image(data, moving.affine, moving.physical, moving.header)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from crossmorph.errors import InputError
 from crossmorph.functional import spatial
-from crossmorph.functional.interpolation import inside
+from crossmorph.functional.interpolation import inside, nearest
 from crossmorph.functional.similarity import mi
 from crossmorph.images.image import Image
 from crossmorph.registration.affine_search import SHARED, TISSUE, generators
@@ -113,9 +113,13 @@ def _compared(moving: Image, fixed: Image, matrix: Float[ndarray, "n n"], level:
     ours, theirs = (_averaged(image, extent.max() / level.detail) for image in (fixed, moving))
     count = max(1, min(level.points, math.ceil(A_VOXEL * np.prod(box[1] - box[0]))))
     world = transform_points(fixed.affine, _scattered(box, extent, count))
-    within = inside(transform_points(np.linalg.inv(moving.affine) @ matrix, world), moving.shape)
+    there = transform_points(np.linalg.inv(moving.affine) @ matrix, world)
+    within = inside(there, moving.shape)
     smaller = min(np.prod(image.shape) * np.prod(image.spacing) for image in (moving, fixed))
     common = float(within.mean() * extent.prod() / smaller) if within.size else 0.0
+    for image, places in ((moving, there), (fixed, transform_points(np.linalg.inv(fixed.affine), world))):
+        if image.evidence is not None:
+            within &= nearest(image.evidence, places)
     world = world[:, within]
     still = _sampled(ours, transform_points(np.linalg.inv(ours.affine), world))
     moved = _sampled(theirs, transform_points(np.linalg.inv(theirs.affine) @ matrix, world))
@@ -137,11 +141,14 @@ def _compared(moving: Image, fixed: Image, matrix: Float[ndarray, "n n"], level:
 
 
 def _common_box(moving: Image, fixed: Image, matrix: Float[ndarray, "n n"]) -> Float[ndarray, "2 dim"]:
-    """The least and largest corner, in voxels of the fixed image, of what may be in both fields of view."""
+    """The least and largest corner, in its voxels, of what of the fixed image's mask may be in both fields of view."""
     ends = np.array(list(product(*((-0.5, side - 0.5) for side in moving.shape)))).T
     there = transform_points(np.linalg.inv(fixed.affine) @ np.linalg.inv(matrix) @ moving.affine, ends)
-    low = np.maximum(there.min(1), -0.5)
-    return np.array([low, np.maximum(np.minimum(there.max(1), np.array(fixed.shape) - 0.5), low)])
+    first, last = np.zeros(fixed.dim), np.array(fixed.shape) - 1
+    if fixed.mask is not None and (places := np.argwhere(fixed.mask)).size:
+        first, last = places.min(0), places.max(0)
+    low = np.maximum(there.min(1), first - 0.5)
+    return np.array([low, np.maximum(np.minimum(there.max(1), last + 0.5), low)])
 
 
 def _averaged(image: Image, spacing: float) -> Image:

@@ -1,4 +1,4 @@
-"""Similarity of two images where both show something: voxels outside either field of view do not count.
+"""Similarity of two images where both show something: voxels outside either field of view or mask do not count.
 
 The moving image is 0 outside its field of view. Counted as intensities, these zeros make the edge of the field of view
 an edge of the anatomy, and a map that moves the image out of sight a good one.
@@ -6,6 +6,7 @@ an edge of the anatomy, and a map that moves the image out of sight a good one.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,16 +14,17 @@ from torch import Tensor
 from crossmorph.functional import spatial
 from crossmorph.functional.similarity import BINS, mi, windows_correlation
 from crossmorph.images.image import Image
-from crossmorph.transforms.grid import Grid
-from crossmorph.transforms.warp import field_of_view
+from crossmorph.transforms.grid import Grid, evidence_on
+from crossmorph.transforms.warp import Warp, resample
 
 # Of an image in [0, 1], at the working resolution: with less range it lies in one bin of the histogram.
 LEAST_RANGE = 1 / BINS
+AIR = 0.05  # of an image in [0, 1]: below it nothing is shown
 WHOLLY = 0.999  # of the voxels that an interpolated value comes from: inside the field of view
 
 
 class Pair(NamedTuple):
-    """Two images in [0, 1] on the working grid, and where they lie in their fields of view: 1 inside, 0 outside."""
+    """Two images in [0, 1] on the working grid, and where they may be looked at, see :func:`seen_on`: 1, else 0."""
 
     moving: Float[Tensor, "1 1 *space"]
     fixed: Float[Tensor, "1 1 *space"]
@@ -48,19 +50,40 @@ class PairSimilarity(NamedTuple):
 @torch.inference_mode()
 def pair_similarity(pair: Pair, displacement: Float[Tensor, "1 dim *space"] | None = None) -> PairSimilarity:
     """The similarity of a pair under a field of the working grid, or as it lies."""
-    moved, seen = pair.moving, pair.moving_seen
-    if displacement is not None:
-        moved, seen = spatial.warp(torch.cat([moved, seen], dim=1), displacement, outside="zero").split(1, dim=1)
-    where = (seen > WHOLLY) & pair.fixed_seen
+    moved, where = moved_and_common(pair, displacement)
     part = where.sum() / pair.fixed_seen.sum().clamp_min(1)
     shown = bool(where.any()) and all(spread(image, where) > LEAST_RANGE for image in (moved, pair.fixed))
     correlation = windows_correlation(moved, pair.fixed, where=where)
     return PairSimilarity(float(part * mi(moved, pair.fixed, where)), float(correlation), shown)
 
 
+def moved_and_common(
+    pair: Pair, displacement: Float[Tensor, "1 dim *space"] | None
+) -> tuple[Float[Tensor, "1 1 *space"], Bool[Tensor, "1 1 *space"]]:
+    """The moving image under a field of the working grid, or as it lies, and where both may be looked at then."""
+    moved, seen = pair.moving, pair.moving_seen
+    if displacement is not None:
+        moved, seen = spatial.warp(torch.cat([moved, seen], dim=1), displacement, outside="zero").split(1, dim=1)
+    return moved, (seen > WHOLLY) & pair.fixed_seen
+
+
 def seen_on(image: Image, grid: Grid) -> Bool[Tensor, "1 1 *space"]:
-    """Where the voxel centres of a grid lie in an image's field of view."""
-    return torch.from_numpy(field_of_view(image, *grid))[None, None]
+    """:func:`crossmorph.transforms.grid.evidence_on` as a tensor."""
+    return torch.from_numpy(evidence_on(image, grid))[None, None]
+
+
+def is_cut(image: Image) -> bool:
+    """Whether windows at its edge, or at that of its mask, hold only part of what an image in [0, 1] shows there."""
+    faces = (image.data.take(end, axis) for axis in range(image.dim) for end in (0, -1))
+    return image.evidence is not None or any(face.max() > AIR for face in faces)
+
+
+def ignored_on(image: Image, grid: Grid) -> Bool[Tensor, "1 1 *space"] | None:
+    """What is ignored of an image, at the voxels of a grid; None where that is nothing."""
+    if image.ignored is None:
+        return None
+    ignored = Image(image.ignored.astype(np.uint8), image.affine, image.physical)
+    return torch.from_numpy(resample(ignored, Warp.identity(grid), "nearest").data > 0)[None, None]
 
 
 def spread(image: Float[Tensor, "1 1 *space"], where: Bool[Tensor, "1 1 *space"]) -> float:

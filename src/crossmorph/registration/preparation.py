@@ -1,6 +1,7 @@
 """Two images, each on its own grid, brought to the networks: the working grid, the initial affine, the coarse field."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ def prepare(
     _check_content(fixed, still, still_seen, grid)
 
     def laid(matrix: Float[ndarray, "n n"]) -> tuple[Image, Pair]:
-        aligned = Image(source.data, np.linalg.inv(matrix) @ moving.affine, moving.physical)
+        aligned = replace(source, affine=np.linalg.inv(matrix) @ moving.affine)
         moved = torch.from_numpy(onto_grid(aligned, grid).data)[None, None].to(model.device)
         return aligned, Pair(moved, still, seen_on(aligned, grid).to(moved), still_seen)
 

@@ -1,8 +1,10 @@
 """Registration of two images, each on its own grid, to one transform between their worlds."""
 
 import time
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
@@ -13,27 +15,30 @@ from crossmorph.functional import spatial
 from crossmorph.images.image import Image
 from crossmorph.networks.checkpoint import Model
 from crossmorph.networks.hierarchy import Flow, Registration
-from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, refine
+from crossmorph.registration.evidence import NOTHING, Evidence, Points
+from crossmorph.registration.instance_optimization import MOST_STEPS, Refinement, SeenPair, refine
 from crossmorph.registration.instance_optimization_3d import RefinedVolume, refine_volume
-from crossmorph.registration.pair_similarity import Pair, pair_similarity
+from crossmorph.registration.pair_similarity import Pair, ignored_on, is_cut, moved_and_common, pair_similarity
+from crossmorph.registration.points import WIDTHS, VoxelPoints, follow_points
 from crossmorph.registration.preparation import Prepared, prepare
-from crossmorph.registration.settings import DEFAULTS, Init, Settings, refinement_seconds
-from crossmorph.registration.translation import Translation, fit_translation, translated_image
+from crossmorph.registration.settings import DEFAULTS, Init, Refine, Settings, refinement_seconds
+from crossmorph.registration.translation import Translation, fit_translation, refilled, translated_image
 from crossmorph.system.progress import stage
-from crossmorph.transforms.grid import Grid
+from crossmorph.transforms.grid import Grid, onto_grid
 from crossmorph.transforms.warp import (
     Warp,
     after_moving,
     followed_by,
     from_voxel_displacement,
     resample_warp,
+    transform_points,
 )
 
 # A stage must keep this part of the mutual information before it, and may add no fold: else it is rejected. Where
 # registration went well on simulated pairs, the coarse stage kept .89 and more (where one image alone has a skull) and
 # the fine one .99 (docs/trust.md).
 MIN_KEPT = {"coarse": 0.8, "fine": 0.95, "refined": 0.95}
-STAGES = ("initial", "coarse", "fine", "refined")
+STAGES = ("initial", "coarse", "fine", "refined", "points")
 
 
 class RejectedStage(NamedTuple):
@@ -78,6 +83,7 @@ class Registered(NamedTuple):
         rejected: the stages that were rejected.
         model: the weights.
         smoothness: the networks' smoothness input, ``(1,)``, or None for their default.
+        points: the corresponding points that were given, or None.
     """
 
     warp: Warp
@@ -96,6 +102,7 @@ class Registered(NamedTuple):
     rejected: tuple[RejectedStage, ...]
     model: Model
     smoothness: Float[Tensor, " 1"] | None
+    points: Points | None = None
 
     @property
     def moving(self) -> Float[Tensor, "1 1 *space"]:
@@ -108,14 +115,19 @@ class Registered(NamedTuple):
         return self.pair.fixed
 
 
-def register_images(moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS) -> Registered:
+def register_images(
+    moving: Image, fixed: Image, model: Model, settings: Settings = DEFAULTS, evidence: Evidence = NOTHING
+) -> Registered:
     """Register two images of different modality through all stages.
+
+    The networks and the checks of the stages see these two images; further ones take part in the refinement.
 
     Args:
         moving: the image to move; any size, spacing and orientation.
         fixed: the image to move it to.
         model: weights, from :func:`crossmorph.load_model`.
         settings: how.
+        evidence: what is given beside the two images.
 
     Raises:
         InputError: wrong dimension, constant images, fields of view that hardly overlap, a smoothness for a model that
@@ -123,27 +135,21 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
     """
     began = time.perf_counter()
     smoothness = _smoothness(model, settings.smoothness)
-    to_spend = refinement_seconds(settings.refine, fixed.dim)
+    to_spend = refinement_seconds(_refine(settings, evidence), fixed.dim)
     stage("initial affine, coarse")
     prepared = prepare(moving, fixed, model, settings.init, smoothness)
     seconds = {"coarse": time.perf_counter() - began}
-    progress = _after_coarse(prepared)
     stage("fine")
     with torch.inference_mode():
-        result = model.hierarchy.go_on(prepared.pair.moving, prepared.pair.fixed, prepared.coarse, smoothness)
-        progress = _after(progress, "fine", result.final, prepared)
+        prepared, result = _networks(prepared, fixed, model, smoothness)
+        progress = _after(_after_coarse(prepared), "fine", result.final, prepared)
     seconds["fine"] = time.perf_counter() - began - seconds["coarse"]
     refined = None
     if to_spend:
         stage("refinement")
-        refined = _refined(prepared, result.mask, progress.final, to_spend, settings.refine_steps)
+        refined = _refined(prepared, result, progress.final, evidence, to_spend, settings.refine_steps)
         seconds["refinement"] = refined.refinement.seconds
-        if refined.refinement.improved:
-            progress = _after(progress, "refined", refined.refinement.final, prepared)
-    progress = _never_worse(progress, prepared.given.information)
-    final, grid = progress.final, prepared.grid
-    if refined is not None and "refined" in progress.stages:
-        final, grid = refined.field, refined.grid
+    progress, final, grid = _ended(progress, refined, prepared, evidence.points)
     translation = fit_translation(prepared.pair, result.drawn, progress.final)
     inverse = resample_warp(_in_world(final.inverse, grid), prepared.aligned.affine, moving.shape)
     return Registered(
@@ -163,18 +169,97 @@ def register_images(moving: Image, fixed: Image, model: Model, settings: Setting
         rejected=progress.rejected,
         model=model,
         smoothness=smoothness,
+        points=evidence.points,
     )
 
 
-def _refined(prepared: Prepared, mask: Tensor, final: Flow, seconds: float, steps: int | None) -> RefinedVolume:
+def _networks(
+    prepared: Prepared, fixed: Image, model: Model, smoothness: Tensor | None
+) -> tuple[Prepared, Registration]:
+    """All fields of the networks; where something is ignored, of a second pass that sees it filled anew."""
+    hierarchy, pair = model.hierarchy, prepared.pair
+    result = hierarchy.go_on(pair.moving, pair.fixed, prepared.coarse, smoothness)
+    ignored = [ignored_on(image, prepared.grid) for image in (prepared.aligned, fixed)]
+    if all(each is None for each in ignored):
+        return prepared, result
+    pair = refilled(pair, (ignored[0], ignored[1]), result, hierarchy)
+    coarse = hierarchy.register_coarse(pair.moving, pair.fixed, smoothness)
+    after = pair_similarity(pair, coarse.displacement)
+    prepared = prepared._replace(pair=pair, coarse=coarse, after=after)
+    return prepared, hierarchy.go_on(pair.moving, pair.fixed, coarse, smoothness)
+
+
+def _ended(
+    progress: "_Progress", refined: RefinedVolume | None, prepared: Prepared, points: Points | None
+) -> tuple["_Progress", Flow, Grid]:
+    """After the last stages: all of them, the final field in full detail, and its grid."""
+    if refined is not None and refined.refinement.improved:
+        progress = _after(progress, "refined", refined.refinement.final, prepared)
+    progress = _never_worse(progress, prepared.given.information)
+    final, grid = progress.final, prepared.grid
+    if refined is not None and "refined" in progress.stages:
+        final, grid = refined.field, refined.grid
+    if points is not None:
+        progress = _led(progress, points, prepared)
+        final = follow_points(final, _voxel_points(points, prepared, grid))
+    return progress, final, grid
+
+
+def _refine(settings: Settings, evidence: Evidence) -> Refine:
+    """The setting; further images take part in the refinement, so that it is on with them where it may be."""
+    return "on" if settings.refine == "auto" and evidence.others else settings.refine
+
+
+def _refined(
+    prepared: Prepared, result: Registration, final: Flow, evidence: Evidence, seconds: float, steps: int | None
+) -> RefinedVolume:
     """The field optimised for this pair: volumes on a finer grid of their own, slices on the working grid."""
-    if prepared.pair.fixed.ndim == 5:
-        seen = prepared.pair.moving, prepared.pair.fixed
-        images = prepared.aligned, prepared.target
-        return refine_volume(*images, seen, final, prepared.grid, seconds=seconds, steps=steps)
-    images_2d = prepared.pair.moving, prepared.pair.fixed, prepared.pair.moving + mask
-    found = refine(*images_2d, final, seconds, MOST_STEPS if steps is None else steps)
-    return RefinedVolume(found, found.final, prepared.grid)
+    if evidence.points is not None:
+        final = follow_points(final, _voxel_points(evidence.points, prepared, prepared.grid))
+    pair, grid = prepared.pair, prepared.grid
+    pairs = [(prepared.aligned, prepared.target), *(_laid(other, prepared) for other in evidence.others)]
+    if pair.fixed.ndim == 5:
+        return refine_volume(pairs, (pair.moving, pair.fixed), final, grid, seconds=seconds, steps=steps)
+    seen = [SeenPair(pair.moving, pair.fixed, result.translated)]
+    seen += [SeenPair(ours, theirs, ours) for ours, theirs in (_on_grid(other, pair, grid) for other in pairs[1:])]
+    cut = is_cut(prepared.aligned) or is_cut(prepared.target)
+    where = moved_and_common(pair, final.displacement)[1] if cut else None
+    found = refine(seen, final, seconds, MOST_STEPS if steps is None else steps, where)
+    return RefinedVolume(found, found.final, grid)
+
+
+def _laid(other: tuple[Image, Image], prepared: Prepared) -> tuple[Image, Image]:
+    """A further image of each side in [0, 1], the moving one after the initial affine."""
+    moving, fixed = (image.scaled() for image in other)
+    return replace(moving, affine=np.linalg.inv(prepared.initial_affine) @ moving.affine), fixed
+
+
+def _on_grid(images: tuple[Image, Image], pair: Pair, grid: Grid) -> tuple[Tensor, Tensor]:
+    moving, fixed = (torch.from_numpy(onto_grid(image, grid).data)[None, None].to(pair.fixed) for image in images)
+    return moving, fixed
+
+
+def _voxel_points(points: Points, prepared: Prepared, grid: Grid) -> VoxelPoints:
+    """The points in voxels of a grid, the moving image's after the initial affine."""
+    back = np.linalg.inv(grid.affine)
+    fixed, moving = (
+        torch.from_numpy(transform_points(matrix, places)).to(prepared.pair.fixed).T
+        for matrix, places in (
+            (back, points.fixed),
+            (back @ np.linalg.inv(prepared.initial_affine), points.moving),
+        )
+    )
+    return VoxelPoints(fixed, moving, points.accuracy / grid.spacing, tuple(width / grid.spacing for width in WIDTHS))
+
+
+def _led(progress: "_Progress", points: Points, prepared: Prepared) -> "_Progress":
+    """With a last stage that leads the points to their partners, whatever the images say."""
+    flow = follow_points(progress.final, _voxel_points(points, prepared, prepared.grid))
+    reached = pair_similarity(prepared.pair, flow.displacement).information
+    return progress._replace(
+        stages={**progress.stages, "points": flow},
+        mutual_information={**progress.mutual_information, "points": reached},
+    )
 
 
 class _Progress(NamedTuple):

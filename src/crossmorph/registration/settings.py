@@ -16,6 +16,7 @@ NAMED_INITS = ("affine", "centers", "none")
 Freedom = Literal["rigid", "similarity", "affine"]
 LINEAR_STAGES: tuple[Freedom, ...] = get_args(Freedom)
 REGISTRATION_STAGES = (*LINEAR_STAGES, "deformable")
+IGNORE = ("none", "auto")
 Refine = str | float  # auto, on, off or seconds, see `refinement_seconds`
 
 
@@ -34,6 +35,9 @@ class Settings(NamedTuple):
             is repeated to the bit.
         stage: the last one: ``rigid``, ``similarity`` or ``affine``, for which no network is used
             (:mod:`crossmorph.registration.linear`), or ``deformable``.
+        ignore: ``auto`` registers twice, the second time without the evidence of what the images show differently after
+            the first (:mod:`crossmorph.registration.disagreement`); ``none``.
+        points_accuracy: millimetres to within which corresponding points lie, where there are any.
     """
 
     init: Init = "affine"
@@ -41,6 +45,8 @@ class Settings(NamedTuple):
     refine: Refine = "auto"
     refine_steps: int | None = None
     stage: str = "deformable"
+    ignore: str = "none"
+    points_accuracy: float = 2.0
 
     @property
     def freedom(self) -> Freedom | None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from crossmorph.functional import spatial
 from crossmorph.images.image import Image
-from crossmorph.networks.hierarchy import Flow
+from crossmorph.networks.hierarchy import Flow, Hierarchy, Registration
 from crossmorph.registration.pair_similarity import WHOLLY, Pair
 from crossmorph.simulation.drawing import gaussian_matrix
 from crossmorph.transforms.grid import Grid, onto_grid
@@ -59,10 +59,8 @@ def fit_translation(pair: Pair, drawn: Float[Tensor, "1 channels *space"], final
         drawn: the translation channels of the moving image.
         final: the final field and its inverse.
     """
-    curve = _hats(pair.moving)
-    moved = spatial.warp(torch.cat([pair.moving_seen, curve, drawn], 1), final.displacement, outside="zero")
-    seen, pictures = (moved[:, :1] > WHOLLY) & pair.fixed_seen, moved[:, 1:]
-    weights = _weights(pictures, pair.fixed, seen)
+    curve, pictures, seen = moved_pictures(pair, drawn, final)
+    weights = fit_weights(pictures, pair.fixed, seen, WINDOW[pair.fixed.ndim - 2])
     weights = spatial.warp(weights, final.inverse)
     of_curve, of_channels = weights.split([KNOTS, drawn.shape[1]], dim=1)
     lower = (pair.moving * (KNOTS - 1)).floor().clamp(0, KNOTS - 2).long()
@@ -70,6 +68,52 @@ def fit_translation(pair: Pair, drawn: Float[Tensor, "1 channels *space"], final
     slope = ((ends[1] - ends[0]) * (KNOTS - 1)).clamp(-STEEPEST, STEEPEST)
     whole = (of_curve * curve).sum(1, keepdim=True) + (of_channels * drawn).sum(1, keepdim=True)
     return Translation(whole - slope * pair.moving, slope)
+
+
+def moved_pictures(
+    pair: Pair, drawn: Float[Tensor, "1 channels *space"], final: Flow
+) -> tuple[Float[Tensor, "1 knots *space"], Float[Tensor, "1 pictures *space"], Bool[Tensor, "1 1 *space"]]:
+    """The curve of intensity where the moving image lies, it and the channels moved, and where both images are seen."""
+    curve = _hats(pair.moving)
+    moved = spatial.warp(torch.cat([pair.moving_seen, curve, drawn], 1), final.displacement, outside="zero")
+    return curve, moved[:, 1:], (moved[:, :1] > WHOLLY) & pair.fixed_seen
+
+
+@torch.inference_mode()
+def refilled(
+    pair: Pair,
+    ignored: tuple[Bool[Tensor, "1 1 *space"] | None, Bool[Tensor, "1 1 *space"] | None],
+    result: Registration,
+    hierarchy: Hierarchy,
+) -> Pair:
+    """The pair with what is ignored filled by the other image, translated and moved: what the networks see there.
+
+    A smooth fill says nothing, and networks answer it with a field of their own. What agrees with the field so far
+    pulls no more than that.
+
+    Args:
+        pair: both images on the working grid.
+        ignored: of the moving and of the fixed image, there.
+        result: the fields of a first pass.
+        hierarchy: whose translation network draws the fixed image in the moving one's modality.
+    """
+    final, moving, fixed = result.final, pair.moving, pair.fixed
+    if ignored[1] is not None:
+        fixed = torch.where(ignored[1].to(fixed.device), _moved_translation(pair, result.drawn, final), fixed)
+    if ignored[0] is not None:
+        back = Flow(final.inverse, final.displacement)
+        swapped = Pair(pair.fixed, pair.moving, pair.fixed_seen.to(moving), pair.moving_seen > WHOLLY)
+        drawn = hierarchy.draw(pair.fixed, pair.moving)
+        moving = torch.where(ignored[0].to(moving.device), _moved_translation(swapped, drawn, back), moving)
+    return pair._replace(moving=moving, fixed=fixed)
+
+
+def _moved_translation(
+    pair: Pair, drawn: Float[Tensor, "1 channels *space"], final: Flow
+) -> Float[Tensor, "1 1 *space"]:
+    """The moving image in the fixed one's modality, moved."""
+    base, slope = fit_translation(pair, drawn, final)
+    return spatial.warp(base + slope * pair.moving, final.displacement).clamp(0, 1)
 
 
 def _hats(image: Float[Tensor, "1 1 *space"]) -> Float[Tensor, "1 knots *space"]:
@@ -86,23 +130,32 @@ def translated_image(base: Tensor, slope: Tensor | None, grid: Grid, aligned: Im
         slope: likewise; None is 1.
         grid: the working grid.
         aligned: the moving image in [0, 1], its header moved by the initial affine.
-        moving: the moving image as it was given.
+        moving: the moving image as it was given; what is ignored of it is translated too.
     """
     own = Grid(aligned.affine, moving.shape)
 
     def at_its_resolution(values: Tensor) -> Float[ndarray, "*space"]:
         return onto_grid(Image(values[0, 0].cpu().numpy(), grid.affine, moving.physical), own).data
 
-    detail = aligned.data if slope is None else aligned.data * at_its_resolution(slope)
+    shown = aligned.data if moving.ignored is None else moving.scaled(filled=False).data
+    detail = shown if slope is None else shown * at_its_resolution(slope)
     return Image(detail + at_its_resolution(base), moving.affine, moving.physical, moving.header)
 
 
-def _weights(
+def fit_weights(
     pictures: Float[Tensor, "1 pictures *space"],
     fixed: Float[Tensor, "1 1 *space"],
     seen: Bool[Tensor, "1 1 *space"],
+    window: float,
 ) -> Float[Tensor, "1 pictures *space"]:
-    """The weights of every voxel."""
+    """The weights of every voxel.
+
+    Args:
+        pictures: of the moving image, moved.
+        fixed: what they shall add up to.
+        seen: the voxels that count.
+        window: its standard deviation, voxels.
+    """
     dim = pictures.ndim - 2
     column = (1, -1, *[1] * dim)
     scale = (pictures.square() * seen).flatten(2).sum(2).div(seen.sum().clamp_min(1)).sqrt().clamp_min(1e-3)
@@ -115,7 +168,7 @@ def _weights(
     overall = _solved(sums.mean(0, keepdim=True), torch.zeros_like(wanted[:1]), RIDGE)
     spread = sums.view(*blocks, *sums.shape[1:])
     for axis, length in enumerate(blocks):
-        smooth = gaussian_matrix(length, WINDOW[dim] / BLOCK).to(spread)
+        smooth = gaussian_matrix(length, window / BLOCK).to(spread)
         spread = torch.einsum("b...,bc->c...", spread.movedim(axis, 0), smooth).movedim(0, axis)
     local = _solved(spread.reshape(sums.shape), overall, NEAR)[..., 0]
     at_blocks = local.T.reshape(1, -1, *blocks) / scale.view(column)

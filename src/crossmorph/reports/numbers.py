@@ -129,6 +129,20 @@ GROUPS: dict[str, dict[str, Meaning]] = {
             "overlap",
         ),
         "overlap": Meaning("Overlap of the fields of view, after the initial affine", "The same once it is aligned."),
+        "points_initial": Meaning(
+            "Corresponding points, after the initial affine ({unit})",
+            "Largest distance of where a point is led from where it should be.",
+        ),
+        "points_final": Meaning(
+            "Corresponding points, of the result ({unit})", "The same after the whole transform.", "points"
+        ),
+        "points_accuracy": Meaning(
+            "Accuracy of the points ({unit})", "To within which each point was to be led to its partner."
+        ),
+        "ignored": Meaning(
+            "Ignored in the fixed image (cubic {unit}; of slices square)",
+            "The size of what was no evidence, say a lesion; the field is smooth across it.",
+        ),
         "folds_percent": Meaning(
             "Grid cells that fold (%)", "Where a field folds, several places are moved to one.", "folding"
         ),

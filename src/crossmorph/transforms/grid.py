@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import nibabel
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy import ndimage
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
-from crossmorph.transforms.warp import Warp, resample
+from crossmorph.transforms.warp import Warp, field_of_view, resample
 
 LARGEST_GRID = 2**23  # voxels; the default model took 1.3 GB for half as many
 
@@ -87,6 +87,16 @@ def onto_grid(image: Image, grid: Grid) -> Image:
     sigma = np.sqrt(np.maximum(ratio**2 - 1, 0) / 12)
     data = ndimage.gaussian_filter(image.data, sigma, mode="nearest") if (sigma > 0.2).any() else image.data
     return resample(Image(data, image.affine, image.physical), Warp.identity(grid))
+
+
+def evidence_on(image: Image, grid: Grid) -> Bool[ndarray, "*space"]:
+    """Where the voxel centres of a grid lie in an image's field of view, in its mask, and not in what is ignored."""
+    seen, evidence = field_of_view(image, *grid), image.evidence
+    if evidence is None:
+        return seen
+    shown = Image(evidence.astype(np.uint8), image.affine, image.physical)
+    inside: Bool[ndarray, "*space"] = seen & (resample(shown, Warp.identity(grid), "nearest").data > 0)
+    return inside
 
 
 def centre(image: Image) -> Float[ndarray, " dim"]:

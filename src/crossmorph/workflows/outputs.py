@@ -27,6 +27,7 @@ KINDS = {
     "labels": ("image", IMAGE_SUFFIXES),
     "header_only": ("image", WITH_PLACE),
     "fsl": ("FSL matrix", (".mat", ".txt")),
+    "ignored": ("image", IMAGE_SUFFIXES),
 }
 LINEAR_SUFFIXES = tuple(dict.fromkeys((*AFFINE_SUFFIXES, ".lta", *TRANSFORM_SUFFIXES)))  # of a linear transform
 LINEAR_ONLY = {"header_only": "--header-only", "fsl": "--fsl-matrix"}
@@ -53,6 +54,7 @@ class Outputs(NamedTuple):
 
     A ``folder`` is made before the work; the others must be there. ``header_only`` is the moving image with its new
     place in the header, ``fsl`` flirt's matrix; both need a ``linear`` transform, which then is written as one.
+    ``ignored`` is what was ignored in the fixed image, 0 and 1.
     """
 
     moved: Path | None = None
@@ -68,6 +70,7 @@ class Outputs(NamedTuple):
     header_only: Path | None = None
     fsl: Path | None = None
     linear: bool = False
+    ignored: Path | None = None
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every wanted file with what it is."""

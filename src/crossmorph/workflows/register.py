@@ -1,5 +1,6 @@
 """Registration in a program: images in whatever form they are at hand, results in the same form."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,12 @@ from crossmorph.provenance.record import Run, Source, file_source, memory_source
 from crossmorph.quality.checks import assess
 from crossmorph.quality.linear_checks import assess_linear
 from crossmorph.registration.continuation import continued, laid
+from crossmorph.registration.disagreement import with_disagreement
+from crossmorph.registration.evidence import NOTHING, Evidence
 from crossmorph.registration.linear import register_images_linear
 from crossmorph.registration.register_images import Registered, register_images
 from crossmorph.registration.settings import (
+    IGNORE,
     NAMED_INITS,
     REGISTRATION_STAGES,
     Init,
@@ -28,8 +32,16 @@ from crossmorph.registration.settings import (
     Settings,
     refinement_seconds,
 )
+from crossmorph.system.progress import stage
 from crossmorph.transforms.transform_chain import read_chain
 from crossmorph.transforms.warp import resample
+from crossmorph.workflows.further_inputs import (
+    NO_MORE,
+    FurtherInputs,
+    further_inputs,
+    further_sources,
+    read_further,
+)
 from crossmorph.workflows.result import Result
 
 
@@ -43,6 +55,9 @@ def register(
     refine: Refine = "auto",
     device: str = "auto",
     stage: str = "deformable",
+    ignore: str = "none",
+    points_accuracy: float = 2.0,
+    **further: Any,
 ) -> Result:
     """Register two images of different modality.
 
@@ -61,24 +76,20 @@ def register(
         device: a torch device, or ``auto``: that of a model which is loaded already, else CUDA where there is one, else
             the CPU.
         stage: ``rigid``, ``similarity`` or ``affine``, by no network, or ``deformable``.
+        ignore: ``auto`` registers twice, and ignores the second time what the images show differently after the first;
+            ``none``.
+        points_accuracy: millimetres to within which corresponding points are led to each other.
+        further: masks (``fixed_mask``, ``moving_mask``), what to ignore (``ignore_fixed``, ``ignore_moving``), further
+            images of each side (``others``) and corresponding ``points``, see
+            :class:`crossmorph.workflows.further_inputs.FurtherInputs`.
 
     Raises:
         InputError: an image, a model or a setting cannot be used.
     """
     ours, theirs = as_image(moving, "moving image"), as_image(fixed, "fixed image")
-    settings = Settings(init if isinstance(init, ndarray) else str(init), smoothness, refine, stage=stage)
-    check_settings(settings, device)
-    check_networks(settings, model)
-    loaded, card = (None, None) if settings.freedom else find_model(model, theirs.dim, device)
-    sources = [
-        file_source(role, source) if isinstance(source, (str, Path)) else memory_source(role, image)
-        for role, source, image in (("moving", moving, ours), ("fixed", fixed, theirs))
-    ]
-    if isinstance(init, str | Path) and str(init) not in NAMED_INITS:
-        sources.append(file_source("init", find_init(init)))
-    run = run_of("crossmorph.register, in Python", sources, loaded, card, settings)
-    settings = settings._replace(init=read_init(settings.init, ours, theirs, stage))
-    result = register_read(ours, theirs, loaded, settings, run)
+    start = init if isinstance(init, ndarray) else str(init)
+    settings = Settings(start, smoothness, refine, None, stage, ignore, points_accuracy)
+    result = _registered(ours, theirs, (moving, fixed), model, settings, device, further_inputs(further))
     return replace(
         result,
         moved=in_form_of(result.moved, fixed),
@@ -86,7 +97,40 @@ def register(
     )
 
 
-def register_read(moving: Image, fixed: Image, model: Model | None, settings: Settings, run: Run) -> Result:
+def _registered(
+    ours: Image,
+    theirs: Image,
+    given: tuple[ImageLike, ImageLike],
+    model: str | Model | None,
+    settings: Settings,
+    device: str,
+    further: FurtherInputs,
+) -> Result:
+    """The result of two images, ``given`` in some form and read, in the form in which they were read."""
+    init = settings.init
+    check_settings(settings, device)
+    check_networks(settings, model, further)
+    loaded, card = (None, None) if settings.freedom else find_model(model, theirs.dim, device)
+    sources = [
+        file_source(role, source) if isinstance(source, (str, Path)) else memory_source(role, image)
+        for role, source, image in zip(("moving", "fixed"), given, (ours, theirs), strict=True)
+    ]
+    if isinstance(init, str) and init not in NAMED_INITS:
+        sources.append(file_source("init", find_init(init)))
+    evident = read_further(ours, theirs, further, settings.points_accuracy)
+    run = run_of("crossmorph.register, in Python", [*sources, *further_sources(further)], loaded, card, settings)
+    settings = settings._replace(init=read_init(init, ours, theirs, settings.stage))
+    return register_read(evident.moving, evident.fixed, loaded, settings, run, evident.evidence)
+
+
+def register_read(
+    moving: Image,
+    fixed: Image,
+    model: Model | None,
+    settings: Settings,
+    run: Run,
+    evidence: Evidence = NOTHING,
+) -> Result:
     """Register two images and assess the result.
 
     Args:
@@ -95,6 +139,7 @@ def register_read(moving: Image, fixed: Image, model: Model | None, settings: Se
         model: weights; None for a linear stage.
         settings: how, the initial affine read already.
         run: what decides the result, for its record.
+        evidence: what is given beside the two images; nothing for a linear stage.
 
     Raises:
         InputError: as of :func:`crossmorph.registration.register_images.register_images`, or of
@@ -107,16 +152,33 @@ def register_read(moving: Image, fixed: Image, model: Model | None, settings: Se
         return Result(moved, linear.translated, moving, fixed, linear, assess_linear(linear, moving, fixed), run)
     assert model is not None
     if isinstance(settings.init, tuple):
+        if evidence != NOTHING or settings.ignore == "auto":
+            raise InputError("init is a warp; expected an affine one with points, further images or ignore auto")
         steps, start = settings.init, laid(moving, fixed, settings.init)
         registered = register_images(start, fixed, model, settings._replace(init="none"))
         assessment = assess(registered, start, fixed)
         registered = continued(registered, moving, fixed, start, steps)
     else:
-        start, registered = None, register_images(moving, fixed, model, settings)
+        start = None
+        if settings.ignore == "auto":
+            moving, fixed = _without_disagreement(moving, fixed, model, settings, evidence)
+        registered = register_images(moving, fixed, model, settings, evidence)
         assessment = assess(registered, moving, fixed)
     moved = replace(resample(moving, registered.warp), header=fixed.header)
     run = run._replace(settings={**run.settings, **_as_done(settings, registered)})
     return Result(moved, registered.translated, moving, fixed, registered, assessment, run, start)
+
+
+def _without_disagreement(
+    moving: Image, fixed: Image, model: Model, settings: Settings, evidence: Evidence
+) -> tuple[Image, Image]:
+    """Both images, with what they show differently after a first registration ignored."""
+    # Of no limited time, so that the same images give the same bits.
+    refine = settings.refine if isinstance(settings.refine, str) else "on"
+    found = register_images(moving, fixed, model, settings._replace(refine=refine, refine_steps=None), evidence)
+    stage("disagreement")
+    ignoring = with_disagreement((moving, fixed), found.pair, found.result, found.grid, found.inverse)
+    return ignoring or (moving, fixed)
 
 
 def _as_done(settings: Settings, registered: Registered) -> dict[str, Any]:
@@ -138,6 +200,11 @@ def check_settings(settings: Settings, device: str | None = None) -> None:
         InputError: says what was received and what is expected.
     """
     refinement_seconds(settings.refine, dim=3)
+    if settings.ignore not in IGNORE:
+        raise InputError(f"ignore {settings.ignore!r}: expected {', '.join(IGNORE)}")
+    accuracy = settings.points_accuracy
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 < accuracy < math.inf:
+        raise InputError(f"points accuracy {accuracy!r}: expected millimetres above 0")
     if settings.stage not in REGISTRATION_STAGES:
         raise InputError(f"stage {settings.stage!r}: expected {', '.join(REGISTRATION_STAGES)}")
     if isinstance(settings.smoothness, bool) or not isinstance(settings.smoothness, int | float | None):
@@ -148,16 +215,21 @@ def check_settings(settings: Settings, device: str | None = None) -> None:
         find_device(device)
 
 
-def check_networks(settings: Settings, model: str | Model | None) -> None:
+def check_networks(settings: Settings, model: str | Model | None, further: FurtherInputs = NO_MORE) -> None:
     """Refuse what only networks and the refinement understand, for a linear stage. Raises InputError."""
     given = {
+        "--ignore auto": settings.ignore == "auto",
+        "further images": bool(further.others),
+        "--points": further.points is not None,
         "--model": model is not None,
         "--smoothness": settings.smoothness is not None,
         "--refine": settings.refine not in ("auto", "off"),
     }
+    if further.others and settings.refine == "off":
+        raise InputError("refine off: further images take part in the refinement alone; expected --refine auto or on")
     if settings.freedom is not None and any(given.values()):
         received = ", ".join(option for option, wanted in given.items() if wanted)
-        raise InputError(f"stage {settings.stage}: received {received}; expected none, as no network is used")
+        raise InputError(f"stage {settings.stage}: received {received}; expected none, that is for deformable")
 
 
 def find_model(model: str | Model | None, dim: int, device: str) -> tuple[Model, Path | None]:

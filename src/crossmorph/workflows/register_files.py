@@ -12,8 +12,10 @@ from crossmorph.images.image import Image
 from crossmorph.images.io import read_image
 from crossmorph.provenance.record import file_source
 from crossmorph.quality.assessment import Check, LinearMeasures, Measures, failures, level_text
+from crossmorph.registration.evidence import Evidence
 from crossmorph.registration.settings import DEFAULTS, NAMED_INITS, Settings
 from crossmorph.system.files import make_folder, output_set
+from crossmorph.workflows.further_inputs import NO_MORE, FurtherInputs, read_further
 from crossmorph.workflows.outputs import Outputs, check_outputs
 from crossmorph.workflows.register import (
     check_networks,
@@ -129,6 +131,7 @@ def register_files(
     threads: int | None = None,
     keep_failed: bool = False,
     command: str = "crossmorph.register_files, in Python",
+    further: FurtherInputs = NO_MORE,
 ) -> Done:
     """Register two files and write what is wanted, all of it or nothing.
 
@@ -142,14 +145,15 @@ def register_files(
         threads: of the CPU, for the whole process; None leaves them as they are.
         keep_failed: whether to write the outputs of a registration of which a check failed.
         command: what was called, for the record beside the transforms.
+        further: what is given beside the two images, all of it in files.
 
     Raises:
         InputError: an input that cannot be used, or an output that cannot be written. No output file is left then.
     """
     check_settings(settings, device)
-    check_networks(settings, model)
+    check_networks(settings, model, further)
     outputs = outputs._replace(linear=settings.freedom is not None)
-    read = _read(moving, fixed, outputs, settings)
+    read = _read(moving, fixed, outputs, settings, further)
     loaded, card = (None, None) if settings.freedom else find_model(model, read.fixed.dim, device)
     if threads:
         torch.set_num_threads(threads)
@@ -159,7 +163,7 @@ def register_files(
         make_folder(outputs.folder)
     with output_set(outputs.claimed()) as written:
         try:
-            result = register_read(read.moving, read.fixed, loaded, settings, run)
+            result = register_read(read.moving, read.fixed, loaded, settings, run, read.evidence)
         except InputError as error:
             raise InputError(f"{moving} to {fixed}: {error}") from error
         kept = keep_failed or result.passed
@@ -168,29 +172,27 @@ def register_files(
             written.publish()
     ants = result.ants_call(outputs) if kept else (None, None)
     name = loaded and loaded.card.name
-    cautions = tuple(
-        dict.fromkeys(
-            f"{path}: {caution}"
-            for path, image in ((moving, read.moving), (fixed, read.fixed), *read.labels.items())
-            for caution in image.cautions
-        )
-    )
-    stages = result.registered.seconds
-    return Done(
-        moving, fixed, name, outputs, result.seconds, result.measures, result.checks, *ants, kept, stages, cautions
-    )
+    found = result.seconds, result.measures, result.checks, *ants, kept, result.registered.seconds
+    return Done(moving, fixed, name, outputs, *found, _cautions(moving, fixed, read))
+
+
+def _cautions(moving: Path, fixed: Path, read: "_Read") -> tuple[str, ...]:
+    """What is uncertain about the geometry of the images, once each."""
+    images = ((moving, read.moving), (fixed, read.fixed), *read.labels.items())
+    return tuple(dict.fromkeys(f"{path}: {caution}" for path, image in images for caution in image.cautions))
 
 
 class _Read(NamedTuple):
-    """Images, labels by their paths, and every file that was read with its part."""
+    """Images with their masks, labels by their paths, every file that was read with its part, and what else it said."""
 
     moving: Image
     fixed: Image
     labels: dict[Path, Image]
     inputs: list[tuple[str, Path]]
+    evidence: Evidence
 
 
-def _read(moving: Path, fixed: Path, outputs: Outputs, settings: Settings) -> _Read:
+def _read(moving: Path, fixed: Path, outputs: Outputs, settings: Settings, further: FurtherInputs) -> _Read:
     """The images and labels, once it is known that they go together and that no output is one of the inputs."""
     images = {path: read_image(path) for path in (moving, fixed)}
     if images[moving].dim != images[fixed].dim:
@@ -200,8 +202,9 @@ def _read(moving: Path, fixed: Path, outputs: Outputs, settings: Settings) -> _R
     for path, image in labels.items():
         if image.dim != images[moving].dim:
             raise InputError(f"{path}: labels are {image.dim}-D, shape {image.shape}; the moving image is not")
-    inputs = [("moving", moving), ("fixed", fixed), *(("labels", path) for path in labels)]
+    inputs = [("moving", moving), ("fixed", fixed), *(("labels", path) for path in labels), *further.files()]
     if isinstance(settings.init, str) and settings.init not in NAMED_INITS:
         inputs.append(("init", find_init(settings.init)))
     check_outputs([path for _, path in inputs], outputs, images[fixed].dim)
-    return _Read(images[moving], images[fixed], labels, inputs)
+    evident = read_further(images[moving], images[fixed], further, settings.points_accuracy)
+    return _Read(evident.moving, evident.fixed, labels, inputs, evident.evidence)

@@ -15,10 +15,15 @@ from crossmorph.provenance.record import Record, Source, Weights, digest, read_r
 from crossmorph.registration.settings import NAMED_INITS, Init, Settings
 from crossmorph.system.environment import versions
 from crossmorph.system.files import make_folder
+from crossmorph.workflows.further_inputs import from_roles
 from crossmorph.workflows.outputs import KINDS, LabelFiles, Outputs
 from crossmorph.workflows.register_files import register_files
 
-TYPES: dict[str, tuple[type, ...]] = {"refine": (str, float), "stage": (str,)}  # of settings that are no numbers
+TYPES: dict[str, tuple[type, ...]] = {
+    "refine": (str, float),
+    "stage": (str,),
+    "ignore": (str,),
+}  # of settings that are no numbers
 SHAPES = ((3, 3), (4, 4))  # of matrices, in two dimensions and three
 ANTS_NAME = re.compile(r"(0GenericAffine\.mat|1Warp\.nii\.gz|1InverseWarp\.nii\.gz)$")
 
@@ -84,7 +89,7 @@ def replay(path: Path, folder: Path | None = None) -> Replayed:
             if target.exists():
                 raise InputError(f"{target}: is there already; expected a folder (-o) without it")
         how = (None if card is None else str(card), settings, record.device, record.threads, True, record.command)
-        register_files(inputs["moving"], inputs["fixed"], outputs, *how)
+        register_files(inputs["moving"], inputs["fixed"], outputs, *how, further=from_roles(inputs))
         pairs = zip(record.outputs, targets, strict=True)
         compared = [Compared(was.kind, was.path, digest(now) == was.sha256) for was, now in pairs]
     return Replayed(path, compared, _differences(record))

@@ -112,7 +112,7 @@ class Result:
         Args:
             moved: where the moved image goes; its suffix chooses the format.
             outputs: paths for ``transform``, ``inverse``, ``translated``, ``error_map``, ``report``, ``ants_prefix``,
-                ``header_only`` and ``fsl``, as of :class:`Outputs`.
+                ``header_only``, ``fsl`` and ``ignored``, as of :class:`Outputs`.
 
         Returns:
             The files.
@@ -131,6 +131,12 @@ class Result:
             self.write(files, written, {})
             written.publish()
         return [path for _, path in files.files()]
+
+    @property
+    def ignored(self) -> Image:
+        """What was ignored in the fixed image, 0 and 1, on its grid."""
+        ignored = np.zeros(self.fixed.shape, bool) if self.fixed.ignored is None else self.fixed.ignored
+        return Image(ignored.astype(np.uint8), self.fixed.affine, self.fixed.physical, self.fixed.header)
 
     def write(self, outputs: Outputs, written: OutputSet, labels: dict[Path, Image]) -> None:
         """Write everything into a set of outputs, which the caller publishes.
@@ -158,6 +164,8 @@ class Result:
             write_image(outputs.header_only, replace(placed, affine=np.linalg.inv(self.matrix) @ self.moving.affine))
         if outputs.error_map:
             write_image(outputs.error_map, self.error_map())
+        if outputs.ignored:
+            write_image(outputs.ignored, self.ignored)
         if outputs.report:
             self._write_report(outputs.report, outputs, labels)
         self._write_records(outputs, written)

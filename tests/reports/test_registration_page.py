@@ -231,7 +231,8 @@ def test_every_measure_is_shown_and_compared_where_a_check_compares_it():
     """What a page says of measures and checks is all there is to say, and its links lead somewhere."""
     assert set(MEASURES) == {*Measures._fields, *TransformMeasures._fields, *LinearMeasures._fields} - {"unit"}
     known = measures(mutual_information_refined=0.8, refine_steps=3, expected_error=1.23, training_distance=0.5,
-                     mirror_ratio=0.9, translation_correlation=0.9)  # fmt: skip
+                     mirror_ratio=0.9, translation_correlation=0.9,
+                     points_initial=4.0, points_final=1.0, points_accuracy=2.0, ignored=80.0)  # fmt: skip
     checks = make_checks(known, Limits(2.0, 3.0, 1.5, 1.5))
     assert {each.name for each in checks} == {meaning.check for meaning in MEASURES.values()} - {""}
     parsed = Parsed(page(scene(2)._replace(measures=known, checks=checks)))

@@ -180,3 +180,12 @@ def test_what_is_ignored_is_shown_as_it_is(given: Given) -> None:
     assert moved.max() > 4
     assert not code("apply", given.folder / "t.nii.gz", given.folder / "moving.nii", given.folder / "again.nii")
     assert np.allclose(moved, read_image(given.folder / "again.nii").data, atol=1e-5)
+
+
+def test_the_report_shows_what_was_ignored_and_the_points(given: Given) -> None:
+    points = ["--points", given.folder / "moving.csv", given.folder / "fixed.csv"]
+    given.run("--ignore-fixed", given.folder / "hole.nii", *points, "--report", given.folder / "page.html")
+    page = (given.folder / "page.html").read_text(encoding="utf-8")
+    assert "ignored" in page
+    assert "Ignored in the fixed image" in page
+    assert "Corresponding points, of the result" in page

@@ -258,12 +258,20 @@ class Result:
         content = content._replace(
             error_map=expected,
             provenance=plain_run(self.run),
-            labels={source.name: resample(image, self.transform, "nearest") for source, image in labels.items()},
+            labels=self._marked(labels),
             date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             ants=ants,
             ants_caution=caution,
         )
         write_whole(path, page(content).encode())
+
+    def _marked(self, labels: dict[Path, Image]) -> dict[str, Image]:
+        """What a page can lay over the fixed image: the moved labels, where was looked, and what was ignored."""
+        marked = {source.name: resample(image, self.transform, "nearest") for source, image in labels.items()}
+        for name, mask in (("fixed mask", self.fixed.mask), ("ignored", self.fixed.ignored)):
+            if mask is not None:
+                marked[name] = replace(self.fixed, data=mask.astype(np.int32))
+        return marked
 
     def _draw(self, path: Path) -> None:
         from crossmorph.reports.figure import write_picture

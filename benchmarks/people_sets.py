@@ -1,4 +1,4 @@
-"""Sets of test people for ``benchmarks/people.py``:
+"""Sets of test people for ``benchmarks/people.py``.
 
     python benchmarks/people_sets.py ANATOMIES -o FOLDER [--labels FOLDER --t1 FOLDER --splits CSV]
 
@@ -21,7 +21,6 @@ import csv
 import shutil
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -30,6 +29,8 @@ from crossmorph.datasets.pairs import Pair, write_pairs
 from crossmorph.datasets.people_pairs import pairs_spec, prepare_people
 from crossmorph.datasets.writing import new_dataset
 from crossmorph.errors import InputError
+from crossmorph.images.image import Image
+from crossmorph.images.io import read_image, write_image
 
 SIMULATED = {
     "brains-1mm": {"split": "test", "show": "brains", "spacing": 1.0, "pairs": 8},
@@ -76,8 +77,8 @@ def prepare_scans(options: argparse.Namespace, output: Path, curved: bool) -> Pa
                 shutil.copyfile(labels, files[f"{role}_labels"])
                 shutil.copyfile(scans[person], files[role])
             if curved:
-                scan = nibabel.load(scans[moving])
-                nibabel.save(nibabel.Nifti1Image(under_curve(scan.get_fdata(), index), scan.affine), files["moving"])
+                scan = read_image(scans[moving])
+                write_image(files["moving"], Image(under_curve(scan.data, index), scan.affine))
             pairs.append(Pair(name=f"{moving}-{fixed}", **files))
         write_pairs(folder / "pairs.csv", pairs)
     return output / "pairs.csv"
@@ -88,7 +89,7 @@ def test_people(splits: Path) -> list[str]:
         return sorted(row["person"] for row in csv.DictReader(stream) if row["split"] == "test")
 
 
-def under_curve(data: Float[ndarray, "x y z"], index: int) -> Float[ndarray, "x y z"]:
+def under_curve(data: ndarray, index: int) -> Float[ndarray, "x y z"]:
     """The image with other intensities for its tissues; air, below a twentieth of the range, stays dark."""
     high = np.percentile(data, 99.5)
     unit = np.clip(data / high, 0, 1)

@@ -190,7 +190,7 @@ def learn2reg(
         typer.Option(metavar="train|validation|test", help="Which of the task's pairs."),
     ] = "validation",
 ) -> None:
-    """Write the list of a Learn2Reg task's pairs, for evaluate and batch."""
+    """Write the list of a Learn2Reg task's pairs, for evaluate and register --pairs."""
     from crossmorph.datasets.learn2reg import prepare_learn2reg
 
     _tell({split: prepare_learn2reg(task, output, split)})

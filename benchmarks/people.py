@@ -178,7 +178,7 @@ def table_of(rows: Sequence[Row]) -> str:
                 [
                     HEADINGS.get(method, method),
                     f"{len(known)}" + (f" ({failed} failed)" if failed else ""),
-                    f"{100 * dice.mean:.1f} [{100 * dice.low:.1f}, {100 * dice.high:.1f}]",
+                    f"{100 * dice.mean:.1f}" + interval(100 * dice.low, 100 * dice.high),
                     f"{values['hd95_mm'].mean:.2f}",
                     f"{values['folds_percent'].mean:.3f}",
                     *("-" if method == "none" else f"{values[name].median:.1f}" for name in ("seconds", "cpu_seconds")),
@@ -187,6 +187,10 @@ def table_of(rows: Sequence[Row]) -> str:
                 ]
             )
     return markdown_rows(table)
+
+
+def interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
 
 
 def differences(rows: Sequence[Row]) -> list[str]:
@@ -203,7 +207,7 @@ def differences(rows: Sequence[Row]) -> list[str]:
                 for name in ("seconds", "cpu_seconds")
             ]
             lines.append(
-                f"{ours} - {peer}: {gain.mean:+.1f} points of Dice [{gain.low:.1f}, {gain.high:.1f}], by pair "
+                f"{ours} - {peer}: {gain.mean:+.1f} points of Dice{interval(gain.low, gain.high)}, by pair "
                 f"{gains.min():+.1f} to {gains.max():+.1f} ({len(pairs)} pairs); {peer} takes {ratios[0]:.1f} times as "
                 f"long ({ratios[1]:.1f} times the CPU seconds)."
             )

@@ -50,13 +50,13 @@ def main() -> None:
     parser.add_argument("--t1", type=Path, metavar="FOLDER")
     parser.add_argument("--splits", type=Path, metavar="CSV")
     options = parser.parse_args()
-    for name, choices in SIMULATED.items():
-        if not (options.output / name).exists():
-            print(prepare_people(options.anatomies, options.output / name, pairs_spec(**choices)), flush=True)
     if options.labels and options.t1 and options.splits:
         for name in ("real-t1", "real-t1-curve"):
             if not (options.output / name).exists():
                 print(prepare_scans(options, options.output / name, curved=name.endswith("curve")), flush=True)
+    for name, choices in SIMULATED.items():
+        if not (options.output / name).exists():
+            print(prepare_people(options.anatomies, options.output / name, pairs_spec(**choices)), flush=True)
 
 
 def prepare_scans(options: argparse.Namespace, output: Path, curved: bool) -> Path:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint bench faults formats fuzz site notebook browser clean
+.PHONY: demo test test-all lint bench bench-real faults formats fuzz site notebook browser clean
 
 demo: .venv/.demo
 	$(BIN)/crossmorph demo
@@ -21,6 +21,10 @@ lint: .venv/.lint
 
 bench: .venv/.bench
 	$(BIN)/python benchmarks/register.py
+
+# Sets of people of benchmarks/people_sets.py: make bench-real DATA=FOLDER.
+bench-real: .venv/.bench
+	$(BIN)/python benchmarks/people.py $(DATA)
 
 # Every image format beside nibabel and SimpleITK; kills, full disks, two writers; damaged files: docs/robustness.md.
 formats: .venv/.test

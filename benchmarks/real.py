@@ -1,11 +1,11 @@
 """Real brains of other modality, beside ANTs: ``python benchmarks/real.py --mni FOLDER --colin FOLDER``.
 
 The MNI152 T2w head (2 mm) and nilearn's ICBM152 T1w brain (1 mm), one to the other and back, and Colin27's T1w brain
-and head (1 mm) to the MNI152 T2w head. No true field is known, so each is scored by a pair of T1w images: of the MNI152
-head by its T1w image, which no method sees. Correlation and mean squared error (of images scaled to [0, 1]) are taken
-inside the fixed image's brain mask. Every method runs once on every pair in a process of its own, on one thread, which
-tells its seconds (of the registration alone) and its peak memory. Writes ``real.csv`` and a picture of three planes for
-each, prints a table.
+and head (1 mm) to the MNI152 T2w head and back. No true field is known, so each is scored by a pair of T1w images: of
+the MNI152 head by its T1w image, which no method sees. Correlation and mean squared error (of images scaled to [0, 1])
+are taken inside the fixed image's brain mask. Every method runs once on every pair in a process of its own, on one
+thread, which tells its seconds and CPU seconds (of the registration alone) and its peak memory. Writes ``real.csv`` and
+a picture of three planes for each, prints a table.
 
 ``--mni`` holds ``MNI152_T1_2mm.nii.gz``, ``MNI152_T2_2mm.nii.gz`` and ``brain_mask_dilated_2mm.nii.gz``; ``--colin``
 holds ``ch2.nii.gz`` and ``ch2bet.nii.gz`` (Debian's package mricron-data, in /usr/share/mricron/templates).
@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -33,8 +34,11 @@ from crossmorph.reports.figure import write_picture
 from crossmorph.transforms.warp import resample, voxel_displacement
 
 METHODS = "none,affine,syn,crossmorph,crossmorph-refined"
-PAIRS = (("mni", "icbm"), ("icbm", "mni"), ("colin-brain", "mni"), ("colin-head", "mni"))
-COLUMNS = ("pair", "method", "ncc", "mse_percent", "folds_percent", "seconds", "peak_mib")
+PAIRS = (
+    *(("mni", "icbm"), ("icbm", "mni")),
+    *(("colin-brain", "mni"), ("colin-head", "mni"), ("mni", "colin-brain"), ("mni", "colin-head")),
+)
+COLUMNS = ("pair", "method", "ncc", "mse_percent", "folds_percent", "seconds", "cpu_seconds", "peak_mib")
 
 
 class Scan(NamedTuple):
@@ -50,6 +54,7 @@ def main() -> None:
     parser.add_argument("--mni", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--colin", type=Path, metavar="FOLDER", help="default: the first two pairs only")
     parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--pairs", type=lambda names: names.split(","), metavar="A,B,..", help="as mni-colin-head")
     parser.add_argument("--model", default="any-3d", metavar="NAME", help="weights for volumes")
     parser.add_argument("--results", type=Path, default=Path("results/real"), metavar="FOLDER")
     parser.add_argument("--one", nargs=3, metavar=("MOVING", "FIXED", "METHOD"), help=argparse.SUPPRESS)
@@ -59,7 +64,7 @@ def main() -> None:
         print(json.dumps(score(arguments, *arguments.one)))
         return
     rows = []
-    for moving, fixed in PAIRS if arguments.colin else PAIRS[:2]:
+    for moving, fixed in chosen(arguments):
         for method in arguments.methods.split(","):
             command = [sys.executable, *sys.argv, "--one", moving, fixed, method]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -75,6 +80,12 @@ def main() -> None:
         writer.writerows(rows)
 
 
+def chosen(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """The pairs that were asked for, or those that the folders allow."""
+    allowed = PAIRS if arguments.colin else PAIRS[:2]
+    return [pair for pair in allowed if not arguments.pairs or "-".join(pair) in arguments.pairs]
+
+
 def scans(mni: Path, colin: Path | None, folder: Path) -> dict[str, Scan]:
     """All scans by name; nilearn's are written into the folder."""
     from nilearn import datasets
@@ -87,8 +98,8 @@ def scans(mni: Path, colin: Path | None, folder: Path) -> dict[str, Scan]:
         "icbm": Scan(brain, brain, mask),
     }
     if colin is not None:
-        found["colin-brain"] = Scan(colin / "ch2bet.nii.gz", colin / "ch2bet.nii.gz")
-        found["colin-head"] = Scan(colin / "ch2.nii.gz", colin / "ch2.nii.gz")
+        stripped, head = colin / "ch2bet.nii.gz", colin / "ch2.nii.gz"  # above 0 is the brain
+        found |= {"colin-brain": Scan(stripped, stripped, stripped), "colin-head": Scan(head, head, stripped)}
     return found
 
 
@@ -102,7 +113,9 @@ def score(arguments: argparse.Namespace, moving: str, fixed: str, method: str) -
         assert target.brain is not None
         brain = read_image(target.brain, labels=True).data > 0
     run = runner(method, partial(load_model, arguments.model), threads=1)
+    began = time.process_time()
     outcome = run(case)
+    used = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     moved, still = (scale_intensity(image.data).data for image in (resample(moving_t1, outcome.warp), fixed_t1))
     picture = arguments.results / f"{moving}-{fixed}-{method}.png"
@@ -113,6 +126,7 @@ def score(arguments: argparse.Namespace, moving: str, fixed: str, method: str) -
         "mse_percent": float(100 * np.mean((moved - still)[brain] ** 2)),
         "folds_percent": metrics.folds_percent(voxel_displacement(outcome.warp)),
         "seconds": outcome.seconds or 0.0,
+        "cpu_seconds": used,
         "peak_mib": peak,
     }
 

@@ -2,7 +2,7 @@
 
 Simulates the data and trains VoxelMorph (half an hour) where they are not there yet, and runs every method on the same
 pairs, the first 48 of each split, on one thread. Writes ``results/phantom-test.csv`` and ``results/phantom-rough.csv``
-(a row per pair and method) and ``results/accuracy-time.png`` and ``.pdf``, prints the tables that the README shows, and
+(a row per pair and method) and ``results/accuracy-time.png`` and ``.pdf``, prints the tables of the slices, and
 how many times as fast as each peer we are. ``--help`` lists what can be narrowed down.
 """
 

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 import typer
 from numpy import ndarray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner, Result
 
@@ -253,6 +253,35 @@ def test_convert_to_fsl(folder: Path) -> None:
     np.testing.assert_allclose(look, transform_points(np.linalg.inv(MOVING), there[:, None])[:, 0], atol=1e-4)
 
 
+def test_convert_to_learn2reg_and_back(folder: Path) -> None:
+    """Learn2Reg's evaluation samples the moving labels at ``identity + field``, in voxels, and reads no header."""
+    images = folder / "moving.nii.gz", folder / "fixed.nii.gz"
+    convert_file(folder / "warp.h5", folder / "disp_0001_0002.nii.gz", "learn2reg", images[0])
+    field = nibabel.load(folder / "disp_0001_0002.nii.gz").get_fdata()
+    assert field.shape == (*SHAPE, 3)
+    identity = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+    moving = read_image(images[0])
+    theirs = map_coordinates(moving.data.astype(float), identity + field.transpose(3, 0, 1, 2), order=1)
+    ours = resample(moving, a_warp()).data
+    inside = ours != 0  # beyond its field of view both are 0, but scipy fades out within a voxel of it
+    assert inside.mean() > 0.3
+    np.testing.assert_allclose(theirs[inside & (theirs != 0)], ours[inside & (theirs != 0)], atol=1e-2)
+
+    headless = nibabel.Nifti1Image(field.astype(np.float32), np.eye(4))
+    nibabel.save(headless, folder / "theirs.nii.gz")
+    convert_file(folder / "theirs.nii.gz", folder / "back.h5", "itk", *images, source="learn2reg")
+    back = read_transform(folder / "back.h5")
+    np.testing.assert_allclose(back.displacement, a_warp().displacement, atol=1e-4)
+    np.testing.assert_allclose(back.affine, FIXED, atol=1e-5)
+
+    convert_file(folder / "affine.mat", folder / "a.nii.gz", "learn2reg", *images)
+    convert_file(folder / "a.nii.gz", folder / "a.h5", "itk", *images, source="learn2reg")
+    points = transform_points(FIXED, np.array([[3.0, 8], [4, 9], [5, 7]]))
+    np.testing.assert_allclose(
+        move_points([read_transform(folder / "a.h5")], points), transform_points(SHIFT, points), atol=1e-4
+    )
+
+
 def test_convert_to_freesurfer(folder: Path) -> None:
     pytest.importorskip("nitransforms")
     images = folder / "moving.nii.gz", folder / "fixed.nii.gz"
@@ -312,6 +341,18 @@ BAD = {
     ),
     "warp for freesurfer": (["convert", "warp.h5", "o.lta", "--to", "freesurfer"], "is a warp; expected an affine"),
     "name for freesurfer": (["convert", "affine.mat", "o.mat", "--to", "freesurfer"], "unknown freesurfer affine"),
+    "learn2reg alone": (["convert", "warp.h5", "o.nii.gz", "--to", "learn2reg"], "expected --moving"),
+    "from learn2reg alone": (
+        ["convert", "moving.nii.gz", "o.h5", "--to", "itk", "--from", "learn2reg"],
+        "expected --moving and --fixed",
+    ),
+    "from learn2reg, an image": (
+        [
+            *("convert", "labels.nii.gz", "o.h5", "--to", "itk", "--from", "learn2reg"),
+            *("--moving", "moving.nii.gz", "--fixed", "fixed.nii.gz"),
+        ],
+        "a Learn2Reg field on the fixed image's grid",
+    ),
     "fsl alone": (["convert", "warp.h5", "o.nii.gz", "--to", "fsl"], "expected --moving"),
 }
 

@@ -1,7 +1,7 @@
 """The commands that make datasets. Heavy imports wait until a command needs them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -176,6 +176,24 @@ def people(
         seed=seed,
     )
     _tell({split: prepare_people(source, output, spec)})
+
+
+@app.command()
+def learn2reg(
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="Folder of a task, with its NAME_dataset.json.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="PATH", help="List to write.", show_default="TASK/pairs.csv"),
+    ] = None,
+    split: Annotated[
+        Literal["train", "validation", "test"],
+        typer.Option(metavar="train|validation|test", help="Which of the task's pairs."),
+    ] = "validation",
+) -> None:
+    """Write the list of a Learn2Reg task's pairs, for evaluate and register --pairs."""
+    from crossmorph.datasets.learn2reg import prepare_learn2reg
+
+    _tell({split: prepare_learn2reg(task, output, split)})
 
 
 def _tell(lists: dict[str, Path]) -> None:

@@ -136,14 +136,22 @@ def convert(
     transform: Transform,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
     to: Annotated[
-        Literal["itk", "ants", "fsl", "freesurfer"],
+        Literal["itk", "ants", "fsl", "freesurfer", "learn2reg"],
         typer.Option(
-            metavar="itk|ants|fsl|freesurfer", help="Program that will read it; FreeSurfer: affine only, .lta."
+            metavar="itk|ants|fsl|freesurfer|learn2reg",
+            help="Program that will read it; FreeSurfer: affine only, .lta.",
         ),
     ],
-    moving: Annotated[Path | None, typer.Option(metavar="PATH", help="Moving image, for FSL and FreeSurfer.")] = None,
+    moving: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Moving image, for FSL, FreeSurfer and Learn2Reg.")
+    ] = None,
     fixed: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Fixed image, for affine transforms of FSL and FreeSurfer.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Fixed image, for affine transforms of FSL, FreeSurfer and Learn2Reg."),
+    ] = None,
+    source: Annotated[
+        Literal["learn2reg"] | None,
+        typer.Option("--from", metavar="learn2reg", help="XFM is a Learn2Reg field; needs --moving and --fixed."),
     ] = None,
 ) -> None:
     """Write a transform for another program."""
@@ -151,7 +159,7 @@ def convert(
     from crossmorph.workflows.transform_files import convert_file
 
     with working("computing"):
-        convert_file(transform, output, to, moving, fixed)
+        convert_file(transform, output, to, moving, fixed, source)
     _done([output], [])
 
 

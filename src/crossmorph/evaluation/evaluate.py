@@ -263,7 +263,7 @@ def run_methods(
                     if pair is pairs[0]:
                         method(case)
                     outcome = method(case)
-                    rows.append(Row(pair.name, name, _scores(case, outcome)))
+                    rows.append(Row(pair.name, name, score(case, outcome)))
                 except Exception as error:
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     logger.warning("%s failed on %s (%s)", name, pair.name, reason)
@@ -317,7 +317,7 @@ def _same_grid(one: Image | Warp, other: Image) -> bool:
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
-def _scores(case: Case, outcome: Outcome) -> dict[str, float]:
+def score(case: Case, outcome: Outcome) -> dict[str, float]:
     """All scores that can be computed for the pair, by column."""
     warp = outcome.warp
     if not np.isfinite(warp.displacement).all():

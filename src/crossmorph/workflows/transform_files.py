@@ -5,26 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import nibabel
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 
 from crossmorph.errors import InputError
-from crossmorph.functional.interpolation import affine_slab, slabs
 from crossmorph.images.image import Image, in_stored_type
 from crossmorph.images.io import IMAGE_SUFFIXES, read_series, write_image, write_series
 from crossmorph.images.nifti import NIFTI_SUFFIXES
-from crossmorph.system.files import atomic_output, output_set, suffix_of
+from crossmorph.system.files import output_set, suffix_of
 from crossmorph.transforms.affine_files import (
     AFFINE_SUFFIXES,
-    fsl_coordinates,
     read_step,
     write_affine_transform,
     write_fsl_affine,
     write_lta,
 )
 from crossmorph.transforms.composition import Step, as_warp, dim_of, inverted
+from crossmorph.transforms.relative_files import read_learn2reg, write_fsl_warp, write_learn2reg
 from crossmorph.transforms.warp import (
     Interpolation,
     Resampling,
@@ -33,18 +30,17 @@ from crossmorph.transforms.warp import (
     interpolation_for,
     jacobian,
     resample,
-    transform_points,
 )
 from crossmorph.transforms.warp_files import TRANSFORM_SUFFIXES, write_transform
 
-Program = Literal["itk", "ants", "fsl", "freesurfer"]
+Program = Literal["itk", "ants", "fsl", "freesurfer", "learn2reg"]
 PROGRAM_SUFFIXES: dict[Program, dict[str, tuple[str, ...]]] = {
     "itk": {"warp": TRANSFORM_SUFFIXES, "affine": AFFINE_SUFFIXES},
     "ants": {"warp": (*NIFTI_SUFFIXES, ".h5"), "affine": (".mat", ".txt", ".h5")},
     "fsl": {"warp": NIFTI_SUFFIXES, "affine": (".mat",)},
     "freesurfer": {"affine": (".lta",)},
+    "learn2reg": {"warp": NIFTI_SUFFIXES, "affine": NIFTI_SUFFIXES},
 }
-FSL_RELATIVE_INTENT = 2006  # FSL_FNIRT_DISPLACEMENT_FIELD
 UNASKED = "evidently holds labels, so it is moved by --interp nearest; --interp linear would mix them"
 
 
@@ -141,7 +137,12 @@ def invert_file(transform: Path, output: Path, reference: Path | None = None) ->
 
 
 def convert_file(
-    transform: Path, output: Path, to: Program, moving: Path | None = None, fixed: Path | None = None
+    transform: Path,
+    output: Path,
+    to: Program,
+    moving: Path | None = None,
+    fixed: Path | None = None,
+    source: Literal["learn2reg"] | None = None,
 ) -> None:
     """Write a transform for another program.
 
@@ -149,18 +150,19 @@ def convert_file(
         transform: a warp or an affine map, also of FSL (affine) or FreeSurfer.
         output: a name that the program takes: for a warp ``.h5`` or ``.nii.gz``, for FSL ``.nii.gz`` (a relative warp
             for ``applywarp``); for an affine map ``.mat``, for ITK also ``.tfm``, ``.txt``, ``.h5``, for FreeSurfer
-            ``.lta``.
+            ``.lta``; for Learn2Reg ``.nii.gz``.
         to: the program.
-        moving: the moving image, which FSL's coordinates depend on, and which an ``.lta`` describes.
-        fixed: the fixed image, for affine maps of FSL and FreeSurfer.
+        moving: the moving image, which FSL's and Learn2Reg's coordinates depend on, and which an ``.lta`` describes.
+        fixed: the fixed image, for affine maps of FSL, FreeSurfer and Learn2Reg, and for fields of Learn2Reg.
+        source: ``learn2reg`` where the transform is a field of Learn2Reg, which no file says of itself.
 
     Raises:
-        InputError: files that cannot be used or written, FSL or FreeSurfer without the images or in 2-D, or a warp for
-            FreeSurfer.
+        InputError: files that cannot be used or written, FSL, FreeSurfer or Learn2Reg without the images or in 2-D, or
+            a warp for FreeSurfer.
     """
     check_targets([transform, *_given(moving, fixed)], [output])
-    source, target = (None if path is None else _read_grid(path) for path in (moving, fixed))
-    (step,) = read_steps([transform], source, target)
+    ours, theirs = (None if path is None else _read_grid(path) for path in (moving, fixed))
+    step = _field_step(transform, ours, theirs) if source else read_steps([transform], ours, theirs)[0]
     kind = "warp" if isinstance(step, Warp) else "affine"
     if kind not in PROGRAM_SUFFIXES[to]:
         raise InputError(f"{transform}: is a warp; expected an affine map for {to}")
@@ -168,19 +170,29 @@ def convert_file(
     if to in ("itk", "ants"):
         _write_steps(output, [step], None)
         return
-    if source is None or source.dim != 3 or dim_of(step) != 3:
+    if ours is None or ours.dim != 3 or dim_of(step) != 3:
         raise InputError(f"{output}: a transform for {to} is 3-D and depends on the moving image; expected --moving")
-    if isinstance(step, Warp):
-        _write_fsl_warp(output, step, source)
-    elif target is None or target.dim != 3:
+    if to == "learn2reg":
+        write_learn2reg(output, _on_grid([step], theirs, "--fixed"), ours)
+    elif isinstance(step, Warp):
+        write_fsl_warp(output, step, ours)
+    elif theirs is None or theirs.dim != 3:
         raise InputError(f"{output}: an affine map for {to} depends on the fixed image too; expected a 3-D --fixed")
     elif isinstance(step, ndarray):
         assert moving is not None
         assert fixed is not None
         if to == "fsl":
-            write_fsl_affine(output, step, source, target)
+            write_fsl_affine(output, step, ours, theirs)
         else:
-            write_lta(output, step, (moving.name, source), (fixed.name, target))
+            write_lta(output, step, (moving.name, ours), (fixed.name, theirs))
+
+
+def _field_step(path: Path, moving: Image | None, fixed: Image | None) -> Warp:
+    """A field of Learn2Reg as a warp."""
+    if moving is None or fixed is None or moving.dim != 3 or fixed.dim != 3:
+        raise InputError(f"{path}: a field of Learn2Reg holds voxels of two volumes; expected --moving and --fixed")
+    suffix_of(path, NIFTI_SUFFIXES, "Learn2Reg field")
+    return read_learn2reg(path, moving, fixed)
 
 
 def jacobian_file(transform: Path, output: Path, log: bool = False) -> None:
@@ -292,21 +304,3 @@ def _beyond(first: Step, grid: Image | None, reference: Path | None) -> list[str
     if fields_overlap(field, grid) > 0:
         return []
     return [f"{reference}: lies wholly beyond the warp's grid, where the displacement at its edge is held"]
-
-
-def _write_fsl_warp(output: Path, warp: Warp, moving: Image) -> None:
-    """A relative warp of FSL: what to add to a voxel's FSL coordinates to get those in the moving image."""
-    to_moving = fsl_coordinates(moving)
-    grid = Image(np.broadcast_to(np.uint8(0), warp.shape), warp.affine)
-    to_fixed = fsl_coordinates(grid) @ warp.affine
-    relative: Float[ndarray, "3 x y z"] = np.empty((3, *warp.shape), np.float32, order="F")
-    for slab in slabs(warp.shape):
-        ends = affine_slab(warp.affine, warp.shape, slab) + warp.displacement[:, slab]
-        relative[:, slab] = transform_points(to_moving, ends) - affine_slab(to_fixed, warp.shape, slab)
-    nifti = nibabel.Nifti1Image(np.moveaxis(relative, 0, -1), warp.affine)
-    nifti.set_qform(warp.affine, 1)
-    nifti.set_sform(warp.affine, 1)
-    nifti.header.set_intent(FSL_RELATIVE_INTENT, allow_unknown=True)
-    nifti.header.set_xyzt_units("mm")
-    with atomic_output(output) as temporary:
-        nibabel.save(nifti, temporary)

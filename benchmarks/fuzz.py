@@ -51,8 +51,8 @@ from crossmorph.system.environment import processor
 from crossmorph.training.config import dump_config, load_config
 from crossmorph.transforms.affine_files import read_affine_transform, read_step
 from crossmorph.transforms.warp import Warp
+from crossmorph.workflows.point_tables import read_points
 from crossmorph.workflows.register import as_image, register
-from crossmorph.workflows.transform_points import read_points
 
 SECONDS, MEMORY, LINE = 10.0, 2 << 30, 4096
 MEMORY_DISK = "/dev/shm" if os.path.isdir("/dev/shm") else None

@@ -24,8 +24,8 @@ from crossmorph.training.config import load_config
 from crossmorph.transforms.affine_files import read_affine_transform, read_step
 from crossmorph.workflows import batch
 from crossmorph.workflows.batch import Entry, Task, register_batch
+from crossmorph.workflows.point_tables import read_points
 from crossmorph.workflows.register import register
-from crossmorph.workflows.transform_points import read_points
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import fuzz

@@ -312,7 +312,7 @@ def test_the_first_call_is_not_timed(pairs: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_reading_and_scoring_do_not_count(pairs: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pairs(pairs, read_pairs(pairs)[:1])
-    for name, seconds in (("register_coarse", 0.05), ("_scores", 0.3), ("load_case", 0.3)):
+    for name, seconds in (("register_coarse", 0.05), ("score", 0.3), ("load_case", 0.3)):
         original = getattr(evaluation, name)
 
         def slowed(*arguments, original=original, seconds=seconds):

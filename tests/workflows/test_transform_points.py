@@ -13,7 +13,8 @@ from crossmorph.errors import InputError
 from crossmorph.transforms.affine_files import write_affine_transform
 from crossmorph.transforms.warp import Warp
 from crossmorph.transforms.warp_files import write_transform
-from crossmorph.workflows.transform_points import points_file, read_points
+from crossmorph.workflows.point_tables import read_points
+from crossmorph.workflows.transform_points import points_file
 
 ANTS = 'x,y,z,t,label,comment\n-1,-2,3,0,1,tip\n4,5,6,0,2,"a, b"\n'
 FCSV = """# Markups fiducial file version = 4.11

@@ -15,8 +15,8 @@ from crossmorph.provenance.record import Source, file_source, memory_source
 from crossmorph.registration.evidence import Evidence, Points
 from crossmorph.registration.masks import with_masks
 from crossmorph.system.files import suffix_of
+from crossmorph.workflows.point_tables import MARKUPS, POINT_SUFFIXES, read_points
 from crossmorph.workflows.slicer_markups import read_markups
-from crossmorph.workflows.transform_points import MARKUPS, POINT_SUFFIXES, read_points
 
 POINTS = ("moving_points", "fixed_points")
 MASKS = ("moving_mask", "fixed_mask", "ignore_moving", "ignore_fixed")

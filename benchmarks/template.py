@@ -1,4 +1,4 @@
-"""A template of people beside ANTs': ``python benchmarks/template.py -o FOLDER --labels LABELS IMAGES... --others ...``.
+"""A template of people beside ANTs': ``python benchmarks/template.py IMAGES... --others ... --labels ... -o FOLDER``.
 
 IMAGES are of the group, ``--others`` of people who are not in it; LABELS has for every image ``NAME.nii.gz`` a label
 map ``NAME*.nii.gz`` on its grid. Three templates are made on one grid, that of the affine average of
@@ -12,12 +12,12 @@ How sharp each is, is measured of the mean of the group's images by their transf
 the majority of the group's. Then each of the others is registered to every template, by ``crossmorph`` and by
 ``ants.registration`` ("SyN"), and Dice of its labels with the template's is the mean over structures. Writes
 ``templates.csv`` and ``others.csv``; a template, a registration and a row that are there already are not made again.
-One thread, all one after the other.
+One thread, all one after the other; seconds are of the processor.
 """
 
 import argparse
 import csv
-import time
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,12 +29,12 @@ from numpy import ndarray
 
 from crossmorph import Image, read_image
 from crossmorph.evaluation.baselines import ants
+from crossmorph.evaluation.baselines.common import geometry
 from crossmorph.evaluation.results import statistic
 from crossmorph.functional import metrics
 from crossmorph.images.io import write_image
 from crossmorph.networks.checkpoint import load_model
 from crossmorph.registration.register_images import register_images
-from crossmorph.transforms.grid import Grid
 from crossmorph.transforms.warp import Warp, resample
 from crossmorph.transforms.warp_files import read_transform, write_transform
 from crossmorph.workflows.template import make_template
@@ -44,7 +44,6 @@ from crossmorph.workflows.template_group import ROUNDS, TEMPLATE, TRANSFORM, nam
 TEMPLATES = ("crossmorph", "ANTs affine", "ANTs SyN")
 COLUMNS = ("template", "people", "entropy_bits", "gradient_per_mm", "variation", "seconds")
 OTHERS = ("template", "person", "registration", "dice", "seconds")
-MOST_LABELS = 256
 
 
 class Made(NamedTuple):
@@ -83,9 +82,9 @@ def main() -> None:
     work.output.mkdir(parents=True, exist_ok=True)
     make_template(work.images, work.output / "crossmorph", 0, threads=1)  # what all begin with
     for name in options.templates:
-        began = time.perf_counter()
+        began = processor_seconds()
         made = MAKERS[name](work)
-        scored(work, name, made, time.perf_counter() - began)
+        scored(work, name, made, processor_seconds() - began)
         labels = majority_labels(work, made.warps)
         for path in options.others:
             for registration in REGISTRATIONS:
@@ -104,8 +103,8 @@ def by_crossmorph(work: Work) -> Made:
 
 
 def by_ants_affine(work: Work) -> Made:
-    warps = registered_once(work, work.output / "affine", work.middle, lambda *pair: ants.register(*pair, "affine").warp)
-    return Made(averaged(work.images, warps), warps)
+    warps = registered_once(work, work.output / "affine", work.middle, by_affine)
+    return Made(Image(moved_images(work.images, warps).mean(0), work.middle.affine), warps)
 
 
 def by_ants_syn(work: Work) -> Made:
@@ -124,13 +123,11 @@ MAKERS: dict[str, Callable[[Work], Made]] = dict(
 
 
 def in_ants(image: Image) -> antspyx.ANTsImage:
-    origin, spacing, direction = ants.geometry(image)
+    origin, spacing, direction = geometry(image)
     return antspyx.from_numpy(image.data.astype(np.float32), origin, spacing, np.array(direction))
 
 
-def registered_once(
-    work: Work, folder: Path, template: Image, register: Callable[[Image, Image], Warp]
-) -> list[Warp]:
+def registered_once(work: Work, folder: Path, template: Image, register: Callable[[Image, Image], Warp]) -> list[Warp]:
     """The transforms from a template to the group's images; those whose files are there are read."""
     folder.mkdir(exist_ok=True)
     for name, image in zip(names_of(work.images), work.images, strict=True):
@@ -139,9 +136,8 @@ def registered_once(
     return [read_transform(folder / f"{name}.h5") for name in names_of(work.images)]
 
 
-def averaged(images: Sequence[Path], warps: Sequence[Warp]) -> Image:
-    moved = [resample(read_image(path).scaled(), warp).data for path, warp in zip(images, warps, strict=True)]
-    return Image(np.mean(moved, axis=0), warps[0].affine)
+def moved_images(images: Sequence[Path], warps: Sequence[Warp]) -> ndarray:
+    return np.array([resample(read_image(path).scaled(), warp).data for path, warp in zip(images, warps, strict=True)])
 
 
 def scored(work: Work, name: str, made: Made, seconds: float) -> None:
@@ -149,10 +145,10 @@ def scored(work: Work, name: str, made: Made, seconds: float) -> None:
     path = work.output / "templates.csv"
     if any(row["template"] == name for row in read_rows(path)):
         return
-    moved = [resample(read_image(image).scaled(), warp).data for image, warp in zip(work.images, made.warps, strict=True)]
-    mean = Image(np.mean(moved, axis=0), made.template.affine)
-    variation = float(np.std(moved, axis=0)[foreground(mean)].mean())
-    add_row(path, COLUMNS, (name, len(work.images), *(f"{number:.5g}" for number in (*sharpness(mean), variation, seconds))))
+    moved = moved_images(work.images, made.warps)
+    mean = Image(moved.mean(0), made.template.affine)
+    numbers = (*sharpness(mean), float(moved.std(0)[foreground(mean)].mean()), seconds)
+    add_row(path, COLUMNS, (name, len(work.images), *(f"{number:.5g}" for number in numbers)))
 
 
 # --- people who are not in the group ---------------------------------------------------------------------------------
@@ -165,13 +161,18 @@ def label_map(work: Work, image: Path) -> Image:
 
 def majority_labels(work: Work, warps: Sequence[Warp]) -> ndarray:
     """What most of the group's label maps have, moved onto the template."""
-    maps = [resample(label_map(work, image), warp, "nearest").data for image, warp in zip(work.images, warps, strict=True)]
+    both = zip(work.images, warps, strict=True)
+    maps = [resample(label_map(work, image), warp, "nearest").data for image, warp in both]
     best, most = np.zeros(maps[0].shape, np.int32), np.zeros(maps[0].shape, np.int32)
     for label in np.unique(maps):
         votes = np.sum([each == label for each in maps], axis=0)
         best[votes > most] = label
         most = np.maximum(votes, most)
     return best
+
+
+def by_affine(moving: Image, fixed: Image) -> Warp:
+    return ants.register(moving, fixed, "affine").warp
 
 
 def by_syn(moving: Image, fixed: Image) -> Warp:
@@ -191,12 +192,17 @@ def score_other(work: Work, which: tuple[str, Path, str], template: Image, label
     path, key = work.output / "others.csv", (name, person, registration)
     if any(tuple(row[column] for column in OTHERS[:3]) == key for row in read_rows(path)):
         return
-    began = time.perf_counter()
+    began = processor_seconds()
     warp = REGISTRATIONS[registration](read_image(image).scaled(), template)
-    seconds = time.perf_counter() - began
+    seconds = processor_seconds() - began
     moved = resample(label_map(work, image), warp, "nearest").data
     add_row(path, OTHERS, (*key, f"{metrics.mean_dice(moved, labels):.5f}", f"{seconds:.2f}"))
     print(f"{name}, {person}, by {registration}: {metrics.mean_dice(moved, labels):.3f}", flush=True)
+
+
+def processor_seconds() -> float:
+    """Of this process and its children that have ended."""
+    return sum(os.times()[:4])
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -223,16 +229,14 @@ def table(path: Path, columns: Sequence[str]) -> None:
 
 
 def summary(path: Path) -> None:
-    """Mean Dice of every template by every registration, and of the others minus the first, person by person."""
+    """Mean Dice on every template by every registration."""
     rows = read_rows(path)
     print("| template | registered by | people | Dice % [95% interval] |\n|---|---|---|---|")
     for registration in REGISTRATIONS:
         for name in dict.fromkeys(row["template"] for row in rows):
             ours = [row for row in rows if (row["template"], row["registration"]) == (name, registration)]
             found = statistic(100 * np.array([float(row["dice"]) for row in ours]))
-            print(
-                f"| {name} | {registration} | {found.pairs} | {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] |"
-            )
+            print(f"| {name} | {registration} | {found.pairs} | {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] |")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,9 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=4, metavar="N")
     parser.add_argument("--templates", nargs="+", choices=TEMPLATES, default=list(TEMPLATES), metavar="NAME")
+    parser.add_argument(
+        "--registrations", nargs="+", choices=REGISTRATIONS, default=list(REGISTRATIONS), metavar="NAME"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -84,11 +87,12 @@ def main() -> None:
     for name in options.templates:
         began = processor_seconds()
         made = MAKERS[name](work)
-        scored(work, name, made, processor_seconds() - began)
+        known = name if name == "ANTs affine" else f"{name}, rounds {work.rounds}"
+        scored(work, known, made, processor_seconds() - began)
         labels = majority_labels(work, made.warps)
         for path in options.others:
-            for registration in REGISTRATIONS:
-                score_other(work, (name, path, registration), made.template, labels)
+            for registration in options.registrations:
+                score_other(work, (known, path, registration), made.template, labels)
     table(work.output / "templates.csv", COLUMNS)
     summary(work.output / "others.csv")
 

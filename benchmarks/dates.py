@@ -3,7 +3,7 @@
 OPEN_MS is a copy of the open MS data set of Lesjak et al. (Neuroinformatics 2016): the FLAIR scans of two dates of each
 patient. Over the points of the authors' brain mask: the mean distance of the map from the first date to the second to
 the authors' one (an affine map for each date, to a common space), by the rigid maps and with the deformation; the
-change of volume as median and percentiles 1 and 99; with ``--exchanged`` also the largest ``|log J_12 + log J_21|`` of the
+change of volume as median and percentiles 1 and 99; with ``--exchanged`` the largest ``|log J_12 + log J_21|`` of the
 dates given both ways, which is 0 where nothing depends on their order. What is finished in FOLDER is not made again.
 """
 

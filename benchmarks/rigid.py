@@ -1,4 +1,4 @@
-"""How accurate rigid registration is, beside ANTs and SimpleITK: ``python benchmarks/rigid.py [FOLDER]``.
+"""How accurate rigid registration is, beside ANTs and SimpleITK: ``python benchmarks/rigid.py [FOLDER] -o ROWS.csv``.
 
 Simulated: the brain of nilearn's tissue maps in two contrasts with noise and bias field, each image on a grid of its
 own, one of them with thick slices in some pairs, apart by a known rigid motion; the error is the mean distance to it
@@ -10,10 +10,12 @@ methods one after the other, seconds of the processor: ``crossmorph.registration
 """
 
 import argparse
+import csv
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +44,7 @@ SIMULATED: tuple[tuple[Contrast, tuple[float, ...], Contrast, tuple[float, ...]]
     ("t2", (0.9, 0.9, 4.0), "flair", (0.9, 0.9, 3.0)),
 )
 APART = ((5.0, 5.0), (30.0, 30.0))  # degrees and millimetres
+COLUMNS = ("pair", "apart", "method", "error_mm", "seconds")
 EXTENT = np.array((192.0, 230.0, 180.0))  # mm
 
 
@@ -161,28 +164,35 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="simulated pairs of each kind")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
+    parser.add_argument("-o", "--output", type=Path, default=Path("rigid.csv"), metavar="ROWS.csv")
     options = parser.parse_args()
     methods = {name: METHODS[name] for name in options.methods}
     torch.set_num_threads(1)
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     heads = [f"{name}, {unit}" for name in methods for unit in ("mm", "s")]
     print(f"| pair | apart | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
-    cases = [simulated_cases(options.repeats), *([real_cases(options.folder)] if options.folder else [])]
     totals: list[list[float]] = []
-    for some in cases:
-        for case in some:
-            numbers = []
-            for method in methods.values():
-                began = time.process_time(), time.perf_counter()
-                found, seconds = method(case)
-                # What the tool itself took of the processor, whatever else runs on the machine.
-                seconds *= (time.process_time() - began[0]) / (time.perf_counter() - began[1])
-                error = np.linalg.norm(found - transform_points(case.truth, case.points), axis=0).mean()
-                numbers += [float(error), seconds]
-            totals.append(numbers)
-            print(f"| {case.name} | {' | '.join(f'{number:.2f}' for number in numbers)} |", flush=True)
+    with options.output.open("w", newline="") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for case in chain(simulated_cases(options.repeats), real_cases(options.folder) if options.folder else ()):
+            scores = [scored(method, case) for method in methods.values()]
+            for name, score in zip(methods, scores, strict=True):
+                rows.writerow((*case.name.split(" | "), name, *(f"{number:.4f}" for number in score)))
+            stream.flush()
+            totals.append([number for score in scores for number in score])
+            print(f"| {case.name} | {' | '.join(f'{number:.2f}' for number in totals[-1])} |", flush=True)
     worst = [max(column) if place % 2 == 0 else sum(column) for place, column in enumerate(zip(*totals, strict=True))]
     print(f"| worst error, all seconds | | {' | '.join(f'{number:.2f}' for number in worst)} |")
+
+
+def scored(method: Callable[[Case], tuple[ndarray, float]], case: Case) -> tuple[float, float]:
+    """The mean error in millimetres, and the seconds that the tool took of the processor, whatever else runs."""
+    began = time.process_time(), time.perf_counter()
+    found, seconds = method(case)
+    part = (time.process_time() - began[0]) / (time.perf_counter() - began[1])
+    error = np.linalg.norm(found - transform_points(case.truth, case.points), axis=0).mean()
+    return float(error), seconds * part
 
 
 if __name__ == "__main__":

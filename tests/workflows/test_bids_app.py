@@ -148,7 +148,7 @@ def test_what_is_done_is_skipped_and_the_group_level_collects(data: Data) -> Non
     assert all((data.output / link).exists() for link in links)
     assert len(links) == 8  # folder and numbers of each
     ignored = (data.output / ".bidsignore").read_text().splitlines()
-    assert {"*.html", "registrations.*", "sub-*/figures/"} <= set(ignored)
+    assert {"*.html", "registrations.*", "sub-*/figures"} <= set(ignored)
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -13,10 +13,13 @@ from crossmorph.errors import InputError
 from crossmorph.images.image import Image
 from crossmorph.images.io import read_series, write_image, write_series
 from crossmorph.registration.linear import Linear
+from crossmorph.registration.settings import DEFAULTS
+from crossmorph.simulation.anatomy import tissue_maps
+from crossmorph.simulation.mri import contrast_signals
 from crossmorph.transforms.affine_files import read_affine_transform
 from crossmorph.transforms.grid import centre
 from crossmorph.transforms.motion import motion_matrix, motion_parameters
-from crossmorph.transforms.warp import resample, transform_points
+from crossmorph.transforms.warp import Warp, followed_by, resample, transform_points
 from crossmorph.transforms.warp_files import read_transform
 from crossmorph.workflows import series
 from crossmorph.workflows.series import SeriesFiles, register_series
@@ -54,11 +57,12 @@ def quick(monkeypatch: pytest.MonkeyPatch, moved: tuple[Path, np.ndarray]) -> No
     """The known motion in place of a registration."""
     source, known = moved
     volumes = read_series(source)
+    compared = [series.blurred(each).data for each in volumes]
 
     def told(volume: Image, reference: Image, freedom: str, start: np.ndarray) -> Linear:
         assert freedom == "rigid"
-        ours = next(k for k, each in enumerate(volumes) if np.array_equal(each.data, volume.data))
-        theirs = next((k for k, each in enumerate(volumes) if np.array_equal(each.data, reference.data)), 2)
+        ours = next(k for k, each in enumerate(compared) if np.array_equal(each, volume.data))
+        theirs = next((k for k, each in enumerate(compared) if np.array_equal(each, reference.data)), 2)
         ends = [motion_matrix(known[k], centre(volumes[0])) for k in (ours, theirs)]
         matrix = ends[0] @ np.linalg.inv(ends[1])
         return Linear(matrix, start, 0.0, {})
@@ -180,3 +184,27 @@ def test_a_deformable_series(moved: tuple[Path, np.ndarray], tmp_path: Path) -> 
     inner = (slice(5, -5),) * 3
     first, before = (image.data[inner].ravel() for image in read_series(source)[:2])
     assert np.corrcoef(first, moved_again.data[inner].ravel())[0, 1] > np.corrcoef(first, before)[0, 1]
+
+
+def test_noise_does_not_draw_a_volume() -> None:
+    """A brain in voxels of 4 mm with 5% of noise, moved by less than a tenth of a voxel: found to 0.03 mm."""
+    maps, affine = tissue_maps()
+    bright = Image(np.tensordot(contrast_signals("t2"), maps, 1).astype(np.float32), affine)
+    coarse = affine @ np.diag([2.0, 2, 2, 1])
+    coarse[:3, 3] += affine[:3, :3].sum(1) / 2
+    shape = tuple(size // 2 for size in bright.shape)
+    matrix = motion_matrix(np.array([0.4, -0.3, 0.5, 0.005, -0.004, 0.006]), affine[:3, 3])
+    rng = np.random.default_rng(4)
+
+    def acquired(there: np.ndarray) -> Image:
+        moved = resample(bright, followed_by(Warp.identity(bright), there)).data
+        blocks = moved[tuple(slice(2 * size) for size in shape)].reshape(*np.ravel([(size, 2) for size in shape]))
+        data = blocks.mean((1, 3, 5))
+        return Image(np.hypot(data + rng.normal(0, 0.05, shape), rng.normal(0, 0.05, shape)).astype(np.float32), coarse)
+
+    still, volume = acquired(np.eye(4)), acquired(np.linalg.inv(matrix))
+    how = series.How("rigid", None, DEFAULTS, "cpu", None)
+    (found,) = series.register_chunk(series.Chunk(0, [volume], [np.eye(4)], still, how))
+    points = transform_points(affine, np.argwhere(maps.sum(0) > 0.5)[::499].T.astype(float))
+    ends = [transform_points(each, points) for each in (found.matrix, matrix)]
+    assert np.linalg.norm(ends[0] - ends[1], axis=0).mean() < 0.03

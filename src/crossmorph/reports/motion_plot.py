@@ -28,6 +28,15 @@ def write_motion_plot(
         InputError: another suffix, or a folder that cannot be written.
     """
     suffix = suffix_of(path, PICTURE_SUFFIXES, "picture")
+    figure = motion_figure(parameters, displacement, title)
+    with atomic_output(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "crossmorph"}):
+        figure.savefig(temporary, dpi=100, metadata=UNDATED.get(suffix))
+
+
+def motion_figure(
+    parameters: Float[ndarray, "volumes 6"], displacement: Float[ndarray, " volumes"], title: str
+) -> Figure:
+    """What :func:`write_motion_plot` writes; the names of the lines stand beside them, as nothing is free above."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
     shift, turn, frame = figure.subplots(3, 1, sharex=True)
@@ -39,11 +48,10 @@ def write_motion_plot(
         for name, line in zip("xyz", values.T, strict=True):
             axis.plot(volumes, line, label=name)
         axis.set_ylabel(heading)
-        axis.legend(loc="upper left", ncols=3, frameon=False)
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     frame.plot(volumes, displacement, color="black")
     frame.set_ylim(bottom=0)
     frame.set_ylabel("displacement (mm)")
     frame.set_xlabel("volume")
     figure.suptitle(title, parse_math=False)
-    with atomic_output(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "crossmorph"}):
-        figure.savefig(temporary, dpi=100, metadata=UNDATED.get(suffix))
+    return figure

@@ -32,7 +32,7 @@ from crossmorph.workflows.outputs import Outputs
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTION, TABLE = "dataset_description.json", "registrations.tsv"
-IGNORED = ("*.html", "*_xfm.*", "sub-*/figures/", "registrations.*")  # what validators need not know
+IGNORED = ("*.html", "*_xfm.*", "sub-*/figures", "registrations.*")  # what validators need not know
 SOURCE = "raw"  # name of the data set in BIDS URIs: bids:raw:sub-01/anat/sub-01_T1w.nii.gz
 COLUMNS = {
     "participant_id": "The person.",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
+from scipy import ndimage
 
 from crossmorph.errors import InputError
 from crossmorph.images.image import Image
@@ -37,6 +38,7 @@ Stage = Literal["rigid", "deformable"]
 FORMAT = "crossmorph series 1"
 CHUNK = 8  # volumes that a process is given at a time
 DISPLACEMENT = "framewise_displacement"
+BLUR = 1.0  # voxels, standard deviation of what the rigid stage compares: noise and interpolation then draw it less
 
 
 class SeriesFiles(NamedTuple):
@@ -240,10 +242,10 @@ def register_chunk(chunk: Chunk) -> list[Still]:
     how, reference = chunk.how, chunk.reference
     if how.threads:
         torch.set_num_threads(how.threads)
-    found = []
+    found, still = [], blurred(reference)
     for number, (volume, start) in enumerate(zip(chunk.volumes, chunk.starts, strict=True), chunk.first):
         try:
-            matrix = register_linear(volume, reference, "rigid", start).matrix
+            matrix = register_linear(blurred(volume), still, "rigid", start).matrix
             warp = None
             if how.stage == "deformable":
                 loaded = load_model(how.model or DEFAULT_MODELS[3], how.device)
@@ -253,6 +255,11 @@ def register_chunk(chunk: Chunk) -> list[Still]:
         by = followed_by(Warp.identity(reference), matrix) if warp is None else warp
         found.append(Still(matrix, warp, resample(volume, by)))
     return found
+
+
+def blurred(image: Image) -> Image:
+    """What the rigid stage compares."""
+    return replace(image, data=ndimage.gaussian_filter(image.data.astype(np.float32), BLUR, mode="nearest"))
 
 
 def _motion(found: Sequence[Still], reference: Image, began: float) -> Motion:

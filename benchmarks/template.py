@@ -42,7 +42,7 @@ from crossmorph.workflows.template_average import foreground, sharpness
 from crossmorph.workflows.template_group import ROUNDS, TEMPLATE, TRANSFORM, names_of
 
 TEMPLATES = ("crossmorph", "ANTs affine", "ANTs SyN")
-COLUMNS = ("template", "people", "entropy_bits", "gradient_per_mm", "variation", "seconds")
+COLUMNS = ("template", "people", "entropy_bits", "gradient_per_mm", "variation")
 OTHERS = ("template", "person", "registration", "dice", "seconds")
 
 
@@ -85,10 +85,9 @@ def main() -> None:
     work.output.mkdir(parents=True, exist_ok=True)
     make_template(work.images, work.output / "crossmorph", 0, threads=1)  # what all begin with
     for name in options.templates:
-        began = processor_seconds()
         made = MAKERS[name](work)
         known = name if name == "ANTs affine" else f"{name}, rounds {work.rounds}"
-        scored(work, known, made, processor_seconds() - began)
+        scored(work, known, made)
         labels = majority_labels(work, made.warps)
         for path in options.others:
             for registration in options.registrations:
@@ -144,14 +143,14 @@ def moved_images(images: Sequence[Path], warps: Sequence[Warp]) -> ndarray:
     return np.array([resample(read_image(path).scaled(), warp).data for path, warp in zip(images, warps, strict=True)])
 
 
-def scored(work: Work, name: str, made: Made, seconds: float) -> None:
+def scored(work: Work, name: str, made: Made) -> None:
     """A row about the mean of the group's images by the transforms."""
     path = work.output / "templates.csv"
     if any(row["template"] == name for row in read_rows(path)):
         return
     moved = moved_images(work.images, made.warps)
     mean = Image(moved.mean(0), made.template.affine)
-    numbers = (*sharpness(mean), float(moved.std(0)[foreground(mean)].mean()), seconds)
+    numbers = (*sharpness(mean), float(moved.std(0)[foreground(mean)].mean()))
     add_row(path, COLUMNS, (name, len(work.images), *(f"{number:.5g}" for number in numbers)))
 
 
@@ -236,7 +235,7 @@ def summary(path: Path) -> None:
     """Mean Dice on every template by every registration."""
     rows = read_rows(path)
     print("| template | registered by | people | Dice % [95% interval] |\n|---|---|---|---|")
-    for registration in REGISTRATIONS:
+    for registration in dict.fromkeys(row["registration"] for row in rows):
         for name in dict.fromkeys(row["template"] for row in rows):
             ours = [row for row in rows if (row["template"], row["registration"]) == (name, registration)]
             found = statistic(100 * np.array([float(row["dice"]) for row in ours]))

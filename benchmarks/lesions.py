@@ -94,10 +94,9 @@ def measured(moving: Image, fixed: Image, model: Model, ignore: bool = False) ->
     """The field, mm on the fixed image's grid, and what was ignored there; ``ignore``: by the images' disagreement."""
     found = register_images(moving, fixed, model)
     if ignore:
-        again = with_disagreement((moving, fixed), found.pair, found.result, found.grid, found.inverse)
+        again = with_disagreement(fixed, found.pair, found.result, found.grid)
         if again is not None:
-            fixed = again[1]
-            found = register_images(*again, model)
+            fixed, found = again, register_images(moving, again, model)
     ignored = np.zeros(fixed.shape, bool) if fixed.ignored is None else fixed.ignored
     return found.warp.displacement, ignored
 

@@ -34,35 +34,26 @@ THICK = 2  # radius of the ball that a region holds, voxels
 # without need costs little, a lesion that is not costs much (docs/howto/lesion.md).
 LARGE, TIMES = 0.12, {2: 5.0, 3: 8.0}
 GROWN = 0.5  # of that: belongs to a region
-AROUND = 2  # voxels around a region, whose edge the ball does not reach
+AROUND = 1  # voxels around a region, whose edge the ball does not reach
 
 
-def with_disagreement(
-    images: tuple[Image, Image], pair: Pair, result: Registration, grid: Grid, inverse: Warp
-) -> tuple[Image, Image] | None:
-    """Both images, with what they show differently after a registration ignored as well; None where that is nothing.
+def with_disagreement(fixed: Image, pair: Pair, result: Registration, grid: Grid) -> Image | None:
+    """The fixed image with what the two show differently after a registration ignored as well; None where nothing is.
 
-    In the moving image it is ignored too, where the inverse finds it: either may be the one with the lesion.
+    It is ignored there whichever image has the lesion: the next registration sees there what the moving image shows.
 
     Args:
-        images: moving and fixed.
-        pair: both on the working grid.
+        fixed: the fixed image.
+        pair: both images on the working grid.
         result: the fields of the registration, there.
         grid: that grid.
-        inverse: of the registration, on the moving image's grid.
     """
     found = disagreement(unexplained(pair, result.drawn, result.final))
     if not found.any():
         return None
-    moving, fixed = images
     region = Image(found.astype(np.uint8), grid.affine, fixed.physical)
     here = resample(region, Warp.identity(fixed), "nearest").data > 0
-    there = resample(region, inverse, "nearest").data > 0
-    return _ignoring(moving, there), _ignoring(fixed, here)
-
-
-def _ignoring(image: Image, where: Bool[ndarray, "*space"]) -> Image:
-    return replace(image, ignored=where if image.ignored is None else image.ignored | where)
+    return replace(fixed, ignored=here if fixed.ignored is None else fixed.ignored | here)
 
 
 @torch.inference_mode()

@@ -161,7 +161,7 @@ def register_read(
     else:
         start = None
         if settings.ignore == "auto":
-            moving, fixed = _without_disagreement(moving, fixed, model, settings, evidence)
+            fixed = _without_disagreement(moving, fixed, model, settings, evidence)
         registered = register_images(moving, fixed, model, settings, evidence)
         assessment = assess(registered, moving, fixed)
     moved = replace(resample(moving, registered.warp), header=fixed.header)
@@ -169,16 +169,14 @@ def register_read(
     return Result(moved, registered.translated, moving, fixed, registered, assessment, run, start)
 
 
-def _without_disagreement(
-    moving: Image, fixed: Image, model: Model, settings: Settings, evidence: Evidence
-) -> tuple[Image, Image]:
-    """Both images, with what they show differently after a first registration ignored."""
+def _without_disagreement(moving: Image, fixed: Image, model: Model, settings: Settings, evidence: Evidence) -> Image:
+    """The fixed image, with what the two show differently after a first registration ignored."""
     # Of no limited time, so that the same images give the same bits.
     refine = settings.refine if isinstance(settings.refine, str) else "on"
     found = register_images(moving, fixed, model, settings._replace(refine=refine, refine_steps=None), evidence)
     stage("disagreement")
-    ignoring = with_disagreement((moving, fixed), found.pair, found.result, found.grid, found.inverse)
-    return ignoring or (moving, fixed)
+    ignoring = with_disagreement(fixed, found.pair, found.result, found.grid)
+    return fixed if ignoring is None else ignoring
 
 
 def _as_done(settings: Settings, registered: Registered) -> dict[str, Any]:

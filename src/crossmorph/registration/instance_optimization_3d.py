@@ -83,6 +83,9 @@ SCHEDULE: Schedule = (
 # A round on finer voxels than an image has sees interpolation: IXI's 2 mm scans are left to the rounds before it.
 FINEST = 1.5  # times the spacing of a round, at most, for both images
 DARK = 0.25  # of the mean intensity: where no more is shown around a voxel, nothing is looked at
+# Part of what one image shows that the other lacks, from which on that one is stripped of its skull, or ends. Brains
+# lack up to .04 of each other, heads up to .25 (a neck), a brain .5 of a head. Shown is more than so much of the range.
+STRIPPED, TISSUE = 0.35, 0.1
 RATE, MOMENTS = 0.3, (0.7, 0.9)  # ADAM's step in voxels of the velocity, twice ``spacing``, and its short memories
 SQUARINGS = 4
 INVERSIONS = 5  # steps
@@ -235,7 +238,24 @@ def _seen(
             evidence = torch.from_numpy(evidence_on(image, grid)).float()
             there = evidence if field is None else (_moved(evidence, field) > WHOLLY).float()
             weight *= _windows_within(there, window)
+    for region in _stripped(_moved(moving, whole), fixed):
+        weight *= _windows_within(region, window)
     return moving, local_correlation(fixed, window, weight)
+
+
+def _stripped(moved: Float[Tensor, "x y z"], fixed: Float[Tensor, "x y z"]) -> list[Float[Tensor, "x y z"]]:
+    """1 where an image shows something, of each image that shows much less than the other one.
+
+    Its edge is then where a skull was stripped or the field of view ends, and no anatomy: in windows across it the
+    field would pull the edge to that of something else, the brain's to the skin.
+    """
+    around = (ndimage.uniform_filter(image.numpy(), 5, mode="constant") for image in (moved, fixed))
+    shown = [ndimage.binary_fill_holes(mean > TISSUE) for mean in around]
+    return [
+        torch.from_numpy(ours.astype(np.float32))
+        for ours, theirs in (shown, shown[::-1])
+        if (theirs & ~ours).sum() > STRIPPED * theirs.sum()
+    ]
 
 
 def _windows_within(evidence: Float[Tensor, "x y z"], window: int) -> Float[Tensor, "x y z"]:

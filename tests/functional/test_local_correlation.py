@@ -19,11 +19,13 @@ def images(seed: int = 0) -> tuple[Tensor, Tensor]:
     return moved, 0.6 * fixed + 0.4 * moved**2
 
 
-def slow(moved: Tensor, fixed: Tensor, window: int, weight: Tensor) -> Tensor:
+def slow(moved: Tensor, fixed: Tensor, window: int, weight: Tensor, counted: Tensor | None = None) -> Tensor:
     """As the equation says, by the package's sums over shifted copies."""
-    one = torch.ones_like(fixed)
-    products = torch.stack([one, moved, fixed, moved**2, fixed**2, moved * fixed])[None]
+    one = torch.ones_like(fixed) if counted is None else counted
+    products = one * torch.stack([torch.ones_like(one), moved, fixed, moved**2, fixed**2, moved * fixed])[None]
     n, i, j, ii, jj, ij = similarity.box_sum(products, window)[0]
+    if counted is not None:
+        weight, n = weight * n / window**3, n.clamp_min(1)
     cross = ij - i * j / n
     squared = cross**2 / ((ii - i * i / n) * (jj - j * j / n) + FLOOR * window**3)
     return (weight * squared).sum() / weight.sum()
@@ -42,6 +44,24 @@ def test_value_and_gradient_are_those_of_the_equation(window: int) -> None:
         value, found = correlation(image.detach(), True)
         assert value == pytest.approx(float(wanted.detach()), rel=1e-10)
         torch.testing.assert_close(found, slope, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [3, 5])
+def test_voxels_that_do_not_count_have_no_part(window: int) -> None:
+    moved, fixed = images()
+    generator = torch.Generator().manual_seed(7)
+    weight = torch.rand(SHAPE, generator=generator, dtype=torch.float64)
+    counted = (torch.rand(SHAPE, generator=generator) > 0.3).double()
+    counted[:4, :4] = 0
+    correlation = local_correlation(fixed, window, weight, counted)
+    image = moved.clone().requires_grad_()
+    wanted = slow(image, fixed, window, weight, counted)
+    (slope,) = torch.autograd.grad(wanted, image)
+    value, found = correlation(moved, True)
+    assert value == pytest.approx(float(wanted.detach()), rel=1e-10)
+    torch.testing.assert_close(found, slope, rtol=1e-8, atol=1e-12)
+    spoilt = torch.where(counted > 0, moved, 9.0)
+    assert correlation(spoilt, False)[0] == value
 
 
 def test_the_gradient_by_differences() -> None:

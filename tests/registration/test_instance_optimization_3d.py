@@ -336,8 +336,12 @@ def test_what_is_stripped_is_told_from_what_lies_aside() -> None:
     ball = np.sqrt(((np.indices((30, 30, 30)) - 14.5) ** 2).sum(0))
     head, brain = (torch.from_numpy((ball < radius).astype(np.float32)) for radius in (13, 9))
     aside = head.roll(1, 0)
-    (region,) = module._stripped(brain, head)
+    region, whole = module._stripped(brain, head)
+    assert whole is None
+    assert region is not None
     assert (region[brain > 0] == 1).all()
     assert not region[ball > 12].any()
-    assert len(module._stripped(head, brain)) == 1
-    assert not module._stripped(head, aside)
+    other = module._stripped(head, brain)
+    assert other[0] is None
+    assert torch.equal(other[1], region)
+    assert module._stripped(head, aside) == (None, None)

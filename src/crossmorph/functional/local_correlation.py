@@ -63,7 +63,10 @@ class _Row(NamedTuple):
 
 
 def local_correlation(
-    fixed: Float[Tensor, "x y z"], window: int, weight: Float[Tensor, "x y z"] | None = None
+    fixed: Float[Tensor, "x y z"],
+    window: int,
+    weight: Float[Tensor, "x y z"] | None = None,
+    counted: Float[Tensor, "x y z"] | None = None,
 ) -> Correlation:
     """The mean of ``cross^2 / (var_I var_J + e)`` over windows of an image, and its gradient, as a function.
 
@@ -71,6 +74,8 @@ def local_correlation(
         fixed: the image that does not change, in [0, 1].
         window: voxels a side, odd.
         weight: of each window, 0 or more; None: all the same.
+        counted: 1 where a voxel of both images counts, else 0; None: all do. Sums are then of these voxels, and the
+            weight of a window is times the part of it that they are.
 
     Returns:
         A function ``(moved, with_gradient)`` of an image of the same shape that returns the weighted mean, from 0 to
@@ -80,26 +85,20 @@ def local_correlation(
     margin = window // 2
     padded = tuple(side + 2 * margin for side in fixed.shape)
     row = _Row(tuple(fixed.shape), padded, (padded[1] * padded[2], padded[2], 1), window)
-    still, here = row.lay(fixed), row.sums
-    scratch = [torch.empty_like(still) for _ in range(4)]
-    product, laid = torch.empty_like(still), torch.zeros_like(still)
-    count = still.numel() - 2 * row.centre
-    first, second, third = (still.new_empty(count) for _ in range(3))
+    here, scratch = row.sums, [fixed.new_empty(row.length) for _ in range(4)]
+    product, laid = fixed.new_empty(row.length), fixed.new_zeros(row.length)
+    first, second, third = (fixed.new_empty(row.length - 2 * row.centre) for _ in range(3))
 
     def total(source: Tensor, out: Tensor) -> Tensor:
         return _window_sums(source, row, scratch, out)
 
-    share = 1 / total(row.lay(torch.ones_like(fixed)), first).clamp_min(1)
-    mean_still = total(still, first) * share
-    variance_still = total(still * still, torch.empty_like(first)).addcmul_(first, mean_still, value=-1).clamp_min_(0)
-    weights = row.lay(torch.ones_like(fixed) if weight is None else weight)[here].clone()
-    whole = _sum(weights)
-    floor = FLOOR * window**3
+    still, voxels, share, mean_still, variance_still, weights = _fixed_sums(fixed, weight, counted, row, total)
+    whole, floor = _sum(weights), FLOOR * window**3
     spread = [torch.zeros_like(still) for _ in range(3)]  # what is summed back, zero around the volume
     gradient = torch.zeros_like(still)
 
     def correlation(moved: Tensor, with_gradient: bool) -> tuple[float, Tensor | None]:
-        row.volume(laid).copy_(moved)
+        row.volume(laid).copy_(moved if counted is None else moved * counted)
         a, b, both = (part[here] for part in spread)
         total(laid, first)
         variance = total(torch.mul(laid, laid, out=product), second)
@@ -118,9 +117,41 @@ def local_correlation(
         torch.mul(total(spread[0], first), still[here], out=found)
         found.addcmul_(total(spread[1], second), laid[here], value=-1)
         found.add_(total(spread[2], third)).mul_(2 / max(whole, 1e-9))
+        if counted is not None:
+            found.mul_(voxels[here])
         return value, row.volume(gradient)
 
     return correlation
+
+
+class _Fixed(NamedTuple):
+    """What stays the same: the image and its counted voxels in a row; sums over windows, and the windows' weights."""
+
+    still: Float[Tensor, " length"]
+    voxels: Float[Tensor, " length"]
+    share: Float[Tensor, " windows"]
+    mean: Float[Tensor, " windows"]
+    variance: Float[Tensor, " windows"]
+    weights: Float[Tensor, " windows"]
+
+
+def _fixed_sums(
+    fixed: Float[Tensor, "x y z"],
+    weight: Float[Tensor, "x y z"] | None,
+    counted: Float[Tensor, "x y z"] | None,
+    row: _Row,
+    total: Callable[[Tensor, Tensor], Tensor],
+) -> _Fixed:
+    one = torch.ones_like(fixed)
+    still, voxels = row.lay(fixed if counted is None else fixed * counted), row.lay(one if counted is None else counted)
+    held, first, second = (fixed.new_empty(row.length - 2 * row.centre) for _ in range(3))
+    share = 1 / total(voxels, held).clamp_min(1)
+    mean = total(still, first) * share
+    variance = total(still * still, second).addcmul_(first, mean, value=-1).clamp_min_(0)
+    weights = row.lay(one if weight is None else weight)[row.sums].clone()
+    if counted is not None:
+        weights.mul_(held).div_(row.window**3)
+    return _Fixed(still, voxels, share, mean, variance, weights)
 
 
 def _window_sums(source: Tensor, row: _Row, scratch: list[Tensor], out: Tensor) -> Tensor:

@@ -238,24 +238,29 @@ def _seen(
             evidence = torch.from_numpy(evidence_on(image, grid)).float()
             there = evidence if field is None else (_moved(evidence, field) > WHOLLY).float()
             weight *= _windows_within(there, window)
-    for region in _stripped(_moved(moving, whole), fixed):
-        weight *= _windows_within(region, window)
-    return moving, local_correlation(fixed, window, weight)
+    counted, theirs = _stripped(_moved(moving, whole), fixed)
+    if theirs is not None:
+        weight *= _windows_within(theirs, window)
+    return moving, local_correlation(fixed, window, weight, counted)
 
 
-def _stripped(moved: Float[Tensor, "x y z"], fixed: Float[Tensor, "x y z"]) -> list[Float[Tensor, "x y z"]]:
-    """1 where an image shows something, of each image that shows much less than the other one.
+def _stripped(
+    moved: Float[Tensor, "x y z"], fixed: Float[Tensor, "x y z"]
+) -> tuple[Float[Tensor, "x y z"] | None, Float[Tensor, "x y z"] | None]:
+    """1 where the moved and the fixed image show something, each None unless it shows much less than the other one.
 
     Its edge is then where a skull was stripped or the field of view ends, and no anatomy: in windows across it the
-    field would pull the edge to that of something else, the brain's to the skin.
+    field would pull the edge to that of something else, the brain's to the skin. Of a stripped moving image the voxels
+    of a window count that it shows; of a stripped fixed one the windows that lie within it, since what is moved into
+    the others differs from step to step.
     """
     around = (ndimage.uniform_filter(image.numpy(), 5, mode="constant") for image in (moved, fixed))
-    shown = [ndimage.binary_fill_holes(mean > TISSUE) for mean in around]
-    return [
-        torch.from_numpy(ours.astype(np.float32))
-        for ours, theirs in (shown, shown[::-1])
-        if (theirs & ~ours).sum() > STRIPPED * theirs.sum()
+    ours, theirs = (ndimage.binary_fill_holes(mean > TISSUE) for mean in around)
+    regions = [
+        torch.from_numpy(less.astype(np.float32)) if (more & ~less).sum() > STRIPPED * more.sum() else None
+        for less, more in ((ours, theirs), (theirs, ours))
     ]
+    return regions[0], regions[1]
 
 
 def _windows_within(evidence: Float[Tensor, "x y z"], window: int) -> Float[Tensor, "x y z"]:

@@ -77,7 +77,7 @@ EVERYTHING = {
 def test_all_of_it_is_in_the_record_and_a_replay_gives_the_same(given: Given) -> None:
     words = [word for option, name in EVERYTHING.items() for word in (option, f"{given.folder}/{name}.nii")]
     points = ["--points", f"{given.folder}/moving.csv", f"{given.folder}/fixed.csv", "--points-accuracy", "0.4"]
-    assert given.run(*words, *points, "--ignored", f"{given.folder}/ignored.nii") == 0 or record(given)
+    assert given.run(*words, *points, "--ignored", f"{given.folder}/ignored.nii") in (0, 3)  # 3: a check failed
     told = record(given)
     roles = [each["role"] for each in told["inputs"]]
     masks = ["moving_mask", "fixed_mask", "ignore_moving", "ignore_fixed"]

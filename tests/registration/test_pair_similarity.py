@@ -78,5 +78,14 @@ def test_an_image_is_cut_where_it_shows_something_at_its_edge_or_has_a_mask() ->
     assert not is_cut(image)
     assert is_cut(replace(image, mask=data > 0))
     data = data.copy()
-    data[6, 11, 6] = 0.2
+    data[5:8, 11, 5:8] = 0.4
     assert is_cut(Image(data, np.eye(4)))
+
+
+def test_noise_in_air_at_the_edge_does_not_cut_an_image() -> None:
+    """Rician noise of 5% has single voxels above .2 in air, and a mean of 5% sqrt(pi / 2) = .063."""
+    generator = np.random.default_rng(0)
+    data = np.hypot(*generator.normal(0, 0.05, (2, 60, 60, 60))).astype(np.float32)
+    assert data[0].max() > 0.15
+    assert not is_cut(Image(data, np.eye(4)))
+    assert is_cut(Image(2 * data, np.eye(4)))

@@ -55,12 +55,17 @@ def _every(axis: int, first: int, apart: int, count: int) -> tuple[slice, ...]:
 def doubled(field: Float[Tensor, "3 *space"]) -> Float[Tensor, "3 *twice"]:
     """The field on a grid of half the spacing over the same extent: linear, edges held, in the new voxels.
 
-    As :func:`crossmorph.functional.spatial.resize` does it, in half the time.
+    As :func:`crossmorph.functional.spatial.resize` does it, in a tenth of the time: the long rows of the last axis are
+    written while there are fewest, and nothing is copied to be interleaved.
     """
-    for axis in (1, 2, 3):
+    field = 2 * field
+    for axis in (3, 2, 1):
         side = field.shape[axis]
-        before = torch.cat([field.narrow(axis, 0, 1), field.narrow(axis, 0, side - 1)], axis)
-        behind = torch.cat([field.narrow(axis, 1, side - 1), field.narrow(axis, side - 1, 1)], axis)
-        pair = [torch.lerp(field, other, 0.25) for other in (before, behind)]
-        field = torch.stack(pair, dim=axis + 1).flatten(axis, axis + 1)
-    return 2 * field
+        wide = field.new_empty(*field.shape[:axis], side, 2, *field.shape[axis + 1 :])
+        here, ahead = field.narrow(axis, 0, side - 1), field.narrow(axis, 1, side - 1)
+        for place, edge, start, others in ((0, 0, 1, (ahead, here)), (1, side - 1, 0, (here, ahead))):
+            half = wide.select(axis + 1, place)
+            torch.lerp(*others, 0.25, out=half.narrow(axis, start, side - 1))
+            half.select(axis, edge).copy_(field.select(axis, edge))
+        field = wide.flatten(axis, axis + 1)
+    return field

@@ -48,7 +48,7 @@ from crossmorph.registration.optimization_grid import (
     onto,
     seen_window,
 )
-from crossmorph.registration.pair_similarity import WHOLLY, is_cut
+from crossmorph.registration.pair_similarity import TISSUE, WHOLLY, is_cut
 from crossmorph.transforms.grid import Grid, evidence_on
 
 
@@ -84,8 +84,8 @@ SCHEDULE: Schedule = (
 FINEST = 1.5  # times the spacing of a round, at most, for both images
 DARK = 0.25  # of the mean intensity: where no more is shown around a voxel, nothing is looked at
 # Part of what one image shows that the other lacks, from which on that one is stripped of its skull, or ends. Brains
-# lack up to .04 of each other, heads up to .25 (a neck), a brain .5 of a head. Shown is more than so much of the range.
-STRIPPED, TISSUE = 0.35, 0.1
+# lack up to .04 of each other, heads up to .25 (a neck), a brain .5 of a head.
+STRIPPED = 0.35
 RATE, MOMENTS = 0.3, (0.7, 0.9)  # ADAM's step in voxels of the velocity, twice ``spacing``, and its short memories
 SQUARINGS = 4
 INVERSIONS = 5  # steps
@@ -265,7 +265,11 @@ def _stripped(
 
 def _windows_within(evidence: Float[Tensor, "x y z"], window: int) -> Float[Tensor, "x y z"]:
     """1 where the window around a voxel holds nothing but evidence."""
-    return -F.max_pool3d(-evidence[None, None], window, stride=1, padding=window // 2)[0, 0]
+    absent = -evidence[None, None]
+    for axis in range(3):  # one axis after the other: 15 values are compared for a window of 5, not 125
+        around = [window if axis == each else 1 for each in range(3)]
+        absent = F.max_pool3d(absent, around, stride=1, padding=[side // 2 for side in around])
+    return -absent[0, 0]
 
 
 class _Optimised(NamedTuple):

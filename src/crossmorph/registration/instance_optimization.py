@@ -27,10 +27,10 @@ from crossmorph.functional.regularization import bending_energy
 from crossmorph.functional.similarity import mi
 from crossmorph.networks.hierarchy import Flow, chain
 
-SPACING = 8.0  # voxels between control points: 12 mm for the default model
-NCC_WEIGHT = 10.0
+SPACING = 4.0  # voxels between control points: 6 mm for the default model
+NCC_WEIGHT = 20.0
 WINDOW = 9  # voxels a side, as in training
-BENDING_WEIGHT = 60.0  # for displacements in voxels
+BENDING_WEIGHT = 40.0  # for displacements in voxels
 SQUARINGS = 4  # what is left to correct is a few voxels
 RATE, MOMENTS = 0.4, (0.7, 0.9)  # ADAM's step in voxels, and its memories: short, as there are few steps
 MOST_STEPS = 100

@@ -345,7 +345,7 @@ def test_what_does_not_count_has_no_say() -> None:
         for image, where in ((fixed, None), (spoilt, None), (spoilt, counted))
     ]
     assert errors[2] < errors[1]
-    assert errors[2] < 1.5 * errors[0]
+    assert errors[2] < 2 * errors[0]  # within the square, of four control points a side, smoothness alone decides
     steps = [
         refine([SeenPair(moving, each, translated)], still(SHAPE), None, steps=5, where=counted)
         for each in (fixed, spoilt)

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from crossmorph.errors import InputError
-from crossmorph.evaluation.results import SCORES, Row, caption, markdown_table, read_rows, summarise, write_rows
+from crossmorph.evaluation.results import (
+    MOST_LABELS,
+    SCORES,
+    Row,
+    caption,
+    markdown_table,
+    read_rows,
+    summarise,
+    write_rows,
+)
 from crossmorph.system.environment import processor
 
 ROWS = [
@@ -96,6 +105,15 @@ def test_columns_of_the_table_stand_in_the_order_of_the_file() -> None:
     rows = [Row("a", "none", {"seconds": 1.0, "dice_2": 0.5}), Row("a", "syn", {"psnr": 9.0, "dice_1": 0.5})]
     heading = markdown_table(summarise(rows)).splitlines()[0]
     assert [cell.strip() for cell in heading.split("|")[1:-1]] == ["method", "Dice 1 %", "Dice 2 %", "PSNR dB", "s"]
+
+
+@pytest.mark.parametrize(("labels", "shown"), [(MOST_LABELS, MOST_LABELS), (MOST_LABELS + 1, 0)])
+def test_single_labels_have_columns_while_they_are_few(labels: int, shown: int) -> None:
+    rows = [Row("a", "syn", {"dice": 0.5, **{f"dice_{number}": 0.5 for number in range(labels)}})]
+    below = caption("pairs.csv", rows, "any-3d", 1)
+    heading = markdown_table(summarise(rows), below).splitlines()[0]
+    assert heading.count("Dice") == 1 + shown
+    assert (f"each of the {labels} labels is in the CSV" in below) is (shown == 0)
 
 
 def test_every_score_has_a_heading() -> None:

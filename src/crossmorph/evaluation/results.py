@@ -18,6 +18,7 @@ from crossmorph.system.environment import processor
 # The scores of a row besides the Dice of each label, in the order of the file.
 SCORES = ("dice", "hd95_mm", "mse_percent", "ncc", "epe_mm", "folds_percent", "min_jacobian", "psnr", "ssim", "seconds")
 LABEL = "dice_"  # prefix of the column of one label
+MOST_LABELS = 8  # that have a column each in a table
 CONFIDENCE = 0.95
 
 
@@ -124,29 +125,37 @@ def statistic(values: np.ndarray) -> Statistic:
 
 def _score_columns(results: Sequence[Row] | Sequence[Summary]) -> list[str]:
     """All columns of scores in the order of the file: after the mean Dice, the Dice of each label of any result."""
-    labels = {name for result in results for name in result.scores if name.startswith(LABEL)}
     first, *others = SCORES
-    return [first, *sorted(labels, key=lambda name: int(name.removeprefix(LABEL))), *others]
+    return [first, *_label_columns(results), *others]
+
+
+def _label_columns(results: Sequence[Row] | Sequence[Summary]) -> list[str]:
+    labels = {name for result in results for name in result.scores if name.startswith(LABEL)}
+    return sorted(labels, key=lambda name: int(name.removeprefix(LABEL)))
 
 
 def caption(pairs_csv: str | Path, rows: Sequence[Row], model: str, threads: int) -> str:
     """The line below a table: data, pairs, threads, model, hardware, and the definition of the values."""
-    pairs = len({row.pair for row in rows})
+    pairs, labels = len({row.pair for row in rows}), len(_label_columns(rows))
+    each = f" The Dice of each of the {labels} labels is in the CSV." if labels > MOST_LABELS else ""
     return (
         f"Data: {pairs_csv}, {pairs} pair{'s'[: pairs != 1]}. Model: {model}. Hardware: {processor()}, {threads} "
         f"thread{'s'[: threads != 1]}. Mean ± standard deviation over pairs, [95% t interval of the mean]; folds: mean "
-        "(median); seconds: median of one registration."
+        f"(median); seconds: median of one registration.{each}"
     )
 
 
 def markdown_table(summaries: Sequence[Summary], caption: str = "") -> str:
     """A table with a row for each method and a column for each score; scores that no method has are omitted.
 
+    So is the Dice of single labels where there are more than `MOST_LABELS`.
+
     Args:
         summaries: from :func:`summarise`.
         caption: the line below, from :func:`caption`.
     """
-    names = [name for name in _score_columns(summaries) if any(name in summary.scores for summary in summaries)]
+    columns = _score_columns(summaries) if len(_label_columns(summaries)) <= MOST_LABELS else SCORES
+    names = [name for name in columns if any(name in summary.scores for summary in summaries)]
     failures = any(summary.failed for summary in summaries)
     table = [["method", *(["failed"] if failures else []), *(_heading(name) for name in names)]]
     for summary in summaries:

@@ -1,5 +1,6 @@
 """Fields: affine and polynomial truths, tiny arrays by hand, SciPy and SimpleITK, group properties, gradients."""
 
+import math
 from collections.abc import Callable
 from itertools import product
 
@@ -114,6 +115,19 @@ def test_the_image_ends_half_a_voxel_beyond_its_outermost_centres() -> None:
 def test_sample_refuses_coordinates_of_another_dimension() -> None:
     with pytest.raises(ValueError, match="coordinates have 3 components, expected 2 for a 2-D image"):
         spatial.sample(torch.zeros(1, 1, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (7, 8, 9)])
+def test_a_kept_warp_is_the_warp_of_each_field(shape: tuple[int, ...]) -> None:
+    image, places = random((1, 1, *shape)), torch.arange(1, math.prod(shape), 3)
+    whole, some = spatial.warper(image, shape), spatial.warper(image, shape, places)
+    for seed in (0, 1):
+        field = smooth_field(shape, 2.0, seed=seed).float()
+        expected = spatial.warp(image, field)
+        assert_near(whole(field), expected, 1e-6)
+        needed = torch.zeros(math.prod(shape))
+        needed[places] = 1
+        assert_near(some(field), expected * needed.view(shape), 1e-6)
 
 
 def test_a_line_turns_by_90_degrees() -> None:
@@ -388,6 +402,11 @@ def test_each_pair_counts_its_own_folded_cells(shape: tuple[int, ...]) -> None:
     assert not folds[1].any()
     expected = 100 * ((shape[0] - 1) // 2) / (shape[0] - 1)
     assert_near(spatial.folds_percent(u), [expected, 0], 1e-12)
+
+
+def test_length_by_hand() -> None:
+    field = torch.tensor([[[[3.0, 0.0]], [[4.0, 2.0]]]])
+    assert_near(spatial.length(field), [[[[5, 2]]]], 1e-6)
 
 
 def test_endpoint_error_is_a_length() -> None:

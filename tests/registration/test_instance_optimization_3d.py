@@ -1,6 +1,7 @@
 """Refinement of volumes: it finds a deformation it was not told, in millimetres, and leaves alone what it must."""
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from crossmorph.registration import instance_optimization_3d as module
 from crossmorph.registration.instance_optimization_3d import SCHEDULE, RefinedVolume, Round, refine_volume
 from crossmorph.registration.optimization_grid import (
     FIELD,
+    Window,
     cut,
     embedded,
     field_grid,
     field_spacing,
     finer,
+    inner,
     onto,
     seen_window,
 )
@@ -167,6 +170,18 @@ def test_fine_rounds_are_for_fine_images(scene: Scene) -> None:
 # --- what it leaves alone --------------------------------------------------------------------------------------------
 
 
+def test_what_a_view_leaves_out_changes_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of close control points look at less of the world; their smoothness counts as in all of it."""
+    fine, schedule = Scene(1.0), (Round(2.0, 8.0, 5, 0.3, 4), Round(1.0, 2.0, 5, 1.0, 4))
+    found = fine.refine(schedule)
+    monkeypatch.setattr(module, "MARGIN", 0)
+    whole = fine.refine(schedule)
+    apart = spatial.length(found.field.displacement - whole.field.displacement)[0, 0].numpy()
+    ball = np.sqrt((places(found.grid.affine, found.grid.shape) ** 2).sum(0)) < 24
+    assert apart[ball].mean() < 0.02 * spatial.length(whole.field.displacement)[0, 0].numpy()[ball].mean()
+    assert found.refinement.steps == whole.refinement.steps == 8
+
+
 def test_no_steps_and_no_time_leave_the_very_field(scene: Scene) -> None:
     for budget in ({"steps": 0}, {"seconds": 0.0}):
         found = scene.refine(**budget)
@@ -184,17 +199,24 @@ def test_constant_images_are_left_alone(scene: Scene) -> None:
         assert not found.refinement.improved
 
 
+def test_a_dark_image_is_left_alone(scene: Scene) -> None:
+    dark = replace(scene.fixed, data=np.zeros(scene.fixed.shape, np.float32))
+    found = refine_volume([(scene.moving, dark)], scene.seen, scene.start, scene.working, QUICK)
+    assert not found.refinement.improved
+
+
 def test_a_round_that_folds_is_rejected(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of two, too far: what the first found stays."""
-    optimise, calls = module._optimise, []
+    """The second of two, too far, though it is said to correlate more: what the first found stays."""
+    optimise, stand, calls, stands = module._optimise, module._stand, [], count()
 
     def wild(*words: Any) -> Any:
         found = optimise(*words)
         calls.append(found)
-        return found if len(calls) == 1 else found._replace(velocity=60 * found.velocity, began=-1.0)
+        return found if len(calls) == 1 else found._replace(velocity=60 * found.velocity)
 
     one = scene.refine(QUICK[:1])
     monkeypatch.setattr(module, "_optimise", wild)
+    monkeypatch.setattr(module, "_stand", lambda *words: stand(*words)._replace(similarity=float(next(stands))))
     found = scene.refine()
     assert len(calls) == 2
     assert torch.equal(found.field.displacement, one.field.displacement)
@@ -267,6 +289,15 @@ def test_the_window_holds_what_both_show_and_lies_on_the_fields_voxels(scene: Sc
     field = torch.randn(1, 3, *grid.shape)
     inside = embedded(cut(field, window), window, grid)
     assert torch.equal(inside, field)
+
+
+def test_the_inner_window_lies_where_it_lay(scene: Scene) -> None:
+    window = Window(scene.working, (3, 4, 5))
+    smaller = inner(window, 2)
+    assert smaller.first == (5, 6, 7)
+    assert smaller.grid.shape == tuple(side - 4 for side in scene.working.shape)
+    assert np.allclose(smaller.grid.affine @ [0, 0, 0, 1], scene.working.affine @ [2, 2, 2, 1])
+    assert np.allclose(smaller.grid.affine[:3, :3], scene.working.affine[:3, :3])
 
 
 def test_an_image_on_a_part_of_the_world_is_that_of_the_slow_way(scene: Scene) -> None:

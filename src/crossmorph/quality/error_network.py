@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crossmorph.functional import spatial
 from crossmorph.networks.layers import activated
 from crossmorph.networks.unet import UNet, UNetSpec
 
@@ -80,7 +81,7 @@ def _channels(maps: Float[Tensor, "batch maps *space"]) -> Float[Tensor, "batch 
     """Images about zero, vectors bounded, and the logarithms of their lengths besides."""
     dim = maps.ndim - 2
     images, correlation, residual, *vectors = maps.split([3, 1, 1, dim, dim], dim=1)
-    lengths = [torch.linalg.vector_norm(vector, dim=1, keepdim=True) for vector in vectors]
+    lengths = [spatial.length(vector) for vector in vectors]
     return torch.cat(
         [
             2 * images - 1,

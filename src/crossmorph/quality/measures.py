@@ -40,7 +40,7 @@ def measure(registered: Registered, moving: Image, fixed: Image, maps: Consisten
     corners = spatial.strict_jacobian(final.displacement)
     spacing = registered.grid.spacing
     # Where the moving image shows nothing, a field may do what it likes.
-    loop = torch.linalg.vector_norm(spatial.compose(final.displacement, final.inverse), dim=1, keepdim=True)
+    loop = spatial.length(spatial.compose(final.displacement, final.inverse))
     loop = loop[foreground(registered.moving)]
     stretch = spatial.jacobian_determinant(final.displacement).clamp_min(1e-6).log().abs()
     given = torch.from_numpy(onto_grid(moving.scaled(), registered.grid).data)[None, None].to(still)

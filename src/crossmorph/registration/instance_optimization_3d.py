@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import ndimage
 from torch import Tensor
 
@@ -35,9 +35,11 @@ from crossmorph.functional.control_points import control_points, doubled, gather
 from crossmorph.functional.local_correlation import Correlation, local_correlation
 from crossmorph.images.image import Image
 from crossmorph.networks.hierarchy import Flow, chain
+from crossmorph.registration.force import moved, pull, roughness_slope
 from crossmorph.registration.instance_optimization import Refinement
 from crossmorph.registration.optimization_grid import (
     FIELD,
+    MARGIN,
     Window,
     between,
     cut,
@@ -45,6 +47,7 @@ from crossmorph.registration.optimization_grid import (
     field_grid,
     field_spacing,
     finer,
+    inner,
     onto,
     seen_window,
 )
@@ -183,65 +186,83 @@ def _rounds(
 ) -> _Refined:
     """One round after the other, from a field in the window, as long as each gains and the budget lasts."""
     nowhere = torch.zeros_like(networks)
-    residual, taken = Flow(nowhere, nowhere), 0
+    residual, taken, whole = Flow(nowhere, nowhere), 0, networks
     folded = spatial.folds(networks)
     coarsest = max(side for images in pairs for image in images for side in image.spacing)
-    views = [_view(pairs, window, schedule[0], networks)]
-    before = _reached(views[0], networks)
+    first, *_ = views = [_view(pairs, window, schedule[0], whole)]
+    at = begun = _stand(first, whole)
     for each in schedule:
         if each.spacing < FIELD and coarsest > FINEST * each.spacing:
             continue
-        whole = spatial.compose(networks, residual.displacement)
-        if (each.spacing, each.window) != views[-1].of:
+        if (each.spacing, each.window) != (views[-1].spacing, views[-1].window):
             views[1:] = [_view(pairs, window, each, whole)]
-        optimised = _optimise(views[-1], whole, each, budget._replace(steps=budget.steps - taken))
+            at = _stand(views[-1], whole)
+        view = views[-1]
+        optimised = _optimise(view, at, each, budget._replace(steps=budget.steps - taken))
         taken += optimised.steps
         if not optimised.steps:
             break
-        refined = chain(residual, _flow(optimised.velocity, tuple(whole.shape[2:])))
-        whole = spatial.compose(networks, refined.displacement)
-        gained = _reached(views[-1], whole) > optimised.began
-        if not gained or not (spatial.folds(whole) <= folded).all():
+        step = _flow(optimised.velocity, tuple(side - 2 * view.trim for side in whole.shape[2:]))
+        refined = chain(residual, Flow(*(F.pad(field, [view.trim] * 6) for field in step)))
+        reached = spatial.compose(networks, refined.displacement)
+        there = _stand(view, reached)
+        if not there.similarity > at.similarity or not (spatial.folds(reached) <= folded).all():
             break
-        residual = refined
-    whole = spatial.compose(networks, residual.displacement)
-    return _Refined(residual, taken, before, _reached(views[0], whole))
+        residual, whole, at = refined, reached, there
+    after = at if len(views) == 1 else _stand(first, whole)
+    return _Refined(residual, taken, begun.similarity, after.similarity)
+
+
+class _Seen(NamedTuple):
+    """A moving image on the view's grid, its correlation with the fixed one, and where the moved image is needed.
+
+    ``places`` are the voxels, as indices in their row, of the windows that count and the neighbours of these voxels.
+    """
+
+    moving: Float[Tensor, "x y z"]
+    correlation: Correlation
+    places: Int[Tensor, " places"]
 
 
 class _View(NamedTuple):
-    """What a round looks at: each moving image with the correlation with its fixed one; its spacing and window."""
+    """Images in voxels of ``spacing``, compared in windows of ``window`` voxels.
 
-    pairs: tuple[tuple[Float[Tensor, "x y z"], Correlation], ...]
-    of: tuple[float, int]
+    ``trim`` is how many voxels of the field, at each end of each axis, the view is smaller than the window it is of.
+    """
+
+    images: tuple[_Seen, ...]
+    spacing: float
+    window: int
+    trim: int
 
 
 def _view(
     pairs: Sequence[tuple[Image, Image]], window: Window, each: Round, whole: Float[Tensor, "1 3 x y z"]
 ) -> _View:
-    grid = finer(window.grid, round(FIELD / each.spacing))
-    return _View(tuple(_seen(images, grid, each.window, whole) for images in pairs), (each.spacing, each.window))
+    """Of a round and later ones with its voxels and windows, whose control points lie no further apart.
+
+    It ends two control points beyond what both images show; the window, those of 8 mm.
+    """
+    trim = MARGIN - min(MARGIN, math.ceil(2 * each.control / FIELD))
+    grid, here = finer(inner(window, trim).grid, round(FIELD / each.spacing)), _within(whole, trim)
+    return _View(tuple(_seen(images, grid, each.window, here) for images in pairs), each.spacing, each.window, trim)
 
 
-def _reached(view: _View, whole: Float[Tensor, "1 3 x y z"]) -> float:
-    """``LCC`` of a field in the window."""
-    return sum(correlation(_moved(moving, whole), False)[0] for moving, correlation in view.pairs)
-
-
-def _seen(
-    images: tuple[Image, Image], grid: Grid, window: int, whole: Float[Tensor, "1 3 *coarser"]
-) -> tuple[Float[Tensor, "x y z"], Correlation]:
+def _seen(images: tuple[Image, Image], grid: Grid, window: int, whole: Float[Tensor, "1 3 *coarser"]) -> _Seen:
     """A moving image on a grid, and the correlation with its fixed one of windows that neither image cuts."""
     moving, fixed = (onto(image, grid) for image in images)
     weight = _shown(fixed)
     for image, field in zip(images, (whole, None), strict=True):
         if is_cut(image):
             evidence = torch.from_numpy(evidence_on(image, grid)).float()
-            there = evidence if field is None else (_moved(evidence, field) > WHOLLY).float()
+            there = evidence if field is None else (moved(evidence, field) > WHOLLY).float()
             weight *= _windows_within(there, window)
-    counted, theirs = _stripped(_moved(moving, whole), fixed)
+    counted, theirs = _stripped(moved(moving, whole), fixed)
     if theirs is not None:
         weight *= _windows_within(theirs, window)
-    return moving, local_correlation(fixed, window, weight, counted)
+    # A slope is that between the neighbours of a voxel.
+    places = torch.nonzero(_largest(weight, window + 2).flatten())[:, 0]
+    return _Seen(moving, local_correlation(fixed, window, weight, counted), places)
 
 
 def _stripped(
@@ -265,84 +286,74 @@ def _stripped(
 
 def _windows_within(evidence: Float[Tensor, "x y z"], window: int) -> Float[Tensor, "x y z"]:
     """1 where the window around a voxel holds nothing but evidence."""
-    absent = -evidence[None, None]
+    return -_largest(-evidence, window)
+
+
+def _largest(values: Float[Tensor, "x y z"], window: int) -> Float[Tensor, "x y z"]:
+    """The largest value in the window around each voxel."""
+    largest = values[None, None]
     for axis in range(3):  # one axis after the other: 15 values are compared for a window of 5, not 125
         around = [window if axis == each else 1 for each in range(3)]
-        absent = F.max_pool3d(absent, around, stride=1, padding=[side // 2 for side in around])
-    return -absent[0, 0]
+        largest = F.max_pool3d(largest, around, stride=1, padding=[side // 2 for side in around])
+    return largest[0, 0]
+
+
+def _shown(fixed: Float[Tensor, "x y z"]) -> Float[Tensor, "x y z"]:
+    """1 where the fixed image shows something nearby, 0 in air, whose noise would only weigh down what it shows."""
+    data = fixed.numpy()
+    around = ndimage.uniform_filter(data, 5, mode="constant")
+    return torch.from_numpy((around > DARK * np.mean(data, dtype=np.float64)).astype(np.float32))
+
+
+def _within(field: Float[Tensor, "1 3 x y z"], trim: int) -> Float[Tensor, "1 3 *smaller"]:
+    return field[(..., *[slice(trim, side - trim) for side in field.shape[2:]])]
+
+
+class _Stand(NamedTuple):
+    """The moving images as a field moves them, and ``LCC`` of that."""
+
+    moved: tuple[Float[Tensor, "x y z"], ...]
+    similarity: float
+
+
+def _stand(view: _View, whole: Float[Tensor, "1 3 x y z"]) -> _Stand:
+    """How a field of the window does in a view."""
+    images = tuple(moved(seen.moving, _within(whole, view.trim)) for seen in view.images)
+    found = (seen.correlation(image, False)[0] for seen, image in zip(view.images, images, strict=True))
+    return _Stand(images, sum(found))
 
 
 class _Optimised(NamedTuple):
-    """The velocity that a round ended with, in its voxels, the steps taken, and ``LCC`` where it began."""
+    """The velocity that a round ended with, in its voxels, and the steps taken."""
 
     velocity: Float[Tensor, "1 3 x y z"]
     steps: int
-    began: float
 
 
-def _optimise(view: _View, whole: Float[Tensor, "1 3 x y z"], each: Round, budget: _Budget) -> _Optimised:
+def _optimise(view: _View, begun: _Stand, each: Round, budget: _Budget) -> _Optimised:
     """ADAM on the control points of one velocity, from none.
 
     The velocity has voxels twice as large as the image's: finer ones would only cost time.
     """
     began = time.perf_counter()
-    space = tuple(side // 2 for side in view.pairs[0][0].shape)
+    space = tuple(side // 2 for side in view.images[0].moving.shape)
     apart = round(each.control / (2 * each.spacing))
-    controls = whole.new_zeros(3, *(control_points(side, apart) for side in space))
+    controls = begun.moved[0].new_zeros(3, *(control_points(side, apart) for side in space))
+    margin = round(view.trim * FIELD / each.spacing)  # voxels of the velocity that the window is larger, both ends
+    count = math.prod(control_points(side + margin, apart) for side in space)
     adam = Adam(controls, MOMENTS)
-    first = [_moved(moving, whole) for moving, _ in view.pairs]
-    reached, steps = 0.0, 0
+    pulls = [pull(image, *seen[1:]) for seen, image in zip(view.images, begun.moved, strict=True)]
+    steps = 0
     while True:
         pace = (time.perf_counter() - began) / max(1, steps)
         if steps == min(each.steps, budget.steps) or time.perf_counter() + pace > budget.deadline:
-            return _Optimised(spread(controls, apart, space)[None], steps, reached)
+            return _Optimised(spread(controls, apart, space)[None], steps)
         velocity = doubled(spread(controls, apart, space))[None] if steps else None
-        similarity, force = _pull(view, first, velocity)
-        reached = similarity if not steps else reached
-        uphill = gather(force, apart) - each.smoothness * _roughness_slope(controls, apart)
+        forces = [found(velocity)[1] for found in pulls]
+        force = forces[0] if len(forces) == 1 else torch.stack(forces).sum(0)
+        uphill = gather(force, apart) - each.smoothness * roughness_slope(controls, apart, count)
         controls = controls + RATE * adam.direction(uphill)
         steps += 1
-
-
-def _pull(
-    view: _View, first: list[Float[Tensor, "x y z"]], velocity: Float[Tensor, "1 3 x y z"] | None
-) -> tuple[float, Float[Tensor, "3 *half"]]:
-    """``LCC`` after a velocity, and its gradient by the velocity's voxels."""
-    reached, forces = [], []
-    for begun, (_, correlation) in zip(first, view.pairs, strict=True):
-        moved = begun if velocity is None else spatial.warp(begun[None, None], velocity)[0, 0]
-        similarity, slope = correlation(moved, True)
-        assert slope is not None
-        reached.append(similarity)
-        # The transpose of doubling, but for voxels at the border: each voxel of the velocity moves eight of the image
-        # by twice as many of their voxels.
-        forces.append(16 * F.avg_pool3d(_slopes(moved).mul_(slope), 2))
-    return sum(reached), forces[0] if len(forces) == 1 else torch.stack(forces).sum(0)
-
-
-def _moved(moving: Float[Tensor, "x y z"], displacement: Float[Tensor, "1 3 *space"]) -> Float[Tensor, "x y z"]:
-    """The moving image by a field on the window's grid, or, for an image twice as fine, by the doubled field."""
-    fine = displacement if displacement.shape[2:] == moving.shape else doubled(displacement[0])[None]
-    return spatial.warp(moving[None, None], fine)[0, 0]
-
-
-def _slopes(image: Float[Tensor, "x y z"]) -> Float[Tensor, "3 x y z"]:
-    """Central differences along each axis, 0 at the ends, where nothing moves."""
-    slopes = image.new_zeros(3, *image.shape)
-    for axis, side in enumerate(image.shape):
-        ahead, behind = image.narrow(axis, 2, side - 2), image.narrow(axis, 0, side - 2)
-        torch.sub(ahead, behind, out=slopes[axis].narrow(axis, 1, side - 2))
-    return slopes.mul_(0.5)
-
-
-def _roughness_slope(controls: Float[Tensor, "3 *points"], apart: int) -> Float[Tensor, "3 *points"]:
-    """The gradient of ``E``: the squared differences of neighbours, over ``apart^2`` and the number of points."""
-    slope = torch.zeros_like(controls)
-    for axis in (1, 2, 3):
-        step = controls.diff(dim=axis)
-        slope.narrow(axis, 1, step.shape[axis]).add_(step)
-        slope.narrow(axis, 0, step.shape[axis]).sub_(step)
-    return slope.mul_(2 / (apart**2 * controls[0].numel()))
 
 
 def _flow(velocity: Float[Tensor, "1 3 x y z"], shape: tuple[int, ...]) -> Flow:
@@ -360,18 +371,11 @@ def _inverted(flow: Flow) -> Flow:
     """
     inverse = flow.inverse
     miss = spatial.compose(flow.displacement, inverse)
-    size = miss.norm(dim=1, keepdim=True)
+    size = spatial.length(miss)
     for _ in range(INVERSIONS):
         tried = inverse - miss
         left = spatial.compose(flow.displacement, tried)
-        better = left.norm(dim=1, keepdim=True) < size
+        better = spatial.length(left) < size
         inverse, miss = torch.where(better, tried, inverse), torch.where(better, left, miss)
-        size = miss.norm(dim=1, keepdim=True)
+        size = spatial.length(miss)
     return Flow(flow.displacement, inverse)
-
-
-def _shown(fixed: Float[Tensor, "x y z"]) -> Float[Tensor, "x y z"]:
-    """1 where the fixed image shows something nearby, 0 in air, whose noise would only weigh down what it shows."""
-    data = fixed.numpy()
-    around = ndimage.uniform_filter(data, 5, mode="constant")
-    return torch.from_numpy((around > DARK * np.mean(data, dtype=np.float64)).astype(np.float32))

@@ -57,6 +57,14 @@ def seen_window(moving: Tensor, fixed: Tensor, displacement: Tensor, working: Gr
     return Window(Grid(affine, tuple(map(int, sides))), tuple(map(int, first)))
 
 
+def inner(window: Window, trim: int) -> Window:
+    """The window without so many voxels at each end of each axis."""
+    affine = window.grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ np.full(3, float(trim))
+    grid = Grid(affine, tuple(side - 2 * trim for side in window.grid.shape))
+    return Window(grid, tuple(first + trim for first in window.first))
+
+
 def finer(grid: Grid, ratio: int) -> Grid:
     """The same extent in voxels so many times smaller."""
     affine = grid.affine.copy()

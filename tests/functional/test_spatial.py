@@ -130,6 +130,23 @@ def test_a_kept_warp_is_the_warp_of_each_field(shape: tuple[int, ...]) -> None:
         assert_near(some(field), expected * needed.view(shape), 1e-6)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_volume_is_sampled_in_parts_as_in_one(channels: int) -> None:
+    image, field = random((1, channels, 9, 8, 7)), smooth_field((12, 6, 5), 3.0).float()
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2, 5, 12):
+            torch.set_num_threads(count)
+            found.append(spatial.warp(image, field))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, found[0]) for each in found)
+    assert found[0].is_contiguous()
+    field.requires_grad_()
+    assert_near(spatial.warp(image, field).detach(), found[0], 0)
+
+
 def test_a_line_turns_by_90_degrees() -> None:
     """``R (di, dj) = (-dj, di)``, so (4, 2) fetches what lies at (2, 4)."""
     image = torch.zeros(1, 1, 5, 5)

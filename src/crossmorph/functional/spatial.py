@@ -21,6 +21,7 @@ from torch import Tensor
 
 Interpolation = Literal["linear", "nearest"]
 Outside = Literal["edge", "zero"]
+SHARED = 32  # a number of voxels that many numbers of threads divide
 KEPT_VOXELS = 2**16  # of a grid at most, for its coordinates to be kept: half a megabyte
 
 
@@ -108,7 +109,23 @@ def _grid_sample(
 ) -> Float[Tensor, "batch channel *out"]:
     named = "bilinear" if mode == "linear" else "nearest"
     where = where.to(image.dtype).movedim(1, -1)
-    return F.grid_sample(image, where, mode=named, padding_mode="border", align_corners=False)
+    parts = _parts(image, where)
+    if parts > 1:
+        where, image = where[0].unflatten(0, (parts, -1)), image.expand(parts, *image.shape[1:])
+    sampled = F.grid_sample(image, where, mode=named, padding_mode="border", align_corners=False)
+    return sampled.transpose(0, 1).flatten(1, 2)[None] if parts > 1 else sampled
+
+
+def _parts(image: Float[Tensor, "batch channel *space"], where: Float[Tensor, "batch *out dim"]) -> int:
+    """Into how many parts along its first axis a volume is sampled, as a batch of them, so that every thread has one.
+
+    PyTorch shares out the images of a batch alone. Each voxel's value is the same in any part; gradients, which would
+    be summed over the parts, are not taken in parts.
+    """
+    differentiated = torch.is_grad_enabled() and (image.requires_grad or where.requires_grad)
+    if image.ndim < 5 or len(where) > 1 or image.device.type != "cpu" or differentiated:
+        return 1
+    return math.gcd(where.shape[1], torch.get_num_threads())
 
 
 def warp(
@@ -143,6 +160,8 @@ def warper(
     """
     dim = len(shape)
     frame = _frame(shape, tuple(image.shape[2:]), image.dtype, image.device)
+    if places is not None and len(places):
+        places = torch.cat([places, places[-1:].expand(-len(places) % SHARED)])
     centres, scale = frame.centres[0].flatten(1), frame.scale.flatten()
     centres = centres if places is None else centres.index_select(1, places)
     where, warped = torch.empty_like(centres), image.new_zeros(1, 1, *shape)

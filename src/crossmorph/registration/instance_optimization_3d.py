@@ -306,7 +306,8 @@ def _shown(fixed: Float[Tensor, "x y z"]) -> Float[Tensor, "x y z"]:
 
 
 def _within(field: Float[Tensor, "1 3 x y z"], trim: int) -> Float[Tensor, "1 3 *smaller"]:
-    return field[(..., *[slice(trim, side - trim) for side in field.shape[2:]])]
+    x, y, z = (slice(trim, side - trim) for side in field.shape[2:])
+    return field[:, :, x, y, z]
 
 
 class _Stand(NamedTuple):

@@ -83,6 +83,24 @@ def test_where_every_stage_fails_the_initial_affine_is_left(pair, model, monkeyp
     assert not found.result.final.displacement.any()
 
 
+def test_the_refinement_begins_with_what_has_gained(pair, model, monkeypatch):
+    monkeypatch.setattr(module, "MIN_KEPT", dict.fromkeys(module.STAGES, 0.0))
+    refined, begun = module._refined, []
+
+    def seen(prepared, result, final, *others):
+        begun.append(final)
+        return refined(prepared, result, final, *others)
+
+    monkeypatch.setattr(module, "_refined", seen)
+    bad = broken(model, monkeypatch, "register_fine", 0.9)
+    monkeypatch.setattr(
+        bad.hierarchy, "register_coarse", lambda *words: waves(model.hierarchy.register_coarse(*words), 0.9)
+    )
+    found = register_images(*pair, bad, Settings(refine="on", refine_steps=2))
+    assert [(each.stage, each.reason) for each in found.rejected][:2] == [("coarse", "no gain"), ("fine", "no gain")]
+    assert not begun[0].displacement.any()
+
+
 def test_mutual_information_that_is_no_number_is_worse(pair, model, monkeypatch):
     found = register_images(*pair, broken(model, monkeypatch, "register_fine", float("nan")))
     assert list(found.stages) == ["initial", "coarse"]

@@ -4,7 +4,8 @@ The T2w and T1w head of MNI152, and T1w, T2w and FLAIR of a patient with multipl
 what a translated image should look like is known: the fixed image itself. Beside it stands the best that any function
 of the intensity alone can reach, which knows that truth: the mean of the fixed image over the voxels of each of 64
 ranges of the moving image's intensity. Both are compared with the fixed image, scaled to [0, 1], in the brain:
-correlation, PSNR, and SSIM over the box around the brain with nothing outside the mask.
+correlation, PSNR, and SSIM over the box around the brain with nothing outside the mask. As both images lie in one
+space, the mean displacement in the brain is an error too.
 
 ``--mni`` holds ``MNI152_T1_2mm.nii.gz``, ``MNI152_T2_2mm.nii.gz`` and ``brain_mask_dilated_2mm.nii.gz``; ``--patient``
 the files of one patient of Lesjak et al. (2016) in MNI space, whose names begin with ``T1_``, ``T2_`` and ``FLAIR_``.
@@ -25,9 +26,10 @@ from scipy import ndimage
 from crossmorph import Image, read_image, register
 from crossmorph.evaluation.results import markdown_rows
 from crossmorph.functional import metrics
+from crossmorph.registration.settings import Refine
 
 RANGES = 64  # of intensity
-COLUMNS = ("pair", "method", "correlation", "psnr", "ssim")
+COLUMNS = ("pair", "method", "correlation", "psnr", "ssim", "displacement_mm")
 
 
 class Pair(NamedTuple):
@@ -51,13 +53,15 @@ def main() -> None:
     rows = []
     for pair in (*heads(options.mni), *patients(options.patient)):
         truth = pair.fixed.scaled().data
-        translated = np.asarray(register(pair.moving, pair.fixed).translated.data)
-        for method, image in (
-            ("moving image", pair.moving.scaled().data),
-            ("function of intensity", by_intensity(pair.moving.data, truth, pair.brain)),
-            ("crossmorph", translated),
-        ):
-            rows.append([pair.name, method, *(f"{score:.3f}" for score in scores(image, truth, pair.brain))])
+        images = {
+            "moving image": (pair.moving.scaled().data, None),
+            "function of intensity": (by_intensity(pair.moving.data, truth, pair.brain), None),
+            "crossmorph, `--refine off`": translated(pair, "off"),
+            "crossmorph": translated(pair, "auto"),
+        }
+        for method, (image, moved) in images.items():
+            found = (f"{score:.3f}" for score in scores(image, truth, pair.brain))
+            rows.append([pair.name, method, *found, "-" if moved is None else f"{moved:.2f}"])
             print(*rows[-1], flush=True)
     options.results.mkdir(parents=True, exist_ok=True)
     with (options.results / "translation.csv").open("w", encoding="utf-8", newline="") as stream:
@@ -81,6 +85,13 @@ def patients(folder: Path | None) -> Iterator[Pair]:
         brain = np.all([image.data > 0 for image in images.values()], axis=0)
         for moving, fixed in (("T2", "T1"), ("FLAIR", "T1"), ("T1", "T2"), ("T1", "FLAIR"), ("T2", "FLAIR")):
             yield Pair(f"patient, {moving} to {fixed}", images[moving], images[fixed], brain)
+
+
+def translated(pair: Pair, refine: Refine) -> tuple[ndarray, float]:
+    """The translated image, and the mean displacement in the brain, mm."""
+    result = register(pair.moving, pair.fixed, refine=refine)
+    displacement = np.linalg.norm(result.registered.warp.displacement, axis=0)
+    return np.asarray(result.translated.data), float(displacement[pair.brain].mean())
 
 
 def by_intensity(moving: ndarray, truth: ndarray, inside: ndarray) -> ndarray:

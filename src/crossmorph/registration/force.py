@@ -11,7 +11,7 @@ from crossmorph.functional import spatial
 from crossmorph.functional.control_points import doubled
 from crossmorph.functional.local_correlation import Correlation
 
-Pull = Callable[[Float[Tensor, "1 3 x y z"] | None], tuple[float, Float[Tensor, "3 *half"]]]
+Force = Callable[[Float[Tensor, "1 3 x y z"] | None], Float[Tensor, "3 *half"]]
 
 
 def moved(moving: Float[Tensor, "x y z"], displacement: Float[Tensor, "1 3 *space"]) -> Float[Tensor, "x y z"]:
@@ -20,11 +20,10 @@ def moved(moving: Float[Tensor, "x y z"], displacement: Float[Tensor, "1 3 *spac
     return spatial.warp(moving[None, None], fine)[0, 0]
 
 
-def pull(begun: Float[Tensor, "x y z"], correlation: Correlation, places: Int[Tensor, " places"]) -> Pull:
-    """``LCC`` of a moved image after a velocity more (None: none), and its gradient by the velocity's voxels.
+def force(begun: Float[Tensor, "x y z"], correlation: Correlation, places: Int[Tensor, " places"]) -> Force:
+    """The gradient of ``LCC`` by the voxels of a velocity of half the resolution, as a function of the velocity.
 
-    As a function of the velocity, on the image's grid; the gradient is that by one of half the resolution. The kept
-    space of all steps belongs to it.
+    The function takes the velocity on the image's grid, None for none; the kept space of all steps belongs to it.
 
     Args:
         begun: the image that the velocity moves.
@@ -34,15 +33,15 @@ def pull(begun: Float[Tensor, "x y z"], correlation: Correlation, places: Int[Te
     warped = spatial.warper(begun[None, None], tuple(begun.shape), places)
     slopes = begun.new_zeros(3, *begun.shape)
 
-    def force(velocity: Tensor | None) -> tuple[float, Tensor]:
+    def force_at(velocity: Tensor | None) -> Tensor:
         here = begun if velocity is None else warped(velocity)[0, 0]
-        similarity, slope = correlation(here, True)
+        _, slope = correlation(here, True)
         assert slope is not None
         # The transpose of doubling, but for voxels at the border: each voxel of the velocity moves eight of the image
         # by twice as many of their voxels.
-        return similarity, 16 * F.avg_pool3d(_slopes(here, slopes).mul_(slope), 2)
+        return 16 * F.avg_pool3d(_slopes(here, slopes).mul_(slope), 2)
 
-    return force
+    return force_at
 
 
 def _slopes(image: Float[Tensor, "x y z"], out: Float[Tensor, "3 x y z"]) -> Float[Tensor, "3 x y z"]:

@@ -35,7 +35,7 @@ from crossmorph.functional.control_points import control_points, doubled, gather
 from crossmorph.functional.local_correlation import Correlation, local_correlation
 from crossmorph.images.image import Image
 from crossmorph.networks.hierarchy import Flow, chain
-from crossmorph.registration.force import moved, pull, roughness_slope
+from crossmorph.registration.force import force, moved, roughness_slope
 from crossmorph.registration.instance_optimization import Refinement
 from crossmorph.registration.optimization_grid import (
     FIELD,
@@ -343,16 +343,16 @@ def _optimise(view: _View, begun: _Stand, each: Round, budget: _Budget) -> _Opti
     margin = round(view.trim * FIELD / each.spacing)  # voxels of the velocity that the window is larger, both ends
     count = math.prod(control_points(side + margin, apart) for side in space)
     adam = Adam(controls, MOMENTS)
-    pulls = [pull(image, *seen[1:]) for seen, image in zip(view.images, begun.moved, strict=True)]
+    forces = [force(image, *seen[1:]) for seen, image in zip(view.images, begun.moved, strict=True)]
     steps = 0
     while True:
         pace = (time.perf_counter() - began) / max(1, steps)
         if steps == min(each.steps, budget.steps) or time.perf_counter() + pace > budget.deadline:
             return _Optimised(spread(controls, apart, space)[None], steps)
         velocity = doubled(spread(controls, apart, space))[None] if steps else None
-        forces = [found(velocity)[1] for found in pulls]
-        force = forces[0] if len(forces) == 1 else torch.stack(forces).sum(0)
-        uphill = gather(force, apart) - each.smoothness * roughness_slope(controls, apart, count)
+        found = [force_at(velocity) for force_at in forces]
+        total = found[0] if len(found) == 1 else torch.stack(found).sum(0)
+        uphill = gather(total, apart) - each.smoothness * roughness_slope(controls, apart, count)
         controls = controls + RATE * adam.direction(uphill)
         steps += 1
 

@@ -120,7 +120,7 @@ def test_sample_refuses_coordinates_of_another_dimension() -> None:
 @pytest.mark.parametrize("shape", [(9, 11), (7, 8, 9)])
 def test_a_kept_warp_is_the_warp_of_each_field(shape: tuple[int, ...]) -> None:
     image, places = random((1, 1, *shape)), torch.arange(1, math.prod(shape), 3)
-    whole, some = spatial.warper(image, shape), spatial.warper(image, shape, places)
+    whole, some = (spatial.warper(image, shape, each) for each in (torch.arange(math.prod(shape)), places))
     for seed in (0, 1):
         field = smooth_field(shape, 2.0, seed=seed).float()
         expected = spatial.warp(image, field)

@@ -146,34 +146,30 @@ def warp(
 
 
 def warper(
-    image: Float[Tensor, "1 1 *space"], shape: tuple[int, ...], places: Int[Tensor, " places"] | None = None
+    image: Float[Tensor, "1 1 *space"], shape: tuple[int, ...], places: Int[Tensor, " places"]
 ) -> Callable[[Float[Tensor, "1 dim *shape"]], Float[Tensor, "1 1 *shape"]]:
     """:func:`warp` of one image by one field after the other, linear, edges held: the same numbers from kept space.
 
     Args:
         image: what to warp.
         shape: of the fields.
-        places: voxels of the fields that are needed, each the index in their row; all others are 0. None: all.
+        places: voxels of the fields that are needed, each the index in their row; all others are 0.
 
     Returns:
         A function of a field. The image that it returns holds until it is called again; nothing is differentiated.
     """
     dim = len(shape)
     frame = _frame(shape, tuple(image.shape[2:]), image.dtype, image.device)
-    if places is not None and len(places):
+    if len(places):
         places = torch.cat([places, places[-1:].expand(-len(places) % SHARED)])
-    centres, scale = frame.centres[0].flatten(1), frame.scale.flatten()
-    centres = centres if places is None else centres.index_select(1, places)
+    centres, scale = frame.centres[0].flatten(1).index_select(1, places), frame.scale.flatten()
     where, warped = torch.empty_like(centres), image.new_zeros(1, 1, *shape)
 
     def warp_by(displacement: Tensor) -> Tensor:
         for axis in range(dim):
-            component = displacement[0, dim - 1 - axis].flatten()
-            component = component if places is None else component.index_select(0, places)
+            component = displacement[0, dim - 1 - axis].flatten().index_select(0, places)
             torch.addcmul(centres[axis], component, scale[axis], out=where[axis])
         sampled = _grid_sample(image, where.view(1, dim, -1, *[1] * (dim - 1))).flatten()
-        if places is None:
-            return sampled.view_as(warped)
         warped.view(-1).index_copy_(0, places, sampled)
         return warped
 

@@ -189,15 +189,14 @@ def _rounds(
     residual, taken, whole = Flow(nowhere, nowhere), 0, networks
     folded = spatial.folds(networks)
     coarsest = max(side for images in pairs for image in images for side in image.spacing)
-    first, *_ = views = [_view(pairs, window, schedule[0], whole)]
+    first = view = _view(pairs, window, schedule[0], whole)
     at = begun = _stand(first, whole)
     for each in schedule:
         if each.spacing < FIELD and coarsest > FINEST * each.spacing:
             continue
-        if (each.spacing, each.window) != (views[-1].spacing, views[-1].window):
-            views[1:] = [_view(pairs, window, each, whole)]
-            at = _stand(views[-1], whole)
-        view = views[-1]
+        if (each.spacing, each.window) != (view.spacing, view.window):
+            view = _view(pairs, window, each, whole)
+            at = _stand(view, whole)
         optimised = _optimise(view, at, each, budget._replace(steps=budget.steps - taken))
         taken += optimised.steps
         if not optimised.steps:
@@ -209,7 +208,7 @@ def _rounds(
         if not there.similarity > at.similarity or not (spatial.folds(reached) <= folded).all():
             break
         residual, whole, at = refined, reached, there
-    after = at if len(views) == 1 else _stand(first, whole)
+    after = at if view is first else _stand(first, whole)
     return _Refined(residual, taken, begun.similarity, after.similarity)
 
 
